@@ -1,0 +1,1 @@
+"""Device families that porter compiles for, one folder each."""
