@@ -1,0 +1,36 @@
+# Every goal sets up .venv by itself, once; it is set up again when pyproject.toml changes.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo test test-all bench lint
+help:
+	@echo "make demo      port a real sentence encoder to the four default targets and show what it cost"
+	@echo "make test      lint-free fast tests        make test-all  all tests"
+	@echo "make bench     seconds, memory and kernels per model and target, written to build/bench/"
+	@echo "make lint      ruff, mypy, import-linter"
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,gpu,tpu]'
+	touch $@
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python demo/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m 'not slow' -n 2
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2
+
+bench: $(STAMP)
+	$(BIN)/python bench/bench.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
