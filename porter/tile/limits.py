@@ -1,0 +1,30 @@
+"""What the tiler asks of a device: the limits within which it chooses tile sizes and roles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on tiles, read by a target from its device file.
+
+    Sizes count elements unless they say bytes. `dot_m`, `dot_n`, `dot_k` bound the product of the tile sizes on each
+    side of one dot; their minima are what the matrix unit wants to be filled (smaller dots are still legal where
+    `small_dots` holds).
+    """
+
+    power_of_two: bool = False  # tile sizes are powers of two, edges are masked (Triton); else exact where resident
+    dot_m: tuple[int, int] = (1, 128)
+    dot_n: tuple[int, int] = (1, 128)
+    dot_k: tuple[int, int] = (1, 128)
+    elements: int = 1 << 14  # of one tile value
+    bytes: int = 1 << 20  # of all tiles live at once
+    resident: int = 4096  # longest axis that may lie in one tile for a reduction
+    whole: int = 256  # longest output axis that is kept whole to avoid computing something again
+    elementwise: int = 1024  # elements of a tile that only elementwise operations touch
+    multiples: tuple[int, ...] = ()  # of the last positions of each access, last first: (128, 8) on TPU; or the full extent
+    partitions: int = 0  # lanes of the partition axis where one value axis lies across them (Trainium)
+    ragged_loops: bool = True  # a loop's last tile may stick out; else its tile divides the extent, or the axis is resident
+    grid: int = (1 << 31) - 1  # grid points
+    float32_product: str = "fp32"  # how float32 operands of a dot are multiplied (porter.formats.matmul)

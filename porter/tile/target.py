@@ -1,0 +1,105 @@
+"""What a target is: the few things that porter asks of a family of devices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from porter.tile.limits import Limits
+from porter.tile.program import Program
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from porter.device import Device
+
+
+class CannotEmit(Exception):
+    """The target's language cannot say this program; str() is the reason, a sentence for the report."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A distinct kernel: its meaning and, for one device, its implementation.
+
+    meaning: jax's ClosedJaxpr over the parameters' logical arrays, in the order of `program.inputs`.
+    """
+
+    name: str
+    program: Program
+    meaning: Any = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A kernel as source text for one device, and what is known about it before any toolchain has seen it."""
+
+    kernel: Kernel
+    language: str  # 'triton', 'pallas', 'stablehlo', 'nki', 'toy'
+    text: str  # a module that stands alone; defines a function named as the kernel
+    grid: int = 1  # how many instances run
+    program: Program | None = None  # the tile program as the target's own passes left it; None where the text is not tiled
+    memory: Mapping[str, int] = field(default_factory=dict)  # bytes used per on-chip memory
+    products: tuple[str, ...] = ()  # matrix products the text asks for, e.g. ('bf16x6',): read back after compilation
+    why: str = ""  # why this language, where the target has a choice
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The verdict of the vendor's toolchain on one kernel (or on a whole program)."""
+
+    name: str
+    ok: bool
+    message: str = ""
+    size: int = 0  # bytes of device code
+    resources: Mapping[str, int] = field(default_factory=dict)  # e.g. shared, registers, spills, vmem
+    products: tuple[str, ...] = ()  # matrix instructions found in the result, e.g. ('wgmma',)
+    files: Mapping[str, bytes] = field(default_factory=dict)  # artefacts for the bundle: 'ptx', 'cubin', ...
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A vendor toolchain that is installed here."""
+
+    name: str
+    version: str
+
+
+class Target(ABC):
+    """A family of devices. One instance serves all of them; the device is an argument, never state."""
+
+    family: str
+    language: str
+
+    @abstractmethod
+    def limits(self, device: Device) -> Limits:
+        """Limits for the tiler, read from the device's facts."""
+
+    @abstractmethod
+    def lower(self, kernel: Kernel, device: Device) -> Emitted:
+        """Lay out, bufferize, select and emit. Raises CannotEmit with the reason."""
+
+    @abstractmethod
+    def execute(
+        self, emitted: Emitted, inputs: Sequence[np.ndarray], device: Device, points: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """Run the emitted text under the device's arithmetic, by an interpreter or simulator.
+
+        inputs: in the order of the program's inputs, in the parameters' shapes and dtypes. points: flat indices into the
+        grid (row-major over `program.grid`), all when None; what the chosen points do not write stays NaN (or 0 for
+        integers). Every access is checked: a read or write outside its buffer raises porter.errors.CheckFailed.
+        """
+
+    def toolchain(self, device: Device) -> Toolchain | None:
+        """The vendor's toolchain, None where it is not installed (then porter says what was not checked)."""
+        return None
+
+    def compile(self, emitted: Sequence[Emitted], device: Device) -> list[Compiled]:
+        """Hand each distinct kernel to the vendor's toolchain; one verdict each, in order."""
+        return []
+
+    def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
+        """Modelled time of one kernel by bound: 'compute', 'memory', 'overhead' (their maximum counts, plus overhead)."""
+        raise NotImplementedError(self.family)
