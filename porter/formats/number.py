@@ -133,7 +133,8 @@ class Format:
         fraction, exponent = np.frexp(np.where(positive, x, 1.0))
         floor = exponent - 1                                     # x = 2**floor * (2 * fraction), 2 * fraction in [1, 2)
         never = np.zeros_like(fraction, bool)
-        more = {"nearest": fraction >= 0.75, "away": fraction >= 0.75, "up": fraction > 0.5, "down": never, "zero": never}[rounding]
+        more = {"nearest": fraction >= 0.75, "away": fraction >= 0.75, "up": fraction > 0.5, "down": never,
+                "zero": never}[rounding]
         power = np.maximum(floor + more, -127)
         y = np.ldexp(1.0, np.minimum(power, 127))
         y = np.where((power > 127) & (not saturate), np.nan, y)

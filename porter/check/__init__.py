@@ -1,0 +1,58 @@
+"""Whether two models mean the same: contracts, numeric and field methods, movement labels, verdicts.
+
+    from porter import check
+    result = check("a.onnx", "b.onnx")                    # equivalent, different or unknown
+    verdict = check.compare(before, after, check.rounding)   # one step of a pipeline against its contract
+
+Importing this package loads nothing heavy; the words below are imported when first used.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_WORDS = {
+    "Contract": "contract",
+    "Kind": "contract",
+    "Budget": "contract",
+    "exact": "contract",
+    "algebraic": "contract",
+    "rounding": "contract",
+    "precision": "contract",
+    "budgets": "contract",
+    "draw": "draw",
+    "edges": "draw",
+    "compare": "numeric",
+    "compare_region": "region",
+    "Verdict": "verdict",
+    "Result": "result",
+    "run": "result",
+}
+
+__all__ = list(_WORDS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WORDS:
+        raise AttributeError(f"module 'porter.check' has no attribute '{name}'")
+    module = import_module(f"porter.check.{_WORDS[name]}")
+    # importing the submodule 'draw' binds the module under the function's name; the function is what is meant
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Check(ModuleType):
+    """`porter.check(a, b)` is the command of that name: the package is callable."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.run(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Check

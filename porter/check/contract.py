@@ -1,0 +1,117 @@
+"""What a pass may claim of itself, and the budgets a user may set: the four contracts.
+
+    exact       the same operators on the same values; bitwise in the source dtypes
+    algebraic   the same function over the reals
+    rounding    the same function, rounded elsewhere
+    precision   a cheaper number format, within a stated budget
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from porter.errors import PorterError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Kind(Enum):
+    """The contracts, strictest first."""
+
+    EXACT = "exact"
+    ALGEBRAIC = "algebraic"
+    ROUNDING = "rounding"
+    PRECISION = "precision"
+
+
+# Metric -> whether a larger value is better. `kl` and `top1` are taken over the last axis (logits).
+METRICS = {"sqnr_db": True, "cosine": True, "top1": True, "max_abs": False, "max_rel": False, "rms": False, "kl": False}
+_SHORT = {"sqnr": "sqnr_db"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one metric of the error against float64: of every output, or of the one named.
+
+    `measure` is the user's own function of (float64 outputs, outputs) of one tensor, smaller is better.
+    """
+
+    metric: str
+    limit: float
+    output: str | None = None
+    measure: Callable[[np.ndarray, np.ndarray], float] | None = field(default=None, compare=False)
+
+    def allows(self, value: float) -> bool:
+        """Whether a measured value keeps the budget; NaN never does."""
+        return value >= self.limit if METRICS.get(self.metric, False) else value <= self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if METRICS.get(self.metric, False) else "<="
+        return f"{self.metric}{f' of {self.output}' if self.output else ''} {sign} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A claim and, for `precision`, its budgets."""
+
+    kind: Kind
+    budgets: tuple[Budget, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.kind.value
+
+    def __str__(self) -> str:
+        return self.name + (f"({', '.join(str(b) for b in self.budgets)})" if self.budgets else "")
+
+
+exact = Contract(Kind.EXACT)
+algebraic = Contract(Kind.ALGEBRAIC)
+rounding = Contract(Kind.ROUNDING)
+
+
+def precision(metric: str | None = None, limit: float | None = None, *, db: float | None = None, **limits: float) -> Contract:
+    """A contract with budgets: precision("sqnr", db=30), precision("cosine", 0.999), precision(sqnr_db=40, kl=0.01)."""
+    if metric is not None:
+        value = limit if limit is not None else db
+        if value is None:
+            raise PorterError(f"precision({metric!r})", expected="a limit", hint=f"precision({metric!r}, 30)")
+        limits = {metric: value, **limits}
+    return Contract(Kind.PRECISION, budgets(limits))
+
+
+def budgets(limits: Mapping[str, float] | Iterable[str | Budget]) -> tuple[Budget, ...]:
+    """Budgets from {'sqnr_db': 40} or from the command line's words: 'sqnr_db=40', 'logits:kl=0.01'.
+
+    An unknown metric or a limit that is no number raises PorterError.
+    """
+    if isinstance(limits, Mapping):
+        return tuple(_budget(name, limit) for name, limit in limits.items())
+    made = []
+    for word in limits:
+        if isinstance(word, Budget):
+            made.append(word)
+            continue
+        metric, equals, limit = word.partition("=")
+        if not equals:
+            raise PorterError(f"budget {word!r}", expected="METRIC=LIMIT", hint="--budget sqnr_db=40")
+        made.append(_budget(metric, limit))
+    return tuple(made)
+
+
+def _budget(name: str, limit: float | str) -> Budget:
+    output, colon, metric = name.rpartition(":")
+    metric = _SHORT.get(metric, metric)
+    if metric not in METRICS:
+        raise PorterError(f"budget metric {metric!r}", expected=", ".join(METRICS))
+    try:
+        value = float(limit)
+    except ValueError:
+        value = float("nan")
+    if value != value:
+        raise PorterError(f"budget {name}={limit}", expected="a number", found=repr(limit))
+    return Budget(metric, value, output if colon else None)
