@@ -1,0 +1,109 @@
+"""The graph level: an ONNX model in memory, read, bound, brought to one opset, edited, printed and saved.
+
+Everything else reaches `onnx_ir` through this package only.
+"""
+
+from __future__ import annotations
+
+from onnx_ir import (
+    Attr,
+    AttributeType,
+    DataType,
+    Function,
+    Graph,
+    Model,
+    Node,
+    RefAttr,
+    Shape,
+    SymbolicDim,
+    Tensor,
+    TensorType,
+    TypeAndShape,
+    Value,
+)
+from onnx_ir import tensor as make_tensor
+
+from porter.graph.dims import Dim, dims
+from porter.graph.edit import (
+    add_initializer,
+    fresh,
+    inherit,
+    insert_after,
+    insert_before,
+    names,
+    new_node,
+    new_value,
+    remove,
+    replace_uses,
+)
+from porter.graph.functions import inline, outline
+from porter.graph.loading import load
+from porter.graph.operators import HOME_OPSET, schema
+from porter.graph.reading import read
+from porter.graph.repair import note, notes
+from porter.graph.values import (
+    SOURCE,
+    Reference,
+    attributes,
+    called,
+    captured,
+    constant,
+    constant_tensor,
+    dtype,
+    every_graph,
+    graphs,
+    parameters,
+    shape,
+    source_name,
+)
+
+__all__ = [
+    "HOME_OPSET",
+    "SOURCE",
+    "Attr",
+    "AttributeType",
+    "DataType",
+    "Dim",
+    "Function",
+    "Graph",
+    "Model",
+    "Node",
+    "RefAttr",
+    "Reference",
+    "Shape",
+    "SymbolicDim",
+    "Tensor",
+    "TensorType",
+    "TypeAndShape",
+    "Value",
+    "add_initializer",
+    "attributes",
+    "called",
+    "captured",
+    "constant",
+    "constant_tensor",
+    "dims",
+    "dtype",
+    "every_graph",
+    "fresh",
+    "graphs",
+    "inherit",
+    "inline",
+    "insert_after",
+    "insert_before",
+    "load",
+    "make_tensor",
+    "names",
+    "new_node",
+    "new_value",
+    "note",
+    "notes",
+    "outline",
+    "parameters",
+    "read",
+    "remove",
+    "replace_uses",
+    "schema",
+    "shape",
+    "source_name",
+]
