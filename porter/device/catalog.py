@@ -24,18 +24,37 @@ _FLAGS = ("like", "default", "teaching", "family", "sources")
 
 
 @cache
-def _folders() -> Mapping[str, Path]:
-    """Family name to its folder of device files."""
+def _packages() -> Mapping[str, str]:
+    """Family name to the package of its target."""
     from importlib.metadata import entry_points
 
     packages = [_OURS] + [e.value for e in entry_points(group="porter.targets") if e.value != _OURS]
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for package in packages:
-        spec = find_spec(package)
-        for root in (spec.submodule_search_locations or ()) if spec else ():
-            for folder in sorted(Path(root).glob("*/devices")):
-                found.setdefault(folder.parent.name, folder)
+        for folder in sorted(_root(package).glob("*/devices")):
+            found.setdefault(folder.parent.name, f"{package}.{folder.parent.name}")
     return found
+
+
+def _root(package: str) -> Path:
+    """The folder of a package, without importing it."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PorterError(f"the entry point group porter.targets names '{package}'", found="no such package")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def _folders() -> Mapping[str, Path]:
+    """Family name to its folder of device files."""
+    return {f: _root(p.rpartition(".")[0]) / f / "devices" for f, p in _packages().items()}
+
+
+def package(family: str) -> str:
+    """The import name of a family's target: 'porter.targets.gpu'. Raises PorterError for an unknown family."""
+    if family not in _packages():
+        raise _unknown(family)
+    return _packages()[family]
 
 
 def families() -> tuple[str, ...]:
@@ -59,8 +78,7 @@ def default_device(family: str) -> str:
 
 def default_devices() -> tuple[str, ...]:
     """What `--target all` means: the default of each of porter's own families, those for teaching left out."""
-    ours = Path(next(iter(find_spec(_OURS).submodule_search_locations)))  # type: ignore[union-attr, arg-type]
-    names = [default_device(f) for f, folder in _folders().items() if folder.parent.parent == ours]
+    names = [default_device(f) for f, p in _packages().items() if p == f"{_OURS}.{f}"]
     order = {"gpu": 0, "tpu": 1, "trainium": 2, "maia": 3}
     return tuple(sorted((n for n in names if not load_device(n).teaching), key=lambda n: order.get(n.split(":")[0], 9)))
 

@@ -1,0 +1,42 @@
+"""The bundle: what a port hands over. A folder with the launch list, the kernels, the weights, and how all was checked.
+
+write(dest, manifest, files, weights)        whole or not at all, byte for byte reproducible
+bundle = read(path)                          verifies every hash first: a bundle is code
+outputs, how = run(bundle, inputs)           through the emitted kernels' own text
+offsets = plan(lives)                        where each intermediate lies in the arena
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WORDS = {
+    "Manifest": "manifest",
+    "Model": "manifest",
+    "Buffer": "manifest",
+    "Kernel": "manifest",
+    "Launch": "manifest",
+    "Tensor": "manifest",
+    "Life": "arena",
+    "Plan": "arena",
+    "lives": "arena",
+    "plan": "arena",
+    "staging": "folder",
+    "Lazy": "weights",
+    "write": "writer",
+    "Bundle": "reader",
+    "read": "reader",
+    "verify": "reader",
+    "read_inputs": "inputs",
+    "check_inputs": "inputs",
+    "run": "execute",
+}
+
+__all__ = sorted(_WORDS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WORDS:
+        return getattr(import_module(f"porter.bundle.{_WORDS[name]}"), name)
+    raise AttributeError(f"module 'porter.bundle' has no attribute '{name}'")
