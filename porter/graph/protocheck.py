@@ -17,14 +17,14 @@ _UNPACKED = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_da
 
 
 def check_proto(where: str, proto: onnx.ModelProto) -> list[str]:
-    """Raises PorterError for what no graph can be made of; returns notes on what will be repaired.
+    """Raises PorterError for what no graph can be made of; returns notes on what was or will be repaired.
 
-    Refused: opsets and operators nobody has defined, values without a definition or with two, cycles, tensors whose data does not
-    fill their shape.
+    Refused: opsets and operators nobody has defined, values without a definition or with two, cycles, tensors whose data
+    does not fill their shape. A Constant node that a later one redefines is dropped from the message.
     """
     opsets = _opsets(where, proto.opset_import)
     local = {(function.domain, function.name) for function in proto.functions}
-    notes: list[str] = []
+    notes = _drop_redefined(proto.graph)
     refuse_unknown(where, _scoped(proto.graph.node), opsets, local)
     for function in proto.functions:
         imports = _opsets(f"{where}: function '{function.name}'", function.opset_import) or opsets
@@ -71,6 +71,30 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def redefined_constants(graph: onnx.GraphProto) -> list[int]:
+    """The Constant nodes whose output a later Constant node defines again."""
+    last: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        if node.op_type == "Constant" and node.output:
+            last[node.output[0]] = index
+    return [
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type == "Constant" and node.output and last[node.output[0]] != index
+    ]
+
+
+def _drop_redefined(graph: onnx.GraphProto) -> list[str]:
+    """Keeps the last of several Constant nodes that define one value, which is what onnxruntime does."""
+    dropped = redefined_constants(graph)
+    if not dropped:
+        return []
+    first = graph.node[dropped[0]].output[0]
+    for index in reversed(dropped):
+        del graph.node[index]
+    return [f"{len(dropped)} constants were defined twice, the first '{first}'; the last definition was kept"]
 
 
 def _check_calls(where: str, proto: onnx.ModelProto) -> None:

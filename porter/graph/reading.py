@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from porter.errors import PorterError
 from porter.graph.edit import remember_sources
 from porter.graph.external import confine
-from porter.graph.protocheck import check_proto
+from porter.graph.protocheck import check_proto, redefined_constants
 from porter.graph.repair import repair
 from porter.graph.values import every_graph
 
@@ -44,6 +44,10 @@ def read(source: Source) -> ir.Model:
 def _proto(source: Source) -> tuple[str, str | None, onnx.ModelProto]:
     """What to call the source in messages, the folder its external data lies in, and the parsed message."""
     if isinstance(source, onnx.ModelProto):
+        if redefined_constants(source.graph):  # these are dropped from the message, and this one is the caller's
+            mine = onnx.ModelProto()
+            mine.CopyFrom(source)
+            source = mine
         return "the model", None, source
     if isinstance(source, bytes | bytearray | memoryview):
         return "the model", None, _parse("the model", bytes(source))
