@@ -40,7 +40,11 @@ from porter.graph.functions import inline, outline
 from porter.graph.loading import load
 from porter.graph.operators import HOME_OPSET, schema
 from porter.graph.reading import read
+from porter.graph.inference import check_types, infer_types, type_text
 from porter.graph.repair import note, notes
+from porter.graph.saving import clone, save, to_proto
+from porter.graph.upgrade import upgrade
+from porter.graph.validate import validate
 from porter.graph.values import (
     SOURCE,
     Reference,
@@ -80,6 +84,8 @@ __all__ = [
     "attributes",
     "called",
     "captured",
+    "check_types",
+    "clone",
     "constant",
     "constant_tensor",
     "dims",
@@ -87,6 +93,7 @@ __all__ = [
     "every_graph",
     "fresh",
     "graphs",
+    "infer_types",
     "inherit",
     "inline",
     "insert_after",
@@ -103,7 +110,12 @@ __all__ = [
     "read",
     "remove",
     "replace_uses",
+    "save",
     "schema",
     "shape",
     "source_name",
+    "to_proto",
+    "type_text",
+    "upgrade",
+    "validate",
 ]

@@ -7,14 +7,23 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from porter.graph.dims import bind
+from porter.graph.inference import infer_types
 from porter.graph.reading import Source, read
+from porter.graph.repair import note
+from porter.graph.upgrade import upgrade
+from porter.graph.validate import validate
 
 
 def load(source: Source, dims: Mapping[str, int] | None = None) -> ir.Model:
     """The model with its dims bound, at the home opset, repaired and valid; weights stay mapped.
 
-    What was repaired stands in the model's notes. Raises PorterError, with the place and the mend.
+    `dims` gives a number to each free dim of the inputs, by name or by place ('input[1]'); what follows from others may be left
+    out. What was repaired stands in `notes(model)`. Raises PorterError, with the place and the mend.
     """
     model = read(source)
     bind(model, dims or {})
+    note(model, infer_types(model))
+    upgrade(model)
+    infer_types(model)
+    validate(model)
     return model
