@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from porter.tile.target import Emitted, Target
 
-Progress = Callable[[int, int, str], None]  # launches done, launches in all, the kernel's name
+Progress = Callable[[str, int, int], None]  # the kernel's name, launches done, launches in all
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run(
     host = 0
     for done, launch in enumerate(manifest.launches):
         if progress:
-            progress(done, len(manifest.launches), launch.kernel)
+            progress(launch.kernel, done, len(manifest.launches))
         kernel = kernels[launch.kernel]
         arrays = [memory[name] for name in launch.inputs]
         if kernel.language == "onnx":
@@ -77,8 +77,6 @@ def run(
             )
         for name, result in zip(launch.outputs, results, strict=True):
             memory.store(name, result)
-    if progress:
-        progress(len(manifest.launches), len(manifest.launches), "")
     outputs = {t.name: memory[t.buffer].reshape(t.shape).copy() for t in manifest.outputs}
     languages = sorted({k.language for k in manifest.kernels} - {"onnx"})
     how = How(f"simulated: the {', '.join(languages)} text of {device.name}", len(manifest.launches), len(ready), host)

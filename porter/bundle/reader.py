@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from porter.bundle.manifest import Manifest
 from porter.bundle.folder import MARK
+from porter.bundle.manifest import Manifest
 from porter.bundle.weights import mapped
 from porter.bundle.writer import WEIGHTS, digest
 from porter.errors import PorterError

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from porter.bundle.manifest import Manifest
 from porter.bundle.folder import MARK, staging, writing
+from porter.bundle.manifest import Manifest
 from porter.bundle.weights import Array, chunks
 
 Content = bytes | str | Path | Iterable[bytes]

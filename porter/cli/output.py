@@ -1,0 +1,102 @@
+"""What commands print: tables for people, one JSON document for machines, progress on a terminal only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+"""progress(what, done, total): what is being done, and how far it is; total is 0 where nobody knows."""
+
+
+@contextlib.contextmanager
+def stdout_for(json_wanted: bool) -> Iterator[Callable[[Any], None]]:
+    """Gives `emit(document)`. With --json, whatever else the body prints (compilers do) goes to stderr."""
+    if not json_wanted:
+        yield lambda document: None
+        return
+    sys.stdout.flush()
+    keep = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield lambda document: _write(keep, document)
+    finally:
+        sys.stdout.flush()
+        os.dup2(keep, 1)
+        os.close(keep)
+
+
+def _write(fd: int, document: Any) -> None:
+    text = json.dumps(finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with os.fdopen(os.dup(fd), "w", encoding="utf-8") as out:
+        out.write(text)
+
+
+def finite(document: Any) -> Any:
+    """The document with what JSON cannot say replaced: infinities by the largest float, NaN by null."""
+    match document:
+        case float() if math.isnan(document):
+            return None
+        case float() if math.isinf(document):
+            return math.copysign(sys.float_info.max, document)
+        case dict():
+            return {str(k): finite(v) for k, v in document.items()}
+        case list() | tuple():
+            return [finite(v) for v in document]
+    return document
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress line on stderr while the body runs; silent unless stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+
+
+def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), right: Iterable[int] = ()) -> str:
+    """Rows as aligned columns, two spaces apart. `right`: the columns that align right. Plain text: it greps."""
+    cells = [[str(c) for c in row] for row in ([head] if head else [])] + [[str(c) for c in row] for row in rows]
+    if not cells:
+        return ""
+    width = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    to_right = set(right)
+    lines = [
+        "  ".join(c.rjust(w) if i in to_right else c.ljust(w) for i, (c, w) in enumerate(zip(row, width, strict=True)))
+        for row in cells
+    ]
+    if head:
+        lines.insert(1, "  ".join("-" * w for w in width))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def amount(value: float | None, unit: str = "") -> str:
+    """A figure as people say it: 989.4 T, 141 G, 4.8 T; '-' for none."""
+    if value is None:
+        return "-"
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g} {letter}{unit}"
+    return f"{value:.4g} {unit}".rstrip()
+
+
+def seconds(value: float | None) -> str:
+    """A time as people say it: 12.3 us."""
+    if value is None:
+        return "-"
+    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"

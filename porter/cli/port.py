@@ -1,0 +1,105 @@
+"""`porter port MODEL --target T -o DIR`: the whole way, with a table of steps, kernels and estimates at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from porter.bundle import read_inputs
+from porter.cli import options
+from porter.cli.output import amount, progress, seconds, stdout_for, table
+
+
+@click.command("port")
+@click.argument("model")
+@click.option("--target", "target", default="", metavar="T[,T...]|all", help="Devices (gpu:h200), families, or all.")
+@click.option("--device-file", multiple=True, metavar="F", help="A device of your own, as a TOML file. Repeatable.")
+@click.option(
+    "-o", "--out", required=True, metavar="DIR", help="The bundle; with several targets, a folder of bundles."
+)
+@options.dim_option
+@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32 or bf16.")
+@click.option(
+    "--budget", multiple=True, metavar="METRIC=X", help="What the precision may cost, e.g. sqnr=30. Repeatable."
+)
+@options.inputs_option
+@click.option("--emulate", is_flag=True, help="Run the end-to-end check through the emitted text; slower.")
+@click.option("--save-steps", is_flag=True, help="Keep the model after each pass, as ONNX.")
+@click.option("--no-cache", is_flag=True, help="Derive everything anew.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@options.json_option
+def command(
+    model: str,
+    target: str,
+    device_file: tuple[str, ...],
+    out: str,
+    dim: tuple[str, ...],
+    precision: str,
+    budget: tuple[str, ...],
+    inputs: str | None,
+    emulate: bool,
+    save_steps: bool,
+    no_cache: bool,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Port MODEL to one or more targets; every step is checked against its contract, the program end to end."""
+    devices = options.targets(target, device_file)
+    path = options.model_file(model)
+    dims = options.dims(dim)
+    budgets = options.budgets(budget)
+    samples = read_inputs(inputs) if inputs else None
+    with stdout_for(as_json) as emit, progress() as report:
+        from porter.pipeline.port import port  # loads the compilers' libraries, which may print
+
+        result = port(
+            path,
+            targets=devices,
+            out=Path(out),
+            dims=dims,
+            precision=precision,
+            budgets=budgets,
+            inputs=samples,
+            emulate=emulate,
+            save_steps=save_steps,
+            force=force,
+            cache=not no_cache,
+            progress=report,
+        )
+        document = result.to_json()
+        emit(document)
+    if not as_json:
+        click.echo(show(document))
+    return int(result.exit_code)
+
+
+def show(document: dict) -> str:  # type: ignore[type-arg]
+    """The report for people: per target one line of the port, and below it the steps that did not pass."""
+    rows, below = [], []
+    for t in document["targets"]:
+        k, e, estimate, tool = t.get("kernels"), t.get("end_to_end"), t.get("estimate"), t.get("toolchain")
+        rows.append(
+            (
+                t["target"],
+                t["status"],
+                f"{k['checked']}/{k['unique']} of {k['calls']} calls" if k else "-",
+                ", ".join(f"{n} {c}" for n, c in k["languages"].items()) if k else "-",
+                k["host"] if k else "-",
+                f"{e['sqnr_db']:.0f} dB ({e['executor']})" if e else "-",
+                f"{tool['compiled']} by {tool['name']} {tool['version']}" if tool else "-",
+                f"{seconds(estimate['latency_s'])}, {estimate['bound']} ({estimate['origin']})" if estimate else "-",
+            )
+        )
+        for step in t.get("steps", ()):
+            if step["status"] != "ok":
+                metric = ", ".join(f"{n} {amount(v) if isinstance(v, float) else v}" for n, v in step["metric"].items())
+                below.append(f"{t['target']}: {step['name']} ({step['contract']}) {step['status']}: {metric}")
+        for op, why in (k["host_ops"] if k else {}).items():
+            below.append(f"{t['target']}: {op} runs on the host: {why}")
+        if t.get("bundle"):
+            below.append(f"{t['target']}: {t['bundle']}")
+        if t["target"].startswith("maia"):
+            below.append(f"{t['target']}: Maia-like model, assumed parameters")
+    head = ("target", "status", "kernels checked", "languages", "host", "end to end", "toolchain", "estimated latency")
+    return "\n\n".join(filter(None, [table(rows, head), "\n".join(below)]))
