@@ -1,0 +1,335 @@
+"""From a kernel's jaxpr to its axis form: each output element is pulled backward through the primitives.
+
+Pulling asks: which elements of the operands does this element need? One axis per output dimension, indices substituted
+backward; movement disappears into them. A reshape that an axis straddles splits the axis, and pulling starts over.
+Primitives have their rules in `porter.tile.primitives`, one function each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from porter.tile.affine import Affine
+from porter.tile.form import Cast, Const, Cut, Form, Index, Iota, Load, Store
+from porter.tile.program import Param, Scalar
+
+Position = tuple[Index, ...]
+
+
+class Split(Exception):
+    """This axis must be split at `inner` for a reshape to become an index; pulling starts over."""
+
+    def __init__(self, axis: str, inner: int) -> None:
+        super().__init__(f"axis {axis} split at {inner}")
+        self.axis, self.inner = axis, inner
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One primitive application, sub-jaxprs inlined: operands are variable numbers or constants."""
+
+    primitive: str
+    operands: tuple[Any, ...]
+    outputs: tuple[int, ...]
+    settings: dict[str, Any]
+    number: int
+
+
+@dataclass
+class Flat:
+    """A jaxpr without sub-jaxprs. Variables are integers; avals give shape and dtype."""
+
+    inputs: list[int]
+    outputs: list[Any]
+    equations: list[Equation]
+    avals: dict[int, Any]
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A constant operand."""
+
+    value: np.ndarray
+
+
+_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
+            "checkpoint": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # fmt: skip
+
+
+def flatten(closed: Any) -> Flat:
+    """The jaxpr with every call inlined, each use of an inner jaxpr with fresh variables."""
+    flat = Flat([], [], [], {})
+
+    def fresh(aval: Any) -> int:
+        flat.avals[len(flat.avals)] = aval
+        return len(flat.avals) - 1
+
+    def inline(jaxpr: Any, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+        names: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+        names.update(zip(jaxpr.constvars, (Literal(np.asarray(c)) for c in consts), strict=True))
+
+        def read(v: Any) -> Any:
+            return Literal(np.asarray(v.val, v.aval.dtype)) if hasattr(v, "val") else names[v]
+
+        for eqn in jaxpr.eqns:
+            operands = tuple(read(v) for v in eqn.invars)
+            if eqn.primitive.name in _INLINED:
+                inner = eqn.params[_INLINED[eqn.primitive.name]]
+                body, inner_consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+                results = inline(body, inner_consts, operands)
+                names.update(zip(eqn.outvars, results, strict=True))
+                continue
+            outputs = tuple(fresh(v.aval) for v in eqn.outvars)
+            names.update(zip(eqn.outvars, outputs, strict=True))
+            settings = dict(eqn.params)
+            flat.equations.append(Equation(eqn.primitive.name, operands, outputs, settings, len(flat.equations)))
+        return [read(v) for v in jaxpr.outvars]
+
+    flat.inputs = [fresh(v.aval) for v in closed.jaxpr.invars]
+    flat.outputs = inline(closed.jaxpr, closed.consts, flat.inputs)
+    return flat
+
+
+def pull(closed: Any, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> Form:
+    """The axis form of a jaxpr. Raises Cut where it is no affine loop nest."""
+    flat = flatten(closed)
+    ins = inputs or [f"p{i}" for i in range(len(flat.inputs))]
+    outs = outputs or [f"out{i}" for i in range(len(flat.outputs))]
+    params = [Param(n, tuple(flat.avals[v].shape), str(flat.avals[v].dtype)) for n, v in zip(ins, flat.inputs, strict=True)]
+    for name, v in zip(outs, flat.outputs, strict=True):
+        aval = v.value if isinstance(v, Literal) else flat.avals[v]
+        params.append(Param(name, tuple(aval.shape), str(aval.dtype), out=True))
+    splits: dict[str, int] = {}
+    for _ in range(64):
+        puller = Puller(flat, tuple(params), splits)
+        try:
+            for number, v in enumerate(flat.outputs):
+                puller.output(number + len(ins), v)
+        except Split as split:
+            splits[split.axis] = split.inner
+            continue
+        return puller.form
+    raise Cut("its reshapes split axes without end")
+
+
+class Puller:
+    """Pulls values at positions; `form` grows. Rules of primitives call back into `pull`, `axis`, `padded`, `regroup`."""
+
+    def __init__(self, flat: Flat, params: tuple[Param, ...], splits: dict[str, int]) -> None:
+        self.flat, self.splits = flat, splits
+        self.form = Form(params)
+        self.made_by = {v: e for e in flat.equations for v in e.outputs}
+        self.input_of = {v: i for i, v in enumerate(flat.inputs)}
+        self.memo: dict[tuple[int, Position], int] = {}
+        self.guards = 0
+        self.views: dict[tuple[int, ...], str] = {}
+
+    # What rules need
+
+    def shape(self, v: Any) -> tuple[int, ...]:
+        return tuple(v.value.shape) if isinstance(v, Literal) else tuple(self.flat.avals[v].shape)
+
+    def dtype(self, v: Any) -> str:
+        return str(v.value.dtype) if isinstance(v, Literal) else str(self.flat.avals[v].dtype)
+
+    def axis(self, name: str, extent: int) -> Affine:
+        """A (new) axis as an affine form: 0 where the extent is 1, several axes where it was split."""
+        if extent == 0:
+            raise Cut("it has an empty dimension")
+        if extent == 1:
+            return Affine()
+        if name in self.splits:
+            inner = self.splits[name]
+            return self.axis(name + "o", extent // inner) * inner + self.axis(name + "i", inner)
+        self.form.axes[name] = extent
+        return Affine.of(name)
+
+    def bounds(self, index: Index) -> tuple[int, int]:
+        return index.affine.bounds(self.form.size)
+
+    def pull(self, v: Any, at: Position) -> int:
+        """The node that is element `at` of a variable."""
+        if isinstance(v, Literal):
+            return self._literal(v.value, at)
+        key = (v, at)
+        if key not in self.memo:
+            if v in self.input_of:
+                self.memo[key] = self.load(self.input_of[v], self.shape(v), at)
+            else:
+                from porter.tile.primitives import RULES
+
+                equation = self.made_by[v]
+                rule = RULES.get(equation.primitive)
+                if rule is None:
+                    raise Cut(f"{equation.primitive} is no affine loop nest")
+                self.memo[key] = rule(self, equation, at, equation.outputs.index(v))
+        return self.memo[key]
+
+    def load(self, param: int, view: tuple[int, ...], at: Position) -> int:
+        leaves = any(i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n) for i, n in zip(at, view, strict=True))
+        if leaves and not self.guards:
+            raise Cut("an index leaves its tensor without a declared pad value")
+        return self.form.add(Load(param, view, at, 0 if leaves else None, self.form.params[param].dtype))
+
+    def gathered(self, index: Index, dtype: str = "int32") -> int:
+        """An index as an integer value."""
+        base = self.form.add(Iota(index.affine, dtype))
+        if index.gather is None:
+            return base
+        return self.form.ew("add", self.form.add(Cast(index.gather, dtype)), base)
+
+    def indexed(self, value: int) -> Index:
+        """An integer value as an index: affine where it is."""
+        match self.form[value]:
+            case Iota(affine=affine):
+                return Index(affine)
+            case Const(value=constant):
+                return Index(Affine((), int(constant)))
+        return Index(Affine(), value)
+
+    def padded(self, v: Any, at: Position, value: int) -> int:
+        """Element `at` of v, or the node `value` (a constant) where an index is outside v."""
+        shape = self.shape(v)
+        leaving = [(i, n) for i, n in zip(at, shape, strict=True) if self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n]
+        if not leaving:
+            return self.pull(v, at)
+        if any(i.gather is not None for i, _ in leaving):
+            raise Cut("a padded dimension that is also gathered")
+        self.guards += 1
+        inner = self.pull(v, at)
+        self.guards -= 1
+        constant = self.form[value]
+        if isinstance(constant, Const) and (folded := self._pad_load(inner, leaving, constant)) is not None:
+            return folded
+        inside = self.form.const(True, "bool")
+        for i, n in leaving:
+            low, high = self.bounds(i)
+            place = self.form.add(Iota(i.affine, "int32"))
+            if low < 0:
+                inside = self.form.ew("and", inside, self.form.ew("ge", place, self.form.const(0, "int32")))
+            if high >= n:
+                inside = self.form.ew("and", inside, self.form.ew("lt", place, self.form.const(n, "int32")))
+        return self.form.ew("select", inside, inner, value)
+
+    def _pad_load(self, node: int, leaving: list[tuple[Index, int]], pad: Const) -> int | None:
+        """A load (perhaps cast) that leaves its tensor exactly where the pad value is wanted: the load pads."""
+        n = self.form[node]
+        if isinstance(n, Cast):
+            back = np.asarray(pad.value, pad.dtype).astype(n.dtype).astype(self.form[n.arg].dtype)
+            inner = self._pad_load(n.arg, leaving, Const(_scalar(back), self.form[n.arg].dtype))
+            return None if inner is None else self.form.add(Cast(inner, n.dtype))
+        if not isinstance(n, Load):
+            return None
+        out = [(i, s) for i, s in zip(n.index, n.view, strict=True) if i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= s)]
+        if sorted(map(str, out)) != sorted(map(str, leaving)):
+            return None
+        return self.form.add(replace(n, pad=pad.value))
+
+    def regroup(self, at: Position, outer: Sequence[int], inner: Sequence[int]) -> Position:
+        """Indices into an array of shape `outer`, as indices into the same elements seen with shape `inner`."""
+        left = [k for k, n in enumerate(outer) if n != 1]
+        right = [k for k, n in enumerate(inner) if n != 1]
+        result = [Index(Affine())] * len(inner)
+        while left:
+            a, b = [left.pop(0)], [right.pop(0)]
+            while (size_a := math.prod(outer[k] for k in a)) != (size_b := math.prod(inner[k] for k in b)):
+                if size_a < size_b:
+                    a.append(left.pop(0))
+                else:
+                    b.append(right.pop(0))
+            for k, index in zip(b, self._regroup_one([at[k] for k in a], [outer[k] for k in a], [inner[k] for k in b]), strict=True):
+                result[k] = index
+        return tuple(result)
+
+    def _regroup_one(self, at: list[Index], outer: list[int], inner: list[int]) -> list[Index]:
+        """One group of dimensions with equal products, none of them 1."""
+        if len(at) == len(inner) == 1:
+            return at
+        flat, gather = Affine(), None
+        for i, n in zip(at, outer, strict=True):
+            low, high = self.bounds(i)
+            if i.gather is None and (low < 0 or high >= n):
+                raise Cut("a reshape of a padded dimension")
+            flat = flat * n + i.affine
+            if gather is not None:
+                gather = self.form.ew("mul", gather, self.form.const(n, self.form[gather].dtype))
+            if i.gather is not None:
+                gather = i.gather if gather is None else self.form.ew("add", gather, i.gather)
+        if gather is not None:
+            if len(inner) != 1:
+                raise Cut("a reshape that splits a gathered dimension")
+            return [Index(flat, gather)]
+        return [Index(affine) for affine in self._decode(flat, inner)]
+
+    def _decode(self, flat: Affine, shape: list[int]) -> list[Affine]:
+        """A flat address as one affine form per dimension; raises Split where an axis straddles a dimension's border."""
+        result, rest = [], flat
+        for k in range(len(shape)):
+            stride = math.prod(shape[k + 1 :])
+            whole, part = Affine((), rest.const // stride), Affine((), rest.const % stride)
+            for axis, coefficient in rest.terms:
+                if coefficient % stride == 0:
+                    whole = whole + Affine.of(axis, coefficient // stride)
+                else:
+                    part = part + Affine.of(axis, coefficient)
+            low, high = part.bounds(self.form.size)
+            if low < 0 or high >= stride:
+                for axis, coefficient in part.terms:
+                    if coefficient > 0 and stride % coefficient == 0 and coefficient * (self.form.size(axis) - 1) >= stride:
+                        self.split(axis, stride // coefficient)
+                raise Cut("a reshape without common axes")
+            result.append(whole)
+            rest = part
+        return result
+
+    def split(self, axis: str, inner: int) -> None:
+        """Start over with this axis as two, if its extent allows it."""
+        if inner <= 1 or self.form.size(axis) % inner:
+            common = math.gcd(inner, self.form.size(axis))
+            if common <= 1:
+                raise Cut("a reshape without common axes")
+            inner = common
+        raise Split(axis, inner)
+
+    # Ends
+
+    def _literal(self, value: np.ndarray, at: Position) -> int:
+        if value.size and (value == value.reshape(-1)[0]).all():
+            return self.form.const(_scalar(value.reshape(-1)[0]), str(value.dtype))
+        if value.ndim == 1 and np.issubdtype(value.dtype, np.integer) and value.size > 1:
+            steps = np.diff(value)
+            if (steps == steps[0]).all() and at[0].gather is None:
+                return self.form.add(Iota(at[0].affine * int(steps[0]) + int(value[0]), str(value.dtype)))
+        if value.size <= 16 and value.ndim == 1 and at[0].gather is None:
+            place = self.form.add(Iota(at[0].affine, "int32"))
+            node = self.form.const(_scalar(value[-1]), str(value.dtype))
+            for k in range(value.size - 2, -1, -1):
+                here = self.form.ew("eq", place, self.form.const(k, "int32"))
+                node = self.form.ew("select", here, self.form.const(_scalar(value[k]), str(value.dtype)), node)
+            return node
+        raise Cut(f"it holds a constant array of shape {list(value.shape)}; pass it as an input")
+
+    def output(self, param: int, v: Any) -> None:
+        """Pull a whole output; a reshape that ends in it is only another view of it, and so is a transpose."""
+        view = self.shape(v)
+        while v in self.made_by and self.made_by[v].primitive == "reshape" and 0 not in view:
+            v = self.made_by[v].operands[0]
+            view = self.shape(v)
+            if isinstance(v, Literal):
+                break
+        prefix = self.views.setdefault(view, f"o{len(self.views)}")
+        at = tuple(Index(self.axis(f"{prefix}d{k}", n)) for k, n in enumerate(view))
+        value = self.pull(v, at)
+        self.form.stores.append(Store(param, view, at, value))
+
+
+def _scalar(value: Any) -> Scalar:
+    array = np.asarray(value)
+    if array.dtype == bool:
+        return bool(array)
+    return int(array) if np.issubdtype(array.dtype, np.integer) else float(array)
