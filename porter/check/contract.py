@@ -1,9 +1,9 @@
 """What a pass may claim of itself, and the budgets a user may set: the four contracts.
 
-    exact       the same operators on the same values; bitwise in the source dtypes
-    algebraic   the same function over the reals
-    rounding    the same function, rounded elsewhere
-    precision   a cheaper number format, within a stated budget
+exact       the same operators on the same values; bitwise in the source dtypes
+algebraic   the same function over the reals
+rounding    the same function, rounded elsewhere
+precision   a cheaper number format, within a stated budget
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ algebraic = Contract(Kind.ALGEBRAIC)
 rounding = Contract(Kind.ROUNDING)
 
 
-def precision(metric: str | None = None, limit: float | None = None, *, db: float | None = None, **limits: float) -> Contract:
+def precision(
+    metric: str | None = None, limit: float | None = None, *, db: float | None = None, **limits: float
+) -> Contract:
     """A contract with budgets: precision("sqnr", db=30), precision("cosine", 0.999), precision(sqnr_db=40, kl=0.01)."""
     if metric is not None:
         value = limit if limit is not None else db

@@ -37,15 +37,18 @@ class Precision:
     roundoff: float  # relative error of one product: what the parts drop of both operands, and the products left out
 
 
-PRECISIONS: dict[str, Precision] = {p.name: p for p in (
-    Precision("fp32", "float32", 1, ((0, 0),), 0.0),
-    Precision("tf32", "tfloat32", 1, ((0, 0),), 2 * 2.0**-10),
-    Precision("tf32x3", "tfloat32", 2, ((1, 0), (0, 1), (0, 0)), 3 * 2.0**-22),
-    Precision("bf16", "bfloat16", 1, ((0, 0),), 2 * 2.0**-8),
-    Precision("bf16x3", "bfloat16", 2, ((1, 0), (0, 1), (0, 0)), 2 * 2.0**-16),
-    Precision("bf16x6", "bfloat16", 3, ((1, 1), (2, 0), (0, 2), (1, 0), (0, 1), (0, 0)), 2.0**-24 + 2.0**-33),
-    Precision("fp16", "float16", 1, ((0, 0),), 2 * 2.0**-11),
-)}
+PRECISIONS: dict[str, Precision] = {
+    p.name: p
+    for p in (
+        Precision("fp32", "float32", 1, ((0, 0),), 0.0),
+        Precision("tf32", "tfloat32", 1, ((0, 0),), 2 * 2.0**-10),
+        Precision("tf32x3", "tfloat32", 2, ((1, 0), (0, 1), (0, 0)), 3 * 2.0**-22),
+        Precision("bf16", "bfloat16", 1, ((0, 0),), 2 * 2.0**-8),
+        Precision("bf16x3", "bfloat16", 2, ((1, 0), (0, 1), (0, 0)), 2 * 2.0**-16),
+        Precision("bf16x6", "bfloat16", 3, ((1, 1), (2, 0), (0, 2), (1, 0), (0, 1), (0, 0)), 2.0**-24 + 2.0**-33),
+        Precision("fp16", "float16", 1, ((0, 0),), 2 * 2.0**-11),
+    )
+}
 
 
 def split(x: np.ndarray, precision: str) -> tuple[np.ndarray, ...]:
@@ -87,8 +90,11 @@ def dot(a: np.ndarray, b: np.ndarray, *, precision: str, accumulator: str = "flo
         raise PorterError(f"accumulator {accumulator!r}", expected="float32, float64, float16 or bfloat16")
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise PorterError("emulated matrix product", expected="[..., M, K] times [..., K, N]",
-                          found=f"{list(a.shape)} times {list(b.shape)}")
+        raise PorterError(
+            "emulated matrix product",
+            expected="[..., M, K] times [..., K, N]",
+            found=f"{list(a.shape)} times {list(b.shape)}",
+        )
     left, right = split(a, p.name), split(b, p.name)
     if accumulator == "float64":
         left, right = tuple(x.astype(np.float64) for x in left), tuple(x.astype(np.float64) for x in right)
@@ -144,7 +150,7 @@ def error_bound(precision: str, k: int, accumulator: str = "float32") -> Bound:
     """
     p = _precision(precision)
     u = 2.0**-53 if accumulator == "float64" else 2.0**-24
-    n = max(k + len(p.terms) - 1, 1)        # the small terms are a 2**-8th of the sum or less: their sums do not count
+    n = max(k + len(p.terms) - 1, 1)  # the small terms are a 2**-8th of the sum or less: their sums do not count
     accumulation = n * u / (1 - n * u)
     if accumulator not in ("float32", "float64"):
         accumulation += of(accumulator).unit_roundoff

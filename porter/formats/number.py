@@ -131,10 +131,15 @@ class Format:
         by floor or ceiling of the exponent. Zero and negatives become NaN; too small becomes the smallest."""
         positive = np.isfinite(x) & (x > 0)
         fraction, exponent = np.frexp(np.where(positive, x, 1.0))
-        floor = exponent - 1                                     # x = 2**floor * (2 * fraction), 2 * fraction in [1, 2)
+        floor = exponent - 1  # x = 2**floor * (2 * fraction), 2 * fraction in [1, 2)
         never = np.zeros_like(fraction, bool)
-        more = {"nearest": fraction >= 0.75, "away": fraction >= 0.75, "up": fraction > 0.5, "down": never,
-                "zero": never}[rounding]
+        more = {
+            "nearest": fraction >= 0.75,
+            "away": fraction >= 0.75,
+            "up": fraction > 0.5,
+            "down": never,
+            "zero": never,
+        }[rounding]
         power = np.maximum(floor + more, -127)
         y = np.ldexp(1.0, np.minimum(power, 127))
         y = np.where((power > 127) & (not saturate), np.nan, y)
@@ -153,7 +158,7 @@ class Format:
         if self.bits > 16 or self.dtype is None:
             raise PorterError(f"codes of {self.name}", expected="at most 16 bits", found=f"{self.bits} bits")
         patterns = np.arange(2**self.bits, dtype=np.uint16 if self.bits > 8 else np.uint8)
-        if self.bits in (2, 4) and self.kind == "signed":       # ml_dtypes stores a signed nibble sign-extended
+        if self.bits in (2, 4) and self.kind == "signed":  # ml_dtypes stores a signed nibble sign-extended
             half = 2 ** (self.bits - 1)
             return (((patterns.astype(np.int8) + half) % (2 * half)) - half).astype(np.int8).astype(self.dtype)
         return patterns.view(self.dtype) if self.bits >= 8 or self.is_float else patterns.astype(self.dtype)
@@ -227,31 +232,48 @@ def _integer(name: str, bits: int) -> Format:
 
 _IEEE = {"has_inf": True, "has_nan": True, "has_negative_zero": True}
 
-FORMATS: dict[str, Format] = {f.name: f for f in (
-    _float("float64", 64, 52, -1022, float(np.finfo(np.float64).max), **_IEEE),
-    _float("float32", 32, 23, -126, float(np.finfo(np.float32).max), **_IEEE),
-    _float("tfloat32", 32, 10, -126, (2 - 2.0**-10) * 2.0**127, **_IEEE),
-    _float("bfloat16", 16, 7, -126, (2 - 2.0**-7) * 2.0**127, **_IEEE),
-    _float("float16", 16, 10, -14, 65504.0, **_IEEE),
-    _float("float8_e5m2", 8, 2, -14, 57344.0, **_IEEE),
-    _float("float8_e4m3", 8, 3, -6, 240.0, **_IEEE),
-    _float("float8_e3m4", 8, 4, -2, 15.5, **_IEEE),
-    _float("float8_e4m3fn", 8, 3, -6, 448.0, has_nan=True, has_negative_zero=True),
-    _float("float8_e4m3fnuz", 8, 3, -7, 240.0, has_nan=True),
-    _float("float8_e4m3b11fnuz", 8, 3, -10, 30.0, has_nan=True),
-    _float("float8_e5m2fnuz", 8, 2, -15, 57344.0, has_nan=True),
-    _float("float6_e2m3fn", 6, 3, 0, 7.5, has_negative_zero=True),
-    _float("float6_e3m2fn", 6, 2, -2, 28.0, has_negative_zero=True),
-    _float("float4_e2m1fn", 4, 1, 0, 6.0, has_negative_zero=True),
-    Format("float8_e8m0fnu", 8, "float", 2.0**127, 2.0**-127, 0, -127, has_nan=True, has_subnormals=False),
-    *(_integer(sign + f"int{bits}", bits) for bits in (2, 4, 8, 16, 32) for sign in ("", "u")),
-)}
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        _float("float64", 64, 52, -1022, float(np.finfo(np.float64).max), **_IEEE),
+        _float("float32", 32, 23, -126, float(np.finfo(np.float32).max), **_IEEE),
+        _float("tfloat32", 32, 10, -126, (2 - 2.0**-10) * 2.0**127, **_IEEE),
+        _float("bfloat16", 16, 7, -126, (2 - 2.0**-7) * 2.0**127, **_IEEE),
+        _float("float16", 16, 10, -14, 65504.0, **_IEEE),
+        _float("float8_e5m2", 8, 2, -14, 57344.0, **_IEEE),
+        _float("float8_e4m3", 8, 3, -6, 240.0, **_IEEE),
+        _float("float8_e3m4", 8, 4, -2, 15.5, **_IEEE),
+        _float("float8_e4m3fn", 8, 3, -6, 448.0, has_nan=True, has_negative_zero=True),
+        _float("float8_e4m3fnuz", 8, 3, -7, 240.0, has_nan=True),
+        _float("float8_e4m3b11fnuz", 8, 3, -10, 30.0, has_nan=True),
+        _float("float8_e5m2fnuz", 8, 2, -15, 57344.0, has_nan=True),
+        _float("float6_e2m3fn", 6, 3, 0, 7.5, has_negative_zero=True),
+        _float("float6_e3m2fn", 6, 2, -2, 28.0, has_negative_zero=True),
+        _float("float4_e2m1fn", 4, 1, 0, 6.0, has_negative_zero=True),
+        Format("float8_e8m0fnu", 8, "float", 2.0**127, 2.0**-127, 0, -127, has_nan=True, has_subnormals=False),
+        *(_integer(sign + f"int{bits}", bits) for bits in (2, 4, 8, 16, 32) for sign in ("", "u")),
+    )
+}
 
 _SHORT = {
-    "f64": "float64", "fp64": "float64", "f32": "float32", "fp32": "float32", "tf32": "tfloat32", "bf16": "bfloat16",
-    "f16": "float16", "fp16": "float16", "e5m2": "float8_e5m2", "e4m3": "float8_e4m3", "e3m4": "float8_e3m4",
-    "e4m3fn": "float8_e4m3fn", "e4m3fnuz": "float8_e4m3fnuz", "e4m3b11fnuz": "float8_e4m3b11fnuz",
-    "e5m2fnuz": "float8_e5m2fnuz", "e2m3": "float6_e2m3fn", "e3m2": "float6_e3m2fn", "e2m1": "float4_e2m1fn",
+    "f64": "float64",
+    "fp64": "float64",
+    "f32": "float32",
+    "fp32": "float32",
+    "tf32": "tfloat32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "fp16": "float16",
+    "e5m2": "float8_e5m2",
+    "e4m3": "float8_e4m3",
+    "e3m4": "float8_e3m4",
+    "e4m3fn": "float8_e4m3fn",
+    "e4m3fnuz": "float8_e4m3fnuz",
+    "e4m3b11fnuz": "float8_e4m3b11fnuz",
+    "e5m2fnuz": "float8_e5m2fnuz",
+    "e2m3": "float6_e2m3fn",
+    "e3m2": "float6_e3m2fn",
+    "e2m1": "float4_e2m1fn",
     "e8m0": "float8_e8m0fnu",
 }
 

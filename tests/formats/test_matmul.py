@@ -85,14 +85,18 @@ def test_batches_broadcast_as_in_numpy():
 
 def test_a_narrow_accumulator_rounds_the_sum():
     a, b = operands(6)
-    assert np.array_equal(dot(a, b, precision="fp16", accumulator="float16"),
-                          dot(a, b, precision="fp16").astype(np.float16).astype(np.float32))
+    assert np.array_equal(
+        dot(a, b, precision="fp16", accumulator="float16"),
+        dot(a, b, precision="fp16").astype(np.float16).astype(np.float32),
+    )
 
 
 def test_wrong_operands_say_what_was_expected():
     a, b = operands(7)
-    for call, words in ((lambda: dot(a, b, precision="fp8"), "matrix precision 'fp8'"),
-                        (lambda: dot(a.astype(np.float64), b, precision="bf16"), "expected float32"),
-                        (lambda: dot(a, a, precision="bf16"), "[..., M, K] times [..., K, N]")):
+    for call, words in (
+        (lambda: dot(a, b, precision="fp8"), "matrix precision 'fp8'"),
+        (lambda: dot(a.astype(np.float64), b, precision="bf16"), "expected float32"),
+        (lambda: dot(a, a, precision="bf16"), "[..., M, K] times [..., K, N]"),
+    ):
         with pytest.raises(PorterError, match="(?s)" + words.replace("[", r"\[").replace("]", r"\]")):
             call()

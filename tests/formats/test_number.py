@@ -108,8 +108,10 @@ def test_block_scales_rounded_up_never_fall_below(x):
     assert down <= x <= up <= 2 * down
 
 
-@pytest.mark.parametrize("rounding, expected", [("nearest", [2, -2, 4]), ("away", [3, -3, 4]), ("zero", [2, -2, 3]),
-                                                ("up", [3, -2, 4]), ("down", [2, -3, 3])])
+@pytest.mark.parametrize(
+    "rounding, expected",
+    [("nearest", [2, -2, 4]), ("away", [3, -3, 4]), ("zero", [2, -2, 3]), ("up", [3, -2, 4]), ("down", [2, -3, 3])],
+)
 def test_each_direction_of_rounding(rounding, expected):
     assert formats.of("int8").round(np.array([2.5, -2.5, 3.5]), rounding=rounding).tolist() == expected
 

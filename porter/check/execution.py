@@ -1,0 +1,80 @@
+"""Running a model for a comparison: repeatably, once per model, inputs and arithmetic.
+
+BLAS runs on one thread: two were measured 2 to 18 times slower on small operators, and their sums are not repeatable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from porter import graph, ops
+from porter.errors import PorterError
+from porter.graph import Function, Graph, Model
+
+Arrays = dict[str, np.ndarray]
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """BLAS on one thread inside."""
+    with _controller().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def run(
+    model: Model | Graph | Function,
+    inputs: Any,
+    xp: Any,
+    *,
+    want: Iterable[str] | None = None,
+    on_value: Callable[[str, Any], None] | None = None,
+    **options: Any,
+) -> Arrays:
+    """Outputs, or the values named in `want`, of a model in the arithmetic of a namespace (see `ops.evaluate`)."""
+    with single_thread():
+        return ops.evaluate(model, inputs, xp, want=want, on_value=on_value, **options)
+
+
+class Subject:
+    """A model under comparison, whose results are kept: the steps of a port compare each model twice."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.results: dict[tuple[str, int], Arrays] = {}
+        self._inputs: dict[int, Mapping[str, np.ndarray]] = {}
+
+    def outputs(self, xp: Any, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        """The model's outputs, computed at most once per arithmetic and set of inputs."""
+        key = (xp.name, id(inputs))
+        if key not in self.results:
+            self._inputs[id(inputs)] = inputs  # keeps the id taken
+            self.results[key] = run(self.model, dict(inputs), xp)
+        return self.results[key]
+
+
+def checked_inputs(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs as the model declares them; a wrong name, dtype or shape raises PorterError."""
+    wanted = {v.name or "": v for v in model.graph.inputs if not v.is_initializer()}
+    for name in wanted.keys() - inputs.keys():
+        raise PorterError(f"input '{name}'", expected="a value", found=", ".join(sorted(inputs)) or "no inputs at all")
+    for name in inputs.keys() - wanted.keys():
+        raise PorterError(f"input '{name}'", expected=f"one of {', '.join(sorted(wanted))}", found="no such input")
+    for name, value in wanted.items():
+        shape, dtype = graph.shape(value), graph.dtype(value)
+        given = np.asarray(inputs[name])
+        if dtype is not None and given.dtype != dtype and dtype.kind not in "OUS":
+            raise PorterError(f"input '{name}'", expected=f"dtype {dtype}", found=f"dtype {given.dtype}")
+        if shape is not None and given.shape != shape:
+            raise PorterError(f"input '{name}'", expected=f"shape {list(shape)}", found=f"shape {list(given.shape)}")
+    return {name: np.asarray(inputs[name]) for name in wanted}

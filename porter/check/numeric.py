@@ -1,0 +1,269 @@
+"""The numeric method: two models on the same inputs, each against float64, judged by contract.
+
+    verdict = compare(before, after, check.rounding)
+    if not verdict.ok: print(verdict.message)
+
+The truth is `before` in float64. `exact` compares both models bit by bit in their own dtypes, `algebraic` both in
+float64; `rounding` and `precision` compare the errors of both against the truth (see `gate`). Only outputs decide; if
+one fails, both models run once more and the first diverging tensor that both name is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from porter import graph, ops
+from porter.check import gate, measure
+from porter.check.contract import Contract, Kind
+from porter.check.dither import Dithered
+from porter.check.draw import draw
+from porter.check.execution import Subject, checked_inputs, run
+from porter.check.verdict import Finding, Verdict, message
+from porter.errors import PorterError
+from porter.graph import Model, Node, Value
+
+DRAWS = 1  # by default; a failure that may be chance is asked again on MORE further draws
+MORE = 3
+SAMPLES = 2  # stochastic evaluations that say what error the formats must have
+NEAREST = 1 / np.sqrt(2)  # from stochastic rounding to rounding to nearest
+
+Sample = Mapping[str, np.ndarray]
+
+
+def compare(
+    before: Model | Subject,
+    after: Model | Subject,
+    contract: Contract,
+    inputs: Sample | Sequence[Sample] | None = None,
+    seed: int = 0,
+    *,
+    draws: int = DRAWS,
+    subject: str = "",
+    arithmetic: str | None = None,
+    locate: bool = True,
+) -> Verdict:
+    """Hold `after` to its contract against `before`, on the given inputs or on valid draws from `seed` on.
+
+    subject     who changed the model, for the message ("fusion.layernorm changed output 'logits'")
+    arithmetic  format that contractions of `after` take their operands in, for the error that it must have
+    locate      whether a failure looks for the first diverging tensor (two more evaluations of each model)
+
+    Inputs that a model does not take, and models whose interfaces differ, raise PorterError.
+    """
+    old = before if isinstance(before, Subject) else Subject(before)
+    new = after if isinstance(after, Subject) else Subject(after)
+    pairs = matched_outputs(old.model, new.model)
+    samples = _samples(old.model, inputs, seed, draws)
+    errors = {b.name or "": gate.Errors() for b, _ in pairs}
+    findings: list[Finding] = []
+    failed: Sample | None = None
+    extra = 0
+    more = [draw(old.model, seed + draws + i) for i in range(MORE)] if inputs is None else []
+    while samples and failed is None:
+        sample = samples.pop(0)
+        here = _judge(old, new, sample, pairs, contract, errors, arithmetic, seed)
+        bad = [f for f in here if not f.ok]
+        if bad and extra < len(more) and all(errors[f.tensor].after and errors[f.tensor].marginal for f in bad):
+            samples.append(more[extra])  # perhaps chance: the errors of further draws are judged together with these
+            extra += 1
+            continue
+        findings = _worse(findings, here)
+        failed = sample if bad else None
+    first = (
+        locate_first(old.model, new.model, contract, failed, arithmetic, seed)
+        if failed is not None and locate
+        else None
+    )
+    ok = failed is None
+    return Verdict(ok, str(contract), tuple(findings), first, message(tuple(findings), first, subject))
+
+
+def matched_outputs(before: Model, after: Model) -> list[tuple[Value, Value]]:
+    """Outputs of both models, by name, else by position; PorterError where number, type or shape differ."""
+    old, new = list(before.graph.outputs), list(after.graph.outputs)
+    names = {v.name: v for v in new}
+    if len(old) != len(new):
+        raise PorterError("outputs of the two models", expected=_names(old), found=_names(new))
+    pairs = (
+        [(v, names[v.name]) for v in old] if names.keys() == {v.name for v in old} else list(zip(old, new, strict=True))
+    )
+    for a, b in pairs:
+        x, y = (graph.dtype(a), graph.shape(a)), (graph.dtype(b), graph.shape(b))
+        if x[0] != y[0] and None not in (x[0], y[0]):
+            raise PorterError(f"output '{a.name}'", expected=f"dtype {x[0]}", found=f"dtype {y[0]}")
+        if x[1] != y[1] and None not in (x[1], y[1]):
+            raise PorterError(
+                f"output '{a.name}'", expected=f"shape {list(x[1] or ())}", found=f"shape {list(y[1] or ())}"
+            )
+    return pairs
+
+
+def _samples(model: Model, inputs: Sample | Sequence[Sample] | None, seed: int, draws: int) -> list[Sample]:
+    if inputs is None:
+        return [draw(model, seed + i) for i in range(draws)]
+    given = [inputs] if isinstance(inputs, Mapping) else list(inputs)
+    checked: list[Sample] = []
+    for sample in given:
+        arrays = checked_inputs(model, sample)
+        checked.append(sample if all(sample[k] is arrays[k] for k in arrays) else arrays)
+    return checked
+
+
+def _judge(
+    old: Subject,
+    new: Subject,
+    sample: Sample,
+    pairs: list[tuple[Value, Value]],
+    contract: Contract,
+    errors: dict[str, gate.Errors],
+    arithmetic: str | None,
+    seed: int,
+) -> list[Finding]:
+    """Every output on one sample. The stochastic evaluations run only where the plain errors do not settle it."""
+    renamed = _renamed(old.model, new.model, sample)
+    wide = contract.kind is not Kind.EXACT
+    truth = old.outputs(ops.float64, sample) if wide else {}
+    before = old.outputs(ops.source, sample) if contract.kind is not Kind.ALGEBRAIC else {}
+    after = new.outputs(ops.float64 if contract.kind is Kind.ALGEBRAIC else ops.source, renamed)
+    judged = {}
+    for a, b in pairs:
+        name = a.name or ""
+        judged[name] = judge(contract, name, truth.get(name), before.get(name), after[b.name or ""], errors[name])
+    if contract.kind in (Kind.ROUNDING, Kind.PRECISION) and not all(j.ok for j in judged.values()):
+        for i in range(SAMPLES):
+            must = run(old.model, dict(sample), Dithered(seed + 1000 + i, arithmetic))
+            for name in judged:
+                if truth[name].dtype.kind == "f":
+                    errors[name].add("must", truth[name], must[name], NEAREST)
+        for a, b in pairs:
+            name = a.name or ""
+            if not judged[name].ok:
+                judged[name] = settle(contract, name, truth[name], after[b.name or ""], errors[name])
+    label = str(getattr(sample, "label", "the given inputs"))
+    return [finding(a, judged[a.name or ""], label) for a, _ in pairs]
+
+
+def judge(
+    contract: Contract,
+    name: str,
+    truth: np.ndarray | None,
+    before: np.ndarray | None,
+    after: np.ndarray,
+    errors: gate.Errors,
+) -> gate.Judged:
+    """One tensor under its contract; errors are gathered for the three-way gate."""
+    held = truth if truth is not None else before
+    assert held is not None
+    if held.shape != after.shape:
+        shape = gate.Judged(False, measure.distance(np.zeros(0), np.zeros(0)))
+        return gate.Judged(False, shape.distance, f"shape {list(held.shape)} became {list(after.shape)}")
+    if held.dtype.kind in "OUS" or contract.kind is Kind.EXACT:
+        return gate.exact(before if before is not None else held, after)
+    assert truth is not None
+    if contract.kind is Kind.ALGEBRAIC:
+        return gate.algebraic(truth, after)
+    assert before is not None
+    errors.floor = max(errors.floor, gate.floor(truth, after.dtype))
+    errors.add("after", truth, after)
+    errors.add("before", truth, before)
+    return settle(contract, name, truth, after, errors)
+
+
+def settle(contract: Contract, name: str, truth: np.ndarray, after: np.ndarray, errors: gate.Errors) -> gate.Judged:
+    """Budgets for `precision`, the three-way gate for `rounding`."""
+    if contract.kind is Kind.PRECISION:
+        return gate.within(contract.budgets, name, truth, after)
+    return errors.judge(truth, after)
+
+
+def finding(value: Value, judged: gate.Judged, inputs: str = "") -> Finding:
+    """A judged tensor with the node and source layer that made it."""
+    node = value.producer()
+    name, operator = (graph.source_name(node), node.op_type) if node is not None else (f"input '{value.name}'", "input")
+    return Finding(value.name or "", judged.ok, judged.distance, judged.limit, name, operator, inputs, judged.values)
+
+
+def locate_first(
+    before: Model, after: Model, contract: Contract, sample: Sample, arithmetic: str | None = None, seed: int = 0
+) -> Finding | None:
+    """The first tensor in after's order, named in both models, that breaks the contract; None where only outputs do."""
+    names = {v.name for v in _computed(before)}
+    common = {v.name or "": v for v in _computed(after) if v.name in names}
+    common = {n: v for n, v in common.items() if not v.is_graph_output()}
+    wide = contract.kind is not Kind.EXACT
+    collected = {
+        "truth": _collect(before, sample, ops.float64, common) if wide else {},
+        "before": _collect(before, sample, ops.source, common) if contract.kind is not Kind.ALGEBRAIC else {},
+        "after": _collect(
+            after,
+            _renamed(before, after, sample),
+            ops.float64 if contract.kind is Kind.ALGEBRAIC else ops.source,
+            common,
+        ),
+    }
+    must: list[dict[str, np.ndarray]] = []
+    local = Contract(Kind.ROUNDING) if contract.kind is Kind.PRECISION else contract
+    for name, value in common.items():
+        if name not in collected["after"]:
+            continue
+        errors = gate.Errors()
+        truth, old = collected["truth"].get(name), collected["before"].get(name)
+        if truth is None and old is None:
+            continue
+        judged = judge(local, name, truth, old, collected["after"][name], errors)
+        if not judged.ok and errors.after and truth is not None and truth.shape == collected["after"][name].shape:
+            must = must or [
+                _collect(before, sample, Dithered(seed + 2000 + i, arithmetic), common) for i in range(SAMPLES)
+            ]
+            for drawn in must:
+                if truth.dtype.kind == "f" and name in drawn:
+                    errors.add("must", truth, drawn[name], NEAREST)
+            judged = settle(local, name, truth, collected["after"][name], errors)
+        if not judged.ok:
+            return finding(value, judged, str(getattr(sample, "label", "the given inputs")))
+    return None
+
+
+def _collect(model: Model, sample: Sample, xp: Any, names: Mapping[str, Value]) -> dict[str, np.ndarray]:
+    kept: dict[str, np.ndarray] = {}
+
+    def keep(name: str, array: Any) -> None:
+        if name in names and isinstance(array, np.ndarray | np.generic):
+            kept[name] = np.asarray(array)
+
+    run(model, dict(sample), xp, on_value=keep)
+    return kept
+
+
+def _computed(model: Model) -> list[Value]:
+    nodes: list[Node] = list(model.graph)
+    return [v for node in nodes for v in node.outputs if v.name and node.op_type != "Constant"]
+
+
+def _renamed(before: Model, after: Model, sample: Sample) -> Sample:
+    """The sample under after's input names, which are matched by position where they differ."""
+    old = [v.name or "" for v in before.graph.inputs if not v.is_initializer()]
+    new = [v.name or "" for v in after.graph.inputs if not v.is_initializer()]
+    if set(old) == set(new):
+        return sample
+    if len(old) != len(new):
+        raise PorterError("inputs of the two models", expected=", ".join(old), found=", ".join(new))
+    return {b: sample[a] for a, b in zip(old, new, strict=True)}
+
+
+def _worse(held: list[Finding], new: list[Finding]) -> list[Finding]:
+    """Per output the finding that fails, else the one further away."""
+    if not held:
+        return new
+
+    def badness(f: Finding) -> tuple[bool, float]:
+        return not f.ok, -(f.distance.sqnr_db if f.distance is not None else 0.0)
+
+    return [max(a, b, key=badness) for a, b in zip(held, new, strict=True)]
+
+
+def _names(values: list[Value]) -> str:
+    return ", ".join(v.name or "?" for v in values)

@@ -1,0 +1,149 @@
+"""What an input is for, read off the graph: an index, a mask, a length, a denominator; so that draws are valid.
+
+A role comes from where the value goes: it is followed through operators that keep it (Cast, Unsqueeze, Slice, Add of a
+constant, calls of model-local functions, subgraphs) to those that say what it must be. The name decides only between
+roles that the graph leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from porter import graph
+from porter.graph import Model, Node, Value
+
+
+@dataclass(frozen=True)
+class Role:
+    """Values an input may take: integers low..high-1 of an index or a length, or a kind with values of its own.
+
+    kind   'index', 'length', 'count', 'mask', 'bias_mask', 'flag', 'positive', 'denominator', 'plain'
+    why    a few words for people
+    """
+
+    kind: str
+    low: int = 0
+    high: int | None = None
+    why: str = ""
+
+    def shifted(self, by: int) -> Role:
+        """The role of x when `self` is the role of x + by; a lower bound never falls below zero."""
+        return replace(self, low=max(self.low - by, 0), high=None if self.high is None else self.high - by)
+
+
+KEEP = frozenset(
+    "Cast Identity Unsqueeze Squeeze Reshape Flatten Expand Tile Transpose Slice Split Gather GatherElements GatherND "
+    "Concat Pad Range CastLike Min Max Abs".split()
+)
+# operator -> input that must be positive, or away from zero
+POSITIVE = {("Log", 0), ("Sqrt", 0), ("Pow", 0), ("Reciprocal", 0), ("BatchNormalization", 4)}
+DEEP = 24  # uses are followed through this many operators
+
+
+def roles(model: Model, value: Value) -> list[Role]:
+    """Every role that the uses of a graph input give it, nearest first; empty where the graph says nothing."""
+    found: list[Role] = []
+    seen: set[Value] = set()
+    pending: list[tuple[Value, int, int]] = [(value, 0, 0)]
+    while pending:
+        current, shift, depth = pending.pop(0)
+        if current in seen or depth > DEEP:
+            continue
+        seen.add(current)
+        for node, index in current.uses():
+            function = graph.called(model, node)
+            if function is not None:
+                pending.append((function.inputs[index], shift, depth + 1))
+                continue
+            role = _role(node, index)
+            if role is not None:
+                found.append(role.shifted(shift))
+                continue
+            pending.extend((v, shift + by, depth + 1) for v, by in _onward(node, index))
+    return found
+
+
+def _role(node: Node, index: int) -> Role | None:
+    """What the operator demands of its input number `index`, if anything."""
+    at = f"{node.op_type} '{graph.source_name(node)}'"
+    match node.op_type, index:
+        case ("Gather" | "GatherElements" | "ScatterElements", 1):
+            data = graph.shape(node.inputs[0])
+            axis = _int(node, "axis", 0)
+            return None if not data else Role("index", 0, data[axis], f"indexes axis {axis} of {list(data)} in {at}")
+        case ("GatherND" | "ScatterND", 1):
+            data, indices = graph.shape(node.inputs[0]), graph.shape(node.inputs[1])
+            if not data or not indices:
+                return None
+            start = _int(node, "batch_dims", 0) if node.op_type == "GatherND" else 0
+            return Role("index", 0, min(data[start : start + indices[-1]]), f"indexes {list(data)} in {at}")
+        case ("OneHot", 0):
+            depth = graph.constant(node.inputs[1])
+            return None if depth is None else Role("index", 0, int(np.ravel(depth)[0]), f"a class of {at}")
+        case ("RotaryEmbedding", 3):
+            cache = graph.shape(node.inputs[1])
+            return None if not cache else Role("index", 0, cache[0], f"positions of a cache of {cache[0]} in {at}")
+        case ("Attention", 3):
+            return Role("mask" if _is_bool(node.inputs[3]) else "bias_mask", why=f"the mask of {at}")
+        case ("Attention", 6):
+            keys = graph.shape(node.inputs[1])
+            return None if not keys else Role("length", 1, keys[-2] + 1, f"keys that count in {at}")
+        case ("LSTM" | "GRU" | "RNN", 4) | ("ReverseSequence", 1):
+            data = graph.shape(node.inputs[0])
+            axis = _int(node, "time_axis", 0) if node.op_type == "ReverseSequence" else 0
+            return None if not data else Role("length", 1, data[axis] + 1, f"steps that count in {at}")
+        case ("TopK", 1):
+            data = graph.shape(node.inputs[0])
+            return None if not data else Role("count", 1, data[_int(node, "axis", -1)] + 1, f"how many {at} keeps")
+        case ("Loop", 0):
+            return Role("count", 1, 5, f"iterations of {at}")
+        case ("Loop" | "If", 0 | 1) if _is_bool(node.inputs[index]):
+            return Role("flag", why=f"whether {at} runs")
+        case ("Where", 0):
+            return Role("mask", why=f"chooses in {at}")
+        case ("Div" | "Mod", 1):
+            return Role("denominator", why=f"the denominator of {at}")
+        case ("Sub", 1) if _is_one(node.inputs[0]):  # 1 - mask, the way BERT spells an additive mask
+            return Role("mask", why=f"1 - x in {at}")
+        case (op, i) if (op, i) in POSITIVE and not (op == "Pow" and _is_integer(node.inputs[1])):
+            return Role("positive", why=f"the operand of {at}")
+    return None
+
+
+def _onward(node: Node, index: int) -> Iterator[tuple[Value, int]]:
+    """Values that are the input itself, or the input plus a constant, on the far side of the node."""
+    if node.op_type in ("Add", "Sub"):
+        other = graph.constant(node.inputs[1 - index])
+        # x - c and c + x shift a range; c - x turns it over, which bounds nothing here
+        if other is not None and other.dtype.kind in "iu" and other.size == 1 and (node.op_type == "Add" or index == 0):
+            yield node.outputs[0], int(other.reshape(-1)[0]) * (1 if node.op_type == "Add" else -1)
+    elif node.op_type in KEEP and (index == 0 or node.op_type == "Concat"):
+        for value in node.outputs:
+            yield value, 0
+    elif node.op_type in ("Loop", "Scan"):  # carried and scanned values are inputs of the body
+        for body in graph.graphs(node):
+            offset = 0 if node.op_type == "Loop" else len(body.inputs) - len(node.inputs)
+            if 0 <= index + offset < len(body.inputs):
+                yield body.inputs[index + offset], 0
+
+
+def _int(node: Node, name: str, default: int) -> int:
+    value = graph.attributes(node).get(name, default)
+    return value if isinstance(value, int) else default
+
+
+def _is_bool(value: Value | None) -> bool:
+    return value is not None and graph.dtype(value) == np.bool_
+
+
+def _is_one(value: Value | None) -> bool:
+    held = graph.constant(value) if value is not None else None
+    return held is not None and held.size == 1 and bool(held.reshape(-1)[0] == 1)
+
+
+def _is_integer(value: Value | None) -> bool:
+    held = graph.constant(value) if value is not None else None
+    return held is not None and held.size == 1 and float(held.reshape(-1)[0]) % 1 == 0
