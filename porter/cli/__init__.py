@@ -1,5 +1,5 @@
 """The command line. `main` is the command; each subcommand is a module beside this one, loaded when it is called."""
 
-from porter.cli.main import main
+from porter.cli.command import main
 
 __all__ = ["main"]

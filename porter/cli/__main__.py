@@ -1,5 +1,5 @@
 """`python -m porter.cli` is the command `porter`."""
 
-from porter.cli.main import main
+from porter.cli.command import main
 
 main()

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from porter.cli.main import COMMANDS
+from porter.cli.command import COMMANDS
 
 PORTER = [sys.executable, "-m", "porter.cli"]
 
@@ -51,7 +51,7 @@ def test_start_up_costs_less_than_a_third_of_a_second(args):
 
 def test_start_up_loads_nothing_heavy():
     code = (
-        "import sys; from porter.cli.main import porter; porter.main(['targets'], standalone_mode=False); "
+        "import sys; from porter.cli.command import porter; porter.main(['targets'], standalone_mode=False); "
         "print([m for m in ('numpy', 'jax', 'onnx', 'onnx_ir', 'networkx', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -155,7 +155,7 @@ def test_a_closed_pipe_is_no_error():
 
 def test_interruption_is_one_line(tmp_path):
     code = (
-        "import os, signal, porter.cli.main as m; from porter.bundle import staging\n"
+        "import os, signal, porter.cli.command as m; from porter.bundle import staging\n"
         "def body():\n"
         "    with staging('out'):\n"
         "        print('ready', flush=True); import time; time.sleep(60)\n"
