@@ -1,0 +1,77 @@
+"""Changes of element type: Cast, CastLike, BitCast."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from porter.ops.namespace import FLOAT_CODES
+from porter.ops.registry import op
+from porter.ops.types import dtype_of
+
+_E8M0 = np.dtype(ml_dtypes.float8_e8m0fnu)
+_E2M1 = np.dtype(ml_dtypes.float4_e2m1fn)
+
+
+def to_code(xp, x, dtype, saturate=1, round_mode="up"):
+    """Floats in a float code: nearest, ties to even; beyond the largest finite value it is that value, or NaN / inf."""
+    if dtype == _E8M0:
+        return _to_power_of_two(xp, x, saturate, round_mode)
+    if saturate or dtype == _E2M1:
+        top = float(ml_dtypes.finfo(dtype).max)
+        x = xp.where(xp.isnan(x), x, xp.minimum(xp.maximum(x, -top), top))
+    elif dtype.name.endswith("fnuz") or dtype.name.endswith("e4m3fn"):
+        x = xp.where(xp.isinf(x), xp.full((), np.nan, x.dtype), x)
+    return xp.cast(x, dtype)
+
+
+def _to_power_of_two(xp, x, saturate, round_mode):
+    """The exponent alone: rounded up, down, or to the nearest; E8M0 has no zero, no sign and no infinity."""
+    low, high = 2.0**-127, 2.0**127
+    bits = xp.bitcast(xp.cast(xp.abs(x), np.float32) if x.dtype != np.float32 else xp.abs(x), np.uint32)
+    exponent, fraction = xp.right_shift(bits, np.uint32(23)), xp.bitwise_and(bits, np.uint32(0x7FFFFF))
+    if round_mode == "up":
+        more = xp.greater(fraction, 0)
+    elif round_mode == "nearest":
+        more = xp.greater_equal(fraction, 0x400000)
+    else:
+        more = xp.full((), False, np.bool_)
+    # subnormal floats are below the smallest code, whose exponent field is 0 as theirs is
+    tiny = xp.equal(exponent, 0)
+    more = xp.where(tiny, xp.greater(fraction, 0x400000), more)
+    code = exponent + xp.cast(more, np.uint32)
+    top = xp.greater_equal(code, 255)
+    code = xp.minimum(code, 254 if saturate else 255)
+    code = xp.where(xp.isnan(x), xp.full((), 255, np.uint32), code)
+    if not saturate:
+        outside = xp.logical_or(xp.logical_or(top, xp.less(xp.abs(x), low)), xp.greater(xp.abs(x), high))
+        code = xp.where(outside, xp.full((), 255, np.uint32), code)
+    return xp.bitcast(xp.cast(code, np.uint8), _E8M0)
+
+
+def convert(xp, x, dtype, saturate=1, round_mode="up"):
+    """x in another element type, by ONNX's rules."""
+    if dtype in FLOAT_CODES and x.dtype != dtype:
+        x = x if x.dtype in (np.float32, np.float64) else xp.cast(x, np.float32)
+        return to_code(xp, x, dtype, saturate, round_mode)
+    if x.dtype in FLOAT_CODES and dtype.kind in "iub" or dtype.itemsize == 1 and dtype.kind == "V":
+        x = xp.cast(x, np.float32) if x.dtype in FLOAT_CODES else x
+    return xp.cast(x, dtype)
+
+
+@op("Cast", since=6)
+def cast(xp, x, *, to, saturate=1, round_mode="up"):
+    """x in the type `to`; floats lose their fraction on the way to integers, bool is x != 0."""
+    return convert(xp, x, dtype_of(to), saturate, round_mode)
+
+
+@op("CastLike", since=15)
+def cast_like(xp, x, target_type, *, saturate=1, round_mode="up", types=()):
+    """x in the type of the other input."""
+    return convert(xp, x, types[1], saturate, round_mode)
+
+
+@op("BitCast", since=26, moves=True)
+def bit_cast(xp, x, *, to):
+    """The same bits read as another type of the same width."""
+    return xp.bitcast(x, dtype_of(to))

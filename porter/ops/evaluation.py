@@ -1,0 +1,353 @@
+"""Running graphs: every node by its definition, in order, in the namespace of your choice.
+
+evaluate(model, {"x": x}, float64)            # the outputs, floats in float64
+reference(model, {"x": x})                    # the same, cast to the declared types
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from porter.errors import PorterError
+from porter.graph import (
+    Function,
+    Graph,
+    Model,
+    Node,
+    Value,
+    attributes,
+    captured,
+    constant,
+    dtype,
+    parameters,
+    shape,
+    source_name,
+)
+from porter.ops.arrays import float64, source
+from porter.ops.bodies import body_of
+from porter.ops.namespace import is_float
+from porter.ops.registry import REQUIRED, Definition, find, lookup, single
+from porter.ops.types import onnx_name, result_types, signature
+
+Array = Any
+
+# Known values larger than this stay in a kernel's jaxpr as what makes them (an iota, say), not as a table.
+_FOLDED = 64
+# An attribute of opset 1 that told a runtime where it may write; it has no meaning.
+_IGNORED = frozenset({"consumed_inputs"})
+
+
+@dataclass
+class Scope:
+    """What the nodes of one graph see: namespace, functions, opsets, the enclosing function's attributes, values."""
+
+    xp: Any
+    functions: Mapping[Any, Function]
+    opsets: Mapping[str, int]
+    bound: Mapping[str, Any] | None = None
+    values: dict[Value, Array] = field(default_factory=dict)
+    types: dict[Value, np.dtype] = field(default_factory=dict)
+
+    def put(self, value: Value, array: Array, declared: np.dtype | None) -> None:
+        self.values[value] = array
+        self.types[value] = declared if declared is not None else array.dtype
+
+    def get(self, value: Value) -> Array:
+        """The array of a value: computed, given, or a constant that is read now."""
+        if value not in self.values:
+            stored = constant(value)
+            if stored is None:
+                raise PorterError(f"value '{value.name}'", expected="an input, a constant or a node that computes it")
+            self.put(value, self.xp.settle(stored, None), stored.dtype)
+        return self.values[value]
+
+
+def evaluate(
+    source_of: Model | Graph | Function,
+    inputs: Mapping[str, Array] | Sequence[Array],
+    xp: Any,
+    *,
+    want: Iterable[str] | None = None,
+    on_value: Callable[[str, Array], None] | None = None,
+    functions: Mapping[Any, Function] | None = None,
+    opsets: Mapping[str, int] | None = None,
+    bound: Mapping[str, Any] | None = None,
+) -> dict[str, Array]:
+    """Compute named values, the outputs unless `want` says otherwise, as arrays of the namespace `xp`.
+
+    `inputs` are given by name or in order; a name may be any value's, which then is not computed. `on_value` sees every
+    value as it is computed. Dead values are freed. Nested calls need the model's `functions`, a bare graph its
+    `opsets`, a function its attributes in `bound`. Raises PorterError naming the source model's node.
+    """
+    graph: Any = source_of.graph if isinstance(source_of, Model) else source_of
+    if isinstance(source_of, Model):
+        functions, opsets = source_of.functions, source_of.opset_imports
+    scope = Scope(xp, functions or {}, opsets or graph.opset_imports, bound)
+    if not isinstance(inputs, Mapping):
+        inputs = {str(v.name): a for v, a in zip(graph.inputs, inputs, strict=True)}
+    given = _given(graph, inputs, scope)
+    wanted = {v.name for v in graph.outputs} if want is None else set(want)
+    results: dict[str, Array] = {}
+
+    def keep(value: Value, array: Array) -> None:
+        if value.name in wanted:
+            results[str(value.name)] = array
+        if on_value is not None:
+            on_value(str(value.name), array)
+
+    for value in [*graph.inputs, *(graph.initializers.values() if isinstance(graph, Graph) else ())]:
+        if value.name in wanted:
+            results[str(value.name)] = scope.get(value)
+    with np.errstate(all="ignore"):
+        run(graph, scope, wanted, given, keep)
+    missing = wanted - results.keys()
+    if missing:
+        raise PorterError(f"values {sorted(missing)}", expected="values of the graph", found="no such names")
+    return {str(v.name): results[v.name] for v in graph.outputs} if want is None else results
+
+
+def reference(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs computed in float64 from end to end, cast to the declared types at the very end."""
+    results = evaluate(model, inputs, float64)
+    for value in model.graph.outputs:
+        declared = dtype(value)
+        if declared is not None:
+            results[str(value.name)] = results[str(value.name)].astype(declared)
+    return results
+
+
+def run(
+    graph: Any,
+    scope: Scope,
+    wanted: set[str | None],
+    given: frozenset[Value] = frozenset(),
+    keep: Callable[[Value, Array], None] | None = None,
+) -> None:
+    """Run the nodes that the wanted values need, forgetting every value after its last use."""
+    needed: set[Value] = set()
+    order = []
+    for node in reversed(list(graph)):
+        if any((out.name in wanted or out in needed) and out not in given for out in node.outputs):
+            reads = [v for v in (*node.inputs, *captured(node)) if v is not None]
+            needed.update(reads)
+            order.append((node, reads))
+    order.reverse()
+    left: dict[Value, int] = {}
+    for _, reads in order:
+        for value in reads:
+            left[value] = left.get(value, 0) + 1
+    for node, reads in order:
+        for value, array, declared in _results(node, scope):
+            if value in given:
+                continue
+            scope.put(value, array, declared)
+            if keep is not None:
+                keep(value, array)
+            if value not in left and value.name not in wanted:
+                del scope.values[value]
+        for value in reads:
+            left[value] -= 1
+            if not left[value] and value.name not in wanted:
+                scope.values.pop(value, None)
+
+
+def _results(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
+    """The node's outputs, each with its array and its declared type."""
+    function = scope.functions.get(node.op_identifier())
+    args = [None if v is None else scope.get(v) for v in node.inputs]
+    types = [None if v is None else scope.types[v] for v in node.inputs]
+    opset = scope.opsets.get(node.domain, 1)
+    try:
+        if function is None:
+            definition = find(node.domain, node.op_type, opset)
+            if definition is None:
+                function = body_of(node, opset, types)
+        if function is not None:
+            arrays, declared = _call(function, node, args, types, scope)
+        else:
+            definition = definition or lookup(node.domain, node.op_type, opset, node=source_name(node))
+            arrays, declared = apply(definition, node, args, types, scope, opset)
+    except PorterError as error:
+        raise _at(node, error) from error
+    except (ValueError, TypeError, IndexError, ZeroDivisionError, FloatingPointError) as error:
+        shapes = ", ".join("absent" if a is None else f"{onnx_name(t)}{list(a.shape)}" for a, t in zip(args, types))
+        raise _at(node, PorterError("its operator", expected="inputs that fit together", found=f"{shapes}: {error}")) \
+            from error  # fmt: skip
+    return [(v, a, t) for v, a, t in zip(node.outputs, arrays, declared, strict=False) if a is not None]
+
+
+def _at(node: Node, error: PorterError) -> PorterError:
+    """The error with the node in front, unless it already names one."""
+    if error.where.startswith("node '") or " at node '" in error.where:
+        return error
+    where = f"node '{source_name(node)}' ({node.op_type}): {error.where}"
+    return type(error)(where, expected=error.expected, found=error.found, hint=error.hint)
+
+
+def _call(
+    function: Function, node: Node, args: list[Array], types: list[Any], scope: Scope
+) -> tuple[list[Array], list[Any]]:
+    inner = Scope(scope.xp, scope.functions, function.opset_imports, parameters(function, node, scope.bound))
+    for value, array, declared in zip(function.inputs, args, types, strict=False):
+        if array is not None:
+            inner.put(value, array, declared)
+    absent = frozenset(v for v in function.inputs if v not in inner.values)
+    run(_WithoutInputs(function, absent) if absent else function, inner, {v.name for v in function.outputs})
+    arrays = [inner.get(v) for v in function.outputs]
+    return arrays, [inner.types[v] for v in function.outputs]
+
+
+class _WithoutInputs:
+    """A function's nodes with the inputs that a call left out read as absent."""
+
+    def __init__(self, function: Function, absent: frozenset[Value]) -> None:
+        self.nodes = []
+        copy = function.clone()
+        dropped = [new for new, old in zip(copy.inputs, function.inputs, strict=True) if old in absent]
+        renamed = dict(zip(copy.inputs, function.inputs, strict=True))
+        for node in copy:
+            for index, value in enumerate(node.inputs):
+                if value in dropped:
+                    node.replace_input_with(index, None)
+                elif value in renamed:
+                    node.replace_input_with(index, renamed[value])
+            self.nodes.append(node)
+        self.outputs = copy.outputs
+
+    def __iter__(self) -> Any:
+        return iter(self.nodes)
+
+
+def apply(
+    definition: Definition, node: Node, args: list[Array], types: list[Any], scope: Scope, opset: int
+) -> tuple[list[Array], list[Any]]:
+    """One operator on arrays of the scope's namespace: widened before, settled to the declared types after."""
+    carried = attributes(node, scope.bound if scope.bound is not None else {})
+    keywords = options(definition, carried)
+    declared = result_types(signature(node.domain, node.op_type, opset), types, carried, len(node.outputs))
+    if "outputs" in definition.asks:
+        # an output without a name is not wanted, unless a later one is
+        keywords["outputs"] = max((i + 1 for i, v in enumerate(node.outputs) if v.name), default=1)
+    if "types" in definition.asks:
+        keywords["types"] = tuple(types)
+    bodies = {k: Body(v, node, scope) for k, v in keywords.items() if isinstance(v, Graph)}
+    keywords.update(bodies)
+
+    xp = scope.xp
+    if xp.lazy and not bodies and all(a is None or xp.concrete(a) for a in args):
+        arrays = compute(definition, source, args, keywords, declared)
+        if xp.rounds or not args or all(a.size <= _FOLDED for a in arrays if a is not None):
+            return arrays, _settled_types(arrays, declared)
+    arrays = compute(definition, xp, args, keywords, declared)
+    return arrays, _settled_types(arrays, declared)
+
+
+def compute(
+    definition: Definition, xp: Any, args: Sequence[Array], keywords: Mapping[str, Any], declared: Sequence[Any]
+) -> list[Array]:
+    """The definition's function on prepared operands; PorterError where a static input is not known."""
+    prepared = []
+    for position, array in enumerate(args):
+        if array is None:
+            prepared.append(None)
+        elif definition.is_static(position):
+            if not xp.concrete(array):
+                raise PorterError(
+                    f"input {position + 1} of {definition.name}",
+                    expected="a value that is known before the model runs",
+                    found="one that is computed at run time",
+                )
+            prepared.append(array)
+        elif definition.moves:
+            prepared.append(array)
+        else:
+            prepared.append(xp.widen(array))
+    missing = len(definition.parameters) - len(prepared)
+    if definition.variadic is None and missing > 0:
+        prepared += [None] * missing
+    results = definition.fn(xp, *prepared, **keywords)
+    if not isinstance(results, tuple):
+        results = (results,)
+    if len(declared) < len(results):
+        declared = [*declared, *[None] * (len(results) - len(declared))]
+    return [None if r is None else xp.settle(r, d) for r, d in zip(results, declared, strict=False)]
+
+
+def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any]:
+    padded = [*declared, *[None] * len(arrays)]
+    return [d if d is not None else None if a is None else a.dtype for a, d in zip(arrays, padded, strict=False)]
+
+
+def options(definition: Definition, carried: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition's keyword arguments: defaults, then what the node carries, floats as ONNX stores them."""
+    known = dict(definition.attributes)
+    unknown = [k for k in carried if k not in known and k not in _IGNORED]
+    if unknown:
+        has = ", ".join(known) or "no attributes"
+        raise PorterError(f"attribute '{unknown[0]}' of {definition.name}", expected=has, found=f"'{unknown[0]}'")
+    keywords = {k: carried.get(k, default) for k, default in known.items()}
+    for name, value in keywords.items():
+        if value is REQUIRED:
+            raise PorterError(f"attribute '{name}' of {definition.name}", expected="a value", found="none")
+        keywords[name] = tuple(single(v) for v in value) if isinstance(value, tuple) else single(value)
+    return keywords
+
+
+class Body:
+    """A subgraph as a function: call it with its inputs, get its outputs; what it captures comes from outside."""
+
+    def __init__(self, graph: Graph, node: Node, scope: Scope) -> None:
+        self.graph = graph
+        self.outer = scope
+        self.seen = [v for v in captured(node)]
+
+    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
+        inner = Scope(self.outer.xp, self.outer.functions, self.outer.opsets, self.outer.bound)
+        for value in self.seen:
+            inner.put(value, self.outer.get(value), self.outer.types[value])
+        for value, array in zip(self.graph.inputs, inputs, strict=True):
+            inner.put(value, array if hasattr(array, "dtype") else np.asarray(array), dtype(value))
+        run(self.graph, inner, {v.name for v in self.graph.outputs})
+        return tuple(inner.get(v) for v in self.graph.outputs)
+
+
+def _given(graph: Any, inputs: Mapping[str, Array], scope: Scope) -> frozenset[Value]:
+    """Put what the caller gives into the scope; PorterError where an input is missing, unknown or does not fit."""
+    known = {v.name: v for node in graph for v in node.outputs}
+    if isinstance(graph, Graph):
+        known.update(graph.initializers)
+    named = {v.name: v for v in graph.inputs}
+    known.update(named)
+    for name, array in inputs.items():
+        if name not in known:
+            raise PorterError(f"input '{name}'", expected=f"one of {', '.join(map(str, named))}", found="no such input")
+        array = array if hasattr(array, "dtype") else np.asarray(array)
+        if name in named:
+            _fits(known[name], array)
+        scope.put(known[name], scope.xp.settle(array, None), dtype(known[name]))
+    for name, value in named.items():
+        if name not in inputs and constant(value) is None:
+            raise PorterError(f"input '{name}'", expected=_declaration(value), found="nothing")
+    return frozenset(known[name] for name in inputs)
+
+
+def _fits(value: Value, array: Array) -> None:
+    declared, dims = dtype(value), shape(value)
+    same = declared is None or array.dtype == declared or (is_float(declared) and is_float(array.dtype))
+    if not same or (dims is not None and tuple(array.shape) != dims):
+        raise PorterError(
+            f"input '{value.name}'",
+            expected=_declaration(value),
+            found=f"{onnx_name(array.dtype)}{list(array.shape)} ({math.prod(array.shape)} elements)",
+        )
+
+
+def _declaration(value: Value) -> str:
+    declared, dims = dtype(value), value.shape
+    text = onnx_name(declared) if declared is not None else "a tensor"
+    return text + ("" if dims is None else f"[{', '.join(str(d) for d in dims)}]")
