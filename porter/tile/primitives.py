@@ -133,13 +133,19 @@ def _scaled(p: Puller, i: Index, factor: int, offset: int) -> Index:
     gather = i.gather
     if gather is not None and factor != 1:
         gather = p.form.ew("mul", gather, p.form.const(factor, p.form[gather].dtype))
-    return Index(i.affine * factor + offset, gather)
+    return Index(i.affine * factor + int(offset), gather)
 
 
 def _slice(p: Puller, e: Equation, at: Position, _: int) -> int:
     steps = e.settings["strides"] or (1,) * len(at)
     starts = e.settings["start_indices"]
     return p.pull(e.operands[0], tuple(_scaled(p, i, k, s) for i, k, s in zip(at, steps, starts, strict=True)))
+
+
+def _split(p: Puller, e: Equation, at: Position, output: int) -> int:
+    d = e.settings["axis"]
+    start = int(sum(e.settings["sizes"][:output]))
+    return p.pull(e.operands[0], tuple(_scaled(p, i, 1, start) if k == d else i for k, i in enumerate(at)))
 
 
 def _rev(p: Puller, e: Equation, at: Position, _: int) -> int:
@@ -428,7 +434,7 @@ RULES: dict[str, Rule] = {
     **{primitive: _elementwise(op) for primitive, op in _ELEMENTWISE.items()},
     "integer_pow": _power, "square": _square, "clamp": _clamp, "round": _round, "erfc": _erfc, "select_n": _select,
     "convert_element_type": _cast, "copy": _same, "copy_p": _same, "stop_gradient": _same, "optimization_barrier": _same,
-    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose, "slice": _slice,
+    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose, "slice": _slice, "split": _split,
     "rev": _rev, "pad": _pad, "concatenate": _concatenate, "iota": _iota, "gather": _gather, "dynamic_slice": _dynamic_slice,
     "reduce_sum": _reduce("add"), "reduce_prod": _reduce("mul"), "reduce_max": _reduce("max"), "reduce_min": _reduce("min"),
     "reduce_and": _reduce("and"), "reduce_or": _reduce("or"), "reduce_window_sum": _window("add"),
