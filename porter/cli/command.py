@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "Run a bundle on inputs.",
     "inspect": "Show what is in a model or a bundle.",
     "targets": "List devices, or the facts about one and their sources.",
+    "opt": "Run passes over a model, or say why one did not fire.",
 }
 
 

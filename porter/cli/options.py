@@ -11,6 +11,8 @@ import click
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from porter.device import Device
 
 
@@ -64,6 +66,13 @@ def model_file(path: str) -> Path:
             f"model {path}", expected="an .onnx file", found=kind, hint=str(inside[0]) if len(inside) == 1 else None
         )
     return found
+
+
+def samples(path: str | None) -> dict[str, np.ndarray] | None:
+    """--inputs, read; None where it was not given."""
+    from porter.bundle import read_inputs
+
+    return read_inputs(path) if path else None
 
 
 def inputs_option(f: Callable[..., Any]) -> Callable[..., Any]:

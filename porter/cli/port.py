@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from porter.bundle import read_inputs
 from porter.cli import options
 from porter.cli.output import amount, progress, seconds, stdout_for, table
 
@@ -49,7 +48,7 @@ def command(
     path = options.model_file(model)
     dims = options.dims(dim)
     budgets = options.budgets(budget)
-    samples = read_inputs(inputs) if inputs else None
+    samples = options.samples(inputs)
     with stdout_for(as_json) as emit, progress() as report:
         from porter.pipeline.port import port  # loads the compilers' libraries, which may print
 
