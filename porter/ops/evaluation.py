@@ -30,9 +30,9 @@ from porter.graph import (
 )
 from porter.ops.arrays import float64, source
 from porter.ops.bodies import body_of
-from porter.ops.namespace import is_float
+from porter.ops.namespace import NotKnown, is_float
 from porter.ops.registry import REQUIRED, Definition, find, lookup, single
-from porter.ops.types import onnx_name, result_types, signature
+from porter.ops.types import check, onnx_name, result_types, signature
 
 Array = Any
 
@@ -44,7 +44,10 @@ _IGNORED = frozenset({"consumed_inputs"})
 
 @dataclass
 class Scope:
-    """What the nodes of one graph see: namespace, functions, opsets, the enclosing function's attributes, values."""
+    """What the nodes of one graph see: namespace, functions, opsets, the enclosing function's attributes, values.
+
+    `watch` sees every value of the graph and its subgraphs; `checks` holds every node against ONNX's type rules.
+    """
 
     xp: Any
     functions: Mapping[Any, Function]
@@ -52,6 +55,8 @@ class Scope:
     bound: Mapping[str, Any] | None = None
     values: dict[Value, Array] = field(default_factory=dict)
     types: dict[Value, np.dtype] = field(default_factory=dict)
+    watch: Callable[[Value, Array, np.dtype | None], None] | None = None
+    checks: bool = False
 
     def put(self, value: Value, array: Array, declared: np.dtype | None) -> None:
         self.values[value] = array
@@ -142,12 +147,14 @@ def run(
         for value in reads:
             left[value] = left.get(value, 0) + 1
     for node, reads in order:
-        for value, array, declared in _results(node, scope):
+        for value, array, declared in results_of(node, scope):
             if value in given:
                 continue
             scope.put(value, array, declared)
             if keep is not None:
                 keep(value, array)
+            if scope.watch is not None:
+                scope.watch(value, array, declared)
             if value not in left and value.name not in wanted:
                 del scope.values[value]
         for value in reads:
@@ -156,13 +163,15 @@ def run(
                 scope.values.pop(value, None)
 
 
-def _results(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
+def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
     """The node's outputs, each with its array and its declared type."""
     function = scope.functions.get(node.op_identifier())
     args = [None if v is None else scope.get(v) for v in node.inputs]
     types = [None if v is None else scope.types[v] for v in node.inputs]
     opset = scope.opsets.get(node.domain, 1)
     try:
+        if scope.checks and (found := signature(node.domain, node.op_type, opset)) is not None:
+            check(found, source_name(node), types)
         if function is None:
             definition = find(node.domain, node.op_type, opset)
             if definition is None:
@@ -257,7 +266,7 @@ def compute(
             prepared.append(None)
         elif definition.is_static(position):
             if not xp.concrete(array):
-                raise PorterError(
+                raise NotKnown(
                     f"input {position + 1} of {definition.name}",
                     expected="a value that is known before the model runs",
                     found="one that is computed at run time",
@@ -307,11 +316,15 @@ class Body:
         self.seen = [v for v in captured(node)]
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        inner = Scope(self.outer.xp, self.outer.functions, self.outer.opsets, self.outer.bound)
+        outer = self.outer
+        inner = Scope(outer.xp, outer.functions, outer.opsets, outer.bound, watch=outer.watch, checks=outer.checks)
         for value in self.seen:
             inner.put(value, self.outer.get(value), self.outer.types[value])
         for value, array in zip(self.graph.inputs, inputs, strict=True):
-            inner.put(value, array if hasattr(array, "dtype") else np.asarray(array), dtype(value))
+            array = array if hasattr(array, "dtype") else np.asarray(array)
+            inner.put(value, array, array.dtype if value.type is None else dtype(value))
+            if inner.watch is not None:
+                inner.watch(value, array, inner.types[value])
         run(self.graph, inner, {v.name for v in self.graph.outputs})
         return tuple(inner.get(v) for v in self.graph.outputs)
 

@@ -1,7 +1,96 @@
-"""Types and shapes of every value, from the definitions themselves: nothing says twice what an operator returns."""
+"""Types and shapes of every value, by running the definitions on shapes alone: nothing says twice what one returns."""
 
 from __future__ import annotations
 
-from porter.ops.evaluation import evaluate
+from typing import Any
 
-__all__ = ["evaluate"]
+import jax
+import numpy as np
+from jax import lax
+
+from porter.graph import DataType, Graph, Model, Node, Shape, TensorType, Value, captured, constant, dtype, shape, source_name
+from porter.ops.evaluation import Scope, results_of
+from porter.ops.lax import jax_namespace
+from porter.ops.namespace import NotKnown
+from porter.ops.registry import find
+from porter.ops.types import check, result_types, signature
+
+# Larger constants than this fix no shape; of those only the type matters.
+_KNOWN = 1024
+
+
+def infer(model: Model) -> None:
+    """Set the element type and shape of every value of the model's graph and of its subgraphs.
+
+    Constants are followed (Shape to Concat to Reshape), so with all input dims bound every shape is static, save behind
+    operators whose output shape depends on data; there only the type is set. Every node is held against ONNX's type
+    rules. Raises PorterError naming the source model's node, its input, and what was expected and found.
+    """
+    graph = model.graph
+    given = {v: _declared(v) for v in graph.inputs if constant(v) is None}
+    weights = {}
+    for value in graph.initializers.values():
+        stored = value.const_value
+        if stored is not None and stored.size > _KNOWN:
+            weights[value] = (tuple(stored.shape.numpy()), np.dtype(stored.dtype.numpy()))
+    abstract = {v: d for v, d in (given | weights).items() if d is not None}
+    values = list(abstract)
+    unknown = {v for v, d in given.items() if d is None}
+
+    def abstractly(*arrays: Any) -> int:
+        scope = Scope(jax_namespace, model.functions, model.opset_imports, watch=_record, checks=True)
+        for value, array in zip(values, arrays, strict=True):
+            scope.put(value, array, array.dtype)
+        with np.errstate(all="ignore"):
+            for node in graph:
+                _visit(node, scope, unknown)
+        return 0
+
+    jax.eval_shape(abstractly, *(jax.ShapeDtypeStruct(*abstract[v]) for v in values))
+
+
+def _declared(value: Value) -> tuple[tuple[int, ...], np.dtype] | None:
+    dims, kind = shape(value), dtype(value)
+    return None if dims is None or kind is None else (dims, kind)
+
+
+def _record(value: Value, array: Any, declared: np.dtype | None) -> None:
+    kind = declared if declared is not None else array.dtype
+    value.type = TensorType(DataType.from_numpy(np.dtype(kind)))
+    value.shape = Shape([int(n) for n in array.shape])
+
+
+def _visit(node: Node, scope: Scope, unknown: set[Value]) -> None:
+    """One node on shapes; where those are not known, its types alone."""
+    reads = [v for v in (*node.inputs, *captured(node)) if v is not None]
+    definition = find(node.domain, node.op_type, scope.opsets.get(node.domain, 1))
+    if any(v in unknown for v in reads) or (definition is not None and definition.host):
+        return _types_only(node, scope, unknown)
+    try:
+        results = results_of(node, scope)
+    except NotKnown:
+        return _types_only(node, scope, unknown)
+    for value, array, declared in results:
+        _record(value, array, declared)
+        if not isinstance(array, jax.Array) and array.size > _KNOWN:
+            array = lax.full(array.shape, 0, array.dtype)  # its values fix nothing
+        scope.put(value, array, declared)
+    return None
+
+
+def _types_only(node: Node, scope: Scope, unknown: set[Value]) -> None:
+    opset = scope.opsets.get(node.domain, 1)
+    found = signature(node.domain, node.op_type, opset)
+    types = []
+    for value in node.inputs:
+        if value is not None and value not in unknown and value not in scope.types:
+            scope.get(value)
+        types.append(None if value is None else dtype(value) if value in unknown else scope.types[value])
+    if found is not None:
+        check(found, source_name(node), types)
+    plain = {k: a.value for k, a in node.attributes.items() if not a.is_ref() and not isinstance(a.value, Graph)}
+    declared = result_types(found, types, plain, len(node.outputs))
+    for value, kind in zip(node.outputs, declared, strict=True):
+        unknown.add(value)
+        if kind is not None:
+            value.type = TensorType(DataType.from_numpy(np.dtype(kind)))

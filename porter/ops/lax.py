@@ -14,9 +14,8 @@ import jax
 import numpy as np
 from jax import lax
 
-from porter.errors import PorterError
 from porter.ops.einsum import expand, pair
-from porter.ops.namespace import NARROW, highest, is_float, lowest
+from porter.ops.namespace import NARROW, NotKnown, highest, is_float, lowest
 
 jax.config.update("jax_enable_x64", True)
 
@@ -401,7 +400,7 @@ class Jax:
             if self.concrete(flag):
                 return state, rows
         if scans:
-            raise PorterError("Loop", expected="a number of turns known beforehand", found="a computed one")
+            raise NotKnown("Loop", expected="a number of turns known beforehand", found="a computed one")
         limit = np.int64(np.iinfo(np.int64).max) if trip_count is None else trip_count
         start = (np.int64(0), self.reshape(lax.asarray(flag), ()), _arrays(state))
 

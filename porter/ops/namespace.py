@@ -65,10 +65,14 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype in WIDE or dtype in NARROW
 
 
+class NotKnown(PorterError):
+    """A shape would depend on values that are computed at run time."""
+
+
 def ints(x: Any) -> tuple[int, ...]:
     """A static integer input as Python ints; a scalar gives a 1-tuple."""
     if not isinstance(x, np.ndarray | np.generic | int):
-        raise PorterError("an input that fixes a shape", expected="known values", found="values computed at run time")
+        raise NotKnown("an input that fixes a shape", expected="known values", found="values computed at run time")
     return tuple(int(v) for v in np.atleast_1d(x).reshape(-1))
 
 

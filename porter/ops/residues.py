@@ -1,0 +1,179 @@
+"""Arithmetic modulo two primes, on numpy arrays: exact products by BLAS, powers by tables, keyed hashes, rationals.
+
+p = 2q + 1 is a safe prime, both below 2**31, so that a product of two residues fits in int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+
+from porter import formats
+
+P = 2147483579
+Q = (P - 1) // 2
+G = 4  # a square, and not 1: its order is q
+ROOT = (P + 1) // 4  # x ** ROOT is a square root of x or of -x, since p = 3 mod 4
+LIMB = 16  # residues are cut into 16 + 15 bits: products below 2**32, and 2**21 of them sum exactly in float64
+_MASK = (1 << LIMB) - 1
+
+
+def add(a: np.ndarray, b: np.ndarray, m: int) -> np.ndarray:
+    total = a + b
+    return np.where(total >= m, total - m, total)
+
+
+def negate(a: np.ndarray, m: int) -> np.ndarray:
+    return np.where(a == 0, a, m - a)
+
+
+def multiply(a: np.ndarray, b: np.ndarray, m: int) -> np.ndarray:
+    return (a * b) % m
+
+
+def power(a: np.ndarray, exponent: int, m: int) -> np.ndarray:
+    """a ** exponent modulo m, by squaring; a negative exponent inverts."""
+    exponent = exponent % (m - 1) if exponent < 0 else exponent
+    result, square = np.ones_like(a), a
+    while exponent:
+        if exponent & 1:
+            result = multiply(result, square, m)
+        exponent >>= 1
+        if exponent:
+            square = multiply(square, square, m)
+    return result
+
+
+def inverse(a: np.ndarray, m: int) -> np.ndarray:
+    """1 / a modulo m; 0 for 0, which the caller must tell apart."""
+    return power(a, m - 2, m)
+
+
+def exponential(x: np.ndarray) -> np.ndarray:
+    """G ** x modulo p for exponents modulo q, by three tables of 2**10."""
+    low, middle, high = _tables()
+    part = multiply(low[x & 1023], middle[(x >> 10) & 1023], P)
+    return multiply(part, high[x >> 20], P)
+
+
+@cache
+def _tables() -> tuple[np.ndarray, ...]:
+    tables = []
+    for shift in (0, 10, 20):
+        base, row, value = pow(G, 1 << shift, P), [], 1
+        for _ in range(1024):
+            row.append(value)
+            value = value * base % P
+        tables.append(np.array(row, np.int64))
+    return tuple(tables)
+
+
+def square_sign(x: np.ndarray) -> np.ndarray:
+    """The Legendre symbol modulo p as a residue: 1 for squares, p - 1 for the rest, 0 for 0."""
+    return power(x, Q, P)
+
+
+def bilinear(product: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, length: int, m: int) -> np.ndarray:
+    """product(a, b) modulo m, where `product` sums products of `length` pairs in float64: exact, since every limb
+    product is below 2**32 and a sum of 2**21 of them below 2**53."""
+    if length > 1 << 21:
+        raise OverflowError(f"a contraction of length {length} is not exact in float64 limbs")
+    a_low, a_high = (a & _MASK).astype(np.float64), (a >> LIMB).astype(np.float64)
+    b_low, b_high = (b & _MASK).astype(np.float64), (b >> LIMB).astype(np.float64)
+
+    def part(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.asarray(product(x, y)).astype(np.int64) % m
+
+    high = part(a_high, b_high)
+    middle = add(part(a_low, b_high), part(a_high, b_low), m)
+    shifted = multiply(add(multiply(high, np.int64(1 << LIMB), m), middle, m), np.int64(1 << LIMB), m)
+    return add(shifted, part(a_low, b_low), m)
+
+
+def hashed(key: int, *parts: np.ndarray) -> np.ndarray:
+    """A keyed function of residues, 64 bits (splitmix64's finalizer, which mixes every input bit into every other)."""
+    with np.errstate(over="ignore"):
+        state = np.uint64(key % (1 << 64))
+        for part in parts:
+            state = _mix(state ^ part.astype(np.uint64))
+    return np.asarray(state)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def key_of(seed: int, name: str) -> int:
+    """A 64-bit key for a function's name, the same on every machine."""
+    state = np.uint64(seed)
+    with np.errstate(over="ignore"):
+        for byte in name.encode():
+            state = _mix(np.asarray(state ^ np.uint64(byte + 1)))
+    return int(state)
+
+
+# floats as residues
+
+
+def from_floats(x: np.ndarray, m: int) -> np.ndarray:
+    """Finite floats as the dyadic rationals they are: mantissa times a power of two modulo m. 0 where not finite."""
+    fraction, exponent = np.frexp(np.where(np.isfinite(x), x, 0).astype(np.float64))
+    mantissa = np.ldexp(fraction, 53).astype(np.int64)
+    table, lowest = _powers_of_two(m)
+    return multiply(mantissa % m, table[exponent.astype(np.int64) - 53 - lowest], m)
+
+
+@cache
+def _powers_of_two(m: int) -> tuple[np.ndarray, int]:
+    lowest, highest = -1140, 1025
+    value, row = pow(2, lowest, m), []
+    for _ in range(lowest, highest):
+        row.append(value)
+        value = value * 2 % m
+    return np.array(row, np.int64), lowest
+
+
+def from_fraction(value: Fraction, m: int) -> int:
+    """A rational modulo m."""
+    return value.numerator % m * pow(value.denominator, -1, m) % m
+
+
+SMALL = 1000  # denominators up to this are taken for what a constant means
+
+
+@cache
+def meaning(value: float, dtype: str) -> tuple[Fraction, Fraction]:
+    """(a, r) such that the constant stands for a * sqrt(r), r a rational of small terms or 1.
+
+    A stored constant is a rounded one: 0.044715, 1/3, sqrt(1/2), 1/sqrt(96). The simplest number that rounds to the
+    stored value (to half an ulp of its format) is what it means: a fraction with a denominator up to 1000, a decimal
+    of at most 7 digits, or the root of such a fraction; else it means itself.
+    """
+    exactly = Fraction(value)
+    half = Fraction(float(formats.of(dtype).ulp(value))) / 2
+    simple = exactly.limit_denominator(SMALL)
+    if simple and abs(simple - exactly) <= half:
+        return simple, Fraction(1)
+    decimal = Fraction(f"{value:.7g}")
+    if abs(decimal - exactly) <= half:
+        return decimal, Fraction(1)
+    square = (exactly * exactly).limit_denominator(SMALL)
+    if square and abs(float(square) ** 0.5 - abs(value)) <= float(half) + abs(value) * 2.0**-51:
+        return Fraction(1 if value > 0 else -1), square
+    return exactly, Fraction(1)
+
+
+def squarefree(n: int) -> tuple[int, int]:
+    """(s, f) with n = s * s * f and f free of squares."""
+    s, f, d = 1, n, 2
+    while d * d <= f:
+        while f % (d * d) == 0:
+            s, f = s * d, f // (d * d)
+        d += 1
+    return s, f
