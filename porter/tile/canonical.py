@@ -15,7 +15,7 @@ UNROLL = 4  # parts of a joined axis that become stores of their own
 
 def canonical(form: Form, *, keep_last: int = 0) -> Form:
     """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours."""
-    form = form.rebuild(change=_narrow_operands)
+    form = _without_units(form.rebuild(change=_narrow_operands))
     form = unify(form)
     form = form.rebuild(change=_hoist_division)
     form = unroll(form)
@@ -30,6 +30,26 @@ def _narrow_operands(form: Form, node: Node) -> Node | int:
             if form[a.arg].dtype == form[b.arg].dtype:
                 return replace(node, a=a.arg, b=b.arg)
     return node
+
+
+def _without_units(form: Form) -> Form:
+    """Views without dimensions of length 1; an element is then an access without index."""
+
+    def squeezed(view: tuple[int, ...], index: tuple[Index, ...]) -> tuple[tuple[int, ...], tuple[Index, ...]]:
+        kept = [d for d, n in enumerate(view) if n != 1 or index[d] != Index(Affine())]
+        return tuple(view[d] for d in kept), tuple(index[d] for d in kept)
+
+    def change(_: Form, node: Node) -> Node:
+        if isinstance(node, Load):
+            view, index = squeezed(node.view, node.index)
+            return replace(node, view=view, index=index)
+        return node
+
+    new = form.rebuild(change=change)
+    for k, s in enumerate(new.stores):
+        view, index = squeezed(s.view, s.index)
+        new.stores[k] = replace(s, view=view, index=index)
+    return new
 
 
 def _hoist_division(form: Form, node: Node) -> Node | int:

@@ -8,12 +8,10 @@ loop. A softmax's maximum and what sums its exponentials share one loop too, wit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from porter.tile import form as F
 from porter.tile import program as P
-from porter.tile.affine import Affine
 from porter.tile.elementwise import ELEMENTWISE, identity
 
 
@@ -26,6 +24,7 @@ class _Frame:
     statements: list[P.Statement] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     local: dict[int, str] = field(default_factory=dict)
+    masks: dict[tuple[str, str, P.Scalar], str] = field(default_factory=dict)
 
 
 def schedule(form: F.Form, axes: tuple[P.Axis, ...], name: str, *, product: str = "fp32", note: str = "") -> P.Program:
@@ -175,8 +174,11 @@ class _Scheduler:
             if a in self.ragged and a in self.form.axes_of(node):
                 held = self.beyond.get((name, a))
                 if held is None or held != neutral:
-                    t = self.types[name]
-                    masked = self._emit(P.Mask, t, name, a, neutral)
+                    t, key = self.types[name], (name, a, neutral)
+                    if (known := self._kept(key)) is not None:
+                        name = known
+                        continue
+                    masked = self.frames[-1].masks[key] = self._emit(P.Mask, t, name, a, neutral)
                     for b in t.axes:
                         if b == a:
                             self.beyond[masked, b] = neutral
@@ -190,6 +192,10 @@ class _Scheduler:
         a, b = self._masked(n.a, n.axes, zero), self._masked(n.b, n.axes, zero)
         precision = self.product if self.form[n.a].dtype == "float32" and self.form[n.b].dtype == "float32" else "fp32"
         return self._emit(P.Dot, self._type(n.dtype, axes), a, b, n.axes, acc, precision)
+
+    def _kept(self, key: tuple[str, str, P.Scalar]) -> str | None:
+        """The mask that some enclosing block has already made."""
+        return next((f.masks[key] for f in self.frames if key in f.masks), None)
 
     # Loops
 
@@ -296,9 +302,9 @@ class _Scheduler:
                 part = self._emit(P.Reduce, t, "max", self._masked(n.arg, n.axes, identity("max", n.dtype)), n.axes)
                 new = self._emit(P.Elementwise, t, "max", (acc, part))
                 low = self._emit(P.Full, P.Tile(n.dtype), -math.inf)
-                seen = self._emit(P.Elementwise, P.Tile("bool", t.axes), "gt", (new, low))
+                empty = self._emit(P.Elementwise, P.Tile("bool", t.axes), "eq", (new, low))
                 zero = self._emit(P.Full, P.Tile(n.dtype), 0)
-                safe = self._emit(P.Elementwise, t, "select", (seen, new, zero))  # -inf - -inf would be NaN
+                safe = self._emit(P.Elementwise, t, "select", (empty, zero, new))  # -inf - -inf would be NaN
                 frame.local[i] = safe
                 rescale = self._emit(P.Elementwise, t, "exp", (self._emit(P.Elementwise, t, "sub", (acc, safe)),))
                 after.append(new)
@@ -312,12 +318,3 @@ class _Scheduler:
                 after.append(self._emit(P.Elementwise, t, n.op, (kept, part)))
         return after
 
-
-def unit(axes: Mapping[str, P.Axis], names: frozenset[str]) -> int:
-    """Lanes of a tile with these axes."""
-    return math.prod(axes[a].tile for a in names)
-
-
-def bare(affine: Affine) -> str | None:
-    """The axis, if the form is just that axis."""
-    return affine.axes[0] if len(affine.terms) == 1 and affine.const == 0 and affine.terms[0][1] == 1 else None

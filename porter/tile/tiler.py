@@ -12,6 +12,7 @@ from porter.tile.limits import Limits
 from porter.tile.program import Program
 from porter.tile.pull import pull
 from porter.tile.schedule import schedule
+from porter.tile.verify import verify
 
 
 def tile(
@@ -25,4 +26,6 @@ def tile(
 def tile_form(form: Form, limits: Limits, *, name: str = "kernel") -> Program:
     """The tile program of an axis form."""
     form = canonical(form, keep_last=len(limits.multiples) or (2 if limits.partitions else 0))
-    return schedule(form, choose(form, limits), name, product=limits.float32_product)
+    program = schedule(form, choose(form, limits), name, product=limits.float32_product)
+    verify(program)
+    return program
