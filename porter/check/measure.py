@@ -22,7 +22,8 @@ class Distance:
     max_abs, rms    of the difference
     max_rel         largest |difference| / |expected|, over expected values of at least 1e-3 of the tensor's rms
                     (below that a relative error says nothing: see the rms floor of the gates)
-    ulp             largest difference in units of the spacing of the format at the expected value; 0 for integers
+    ulp             largest difference in units of the format's spacing at the expected value, or at 1e-3 of the
+                    tensor's rms where that is larger; 0 for integers
     sqnr_db         10 log10(sum expected^2 / sum difference^2), at most 300, and 300 when equal
     cosine          of the two as vectors; 1 when equal
     moved, size     how many elements differ, of how many
@@ -65,7 +66,7 @@ def distance(expected: np.ndarray, actual: np.ndarray, *, format: str | None = N
         max_abs=float(error[worst]),
         max_rel=float(np.max(error[big] / size[big], initial=0.0)),
         rms=float(np.sqrt(noise / e.size)),
-        ulp=float(np.max(error / spacing.ulp(e))) if spacing is not None else 0.0,
+        ulp=float(np.max(error / spacing.ulp(np.maximum(size, 1e-3 * level)))) if spacing is not None else 0.0,
         sqnr_db=decibel(power, noise),
         cosine=cosine(e, a),
         moved=int(np.count_nonzero(error)),

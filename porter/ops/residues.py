@@ -5,6 +5,7 @@ p = 2q + 1 is a safe prime, both below 2**31, so that a product of two residues 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
@@ -144,29 +145,37 @@ def from_fraction(value: Fraction, m: int) -> int:
     return value.numerator % m * pow(value.denominator, -1, m) % m
 
 
-SMALL = 1000  # denominators up to this are taken for what a constant means
+SIMPLE = 64  # terms of fractions that are taken for what a constant means
+COUNT = 1 << 16  # whole numbers n for which 1/n, sqrt(n) and 1/sqrt(n) are
 
 
 @cache
 def meaning(value: float, dtype: str) -> tuple[Fraction, Fraction]:
-    """(a, r) such that the constant stands for a * sqrt(r), r a rational of small terms or 1.
+    """(a, r) such that the constant stands for a * sqrt(r), r a positive rational.
 
     A stored constant is a rounded one: 0.044715, 1/3, sqrt(1/2), 1/sqrt(96). The simplest number that rounds to the
-    stored value (to half an ulp of its format) is what it means: a fraction with a denominator up to 1000, a decimal
-    of at most 7 digits, or the root of such a fraction; else it means itself.
+    stored value (to half an ulp of its format) is what it means: a fraction of small terms, 1/n, a decimal of at most 6
+    digits, the root of a fraction of small terms, sqrt(n) or 1/sqrt(n); else it means itself.
     """
-    exactly = Fraction(value)
+    exactly, one = Fraction(value), Fraction(1)
     half = Fraction(float(formats.of(dtype).ulp(value))) / 2
-    simple = exactly.limit_denominator(SMALL)
-    if simple and abs(simple - exactly) <= half:
-        return simple, Fraction(1)
-    decimal = Fraction(f"{value:.7g}")
-    if abs(decimal - exactly) <= half:
-        return decimal, Fraction(1)
-    square = (exactly * exactly).limit_denominator(SMALL)
-    if square and abs(float(square) ** 0.5 - abs(value)) <= float(half) + abs(value) * 2.0**-51:
-        return Fraction(1 if value > 0 else -1), square
-    return exactly, Fraction(1)
+    turned = Fraction(round(1 / exactly))
+    candidates = [exactly.limit_denominator(SIMPLE), Fraction(f"{value:.6g}")]
+    if 0 < abs(turned) <= COUNT:
+        candidates.insert(1, 1 / turned)
+    for candidate in candidates:
+        if candidate and abs(candidate - exactly) <= half:
+            return candidate, one
+    square = exactly * exactly
+    roots = [square.limit_denominator(SIMPLE), Fraction(round(square))]
+    roots.append(Fraction(1, max(1, round(1 / square))))
+    for root in roots:
+        # a float64 root is itself half an ulp off
+        if 0 < root <= COUNT and root.denominator <= COUNT and root.numerator <= COUNT:
+            away = abs(Fraction(math.sqrt(root)) - abs(exactly))
+            if away <= half + Fraction(math.ulp(value)):
+                return Fraction(1 if value > 0 else -1), root
+    return exactly, one
 
 
 def squarefree(n: int) -> tuple[int, int]:
