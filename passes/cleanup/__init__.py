@@ -1,0 +1,1 @@
+"""What every model gains from and none loses by: folding, dropping and merging, bit for bit the same."""

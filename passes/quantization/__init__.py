@@ -1,0 +1,1 @@
+"""Cheaper number formats, as the standard writes them, each within a stated budget."""

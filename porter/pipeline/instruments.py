@@ -1,0 +1,165 @@
+"""What watches a pipeline: the passes work, these look. Each sees every rewrite and every step, and may stop the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from porter import check, graph
+from porter.check import Contract, Kind, Verdict
+from porter.check.execution import Subject
+from porter.graph import Model, make_tensor
+from porter.pipeline.cache import Cache, key
+from porter.pipeline.failure import Evidence, StepFailed
+from porter.pipeline.text import Stage
+from porter.rewrite import Rewrite
+
+_STRICTNESS = [Kind.EXACT, Kind.ALGEBRAIC, Kind.ROUNDING, Kind.PRECISION]
+
+
+class Instrument:
+    """Sees a pipeline at work. Every method may be left as it is; one that raises PorterError stops the run."""
+
+    def started(self, model: Model) -> None:
+        """Before the first pass; `model` is the original."""
+
+    def rewritten(self, stage: Stage, rewrite: Rewrite) -> dict[str, Any] | None:
+        """After one change; what it returns is added to the step's metric."""
+
+    def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
+        """After a pass; what it returns is added to the step's metric."""
+
+    def finished(self, model: Model) -> dict[str, Any] | None:
+        """After the last pass."""
+
+
+@dataclass
+class Verify(Instrument):
+    """After every pass that changed something the model is a valid one, and every value's type and shape is known."""
+
+    def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> None:
+        if rewrites:
+            graph.validate(after)
+
+
+@dataclass
+class Save(Instrument):
+    """Every step that changed something as a file: 01-cleanup.constants.onnx, ..."""
+
+    folder: Path
+    number: int = 0
+
+    def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> None:
+        self.number += 1
+        if rewrites:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            graph.save(after, self.folder / f"{self.number:02d}-{stage.name}.onnx")
+
+
+@dataclass
+class Check(Instrument):
+    """Every distinct rewrite alone, by its pass' contract; then the whole model against the original, by the weakest so far.
+
+    The whole model is run after each group of passes (one word of the pipeline) and after a pass whose changes have no region; a
+    group that fails is gone through again pass by pass, to name the one.
+    """
+
+    keep: Path | None = None
+    seed: int = 0
+    cache: Cache = field(default_factory=lambda: Cache(None))
+    inputs: Mapping[str, np.ndarray] | None = None
+    whole: bool = True
+    regions: int = 0
+    distinct: int = 0
+    _known: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _original: Subject | None = None
+    _sample: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _claim: Contract = check.exact
+    _pending: list[tuple[Stage, Model, Model, list[Rewrite], Contract]] = field(default_factory=list)
+
+    def started(self, model: Model) -> None:
+        self._original = Subject(model)
+        if self.whole:
+            self._sample = self.inputs if self.inputs is not None else check.draw(model, self.seed)
+
+    def rewritten(self, stage: Stage, rewrite: Rewrite) -> dict[str, Any] | None:
+        if rewrite.before is None or rewrite.after is None:
+            return None
+        self.regions += 1
+        contract = stage.work.contract
+        kept = key(rewrite.key, contract, self.seed)
+        if kept not in self._known:
+            self.distinct += 1
+            found = self.cache.get(kept)
+            self._known[kept] = found if found is not None else self._region(stage, rewrite, contract)
+            self.cache.put(kept, self._known[kept])
+        return self._known[kept]
+
+    def _region(self, stage: Stage, rewrite: Rewrite, contract: Contract) -> dict[str, Any]:
+        assert rewrite.before is not None and rewrite.after is not None
+        before = _unrounded(rewrite.before, rewrite.exact) if contract.kind is Kind.ALGEBRAIC else rewrite.before
+        sample = check.draw(rewrite.before, self.seed)
+        verdict = check.compare(before, rewrite.after, contract, sample, subject=stage.name)
+        if not verdict.ok:
+            self._stop(stage, verdict, rewrite, Evidence(rewrite.before, rewrite.after, sample), contract)
+        return verdict.metric
+
+    def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
+        if not rewrites:
+            return None
+        self._claim = weaker(self._claim, stage.work.contract)
+        if self.whole:
+            if self._pending and self._pending[-1][0].group != stage.group:
+                self._accumulated()
+            self._pending.append((stage, before, graph.clone(after), rewrites, self._claim))
+        return None
+
+    def finished(self, model: Model) -> dict[str, Any] | None:
+        self.cache.trim()
+        return self._accumulated()
+
+    def _accumulated(self) -> dict[str, Any] | None:
+        """The model after the waiting passes against the original; where it fails, the first pass after which it does."""
+        if not self._pending:
+            return None
+        assert self._original is not None
+        stage, _, after, _, claim = self._pending[-1]
+        verdict = check.compare(self._original, after, claim, self._sample, locate=False)
+        if not verdict.ok:
+            for stage, before, after, rewrites, claim in self._pending:
+                verdict = check.compare(self._original, after, claim, self._sample, subject=stage.name)
+                if not verdict.ok:
+                    one = rewrites[0] if len(rewrites) == 1 else None
+                    self._stop(stage, verdict, one, Evidence(before, after, self._sample), claim)
+        self._pending.clear()
+        return verdict.metric
+
+    def _stop(self, stage: Stage, verdict: Verdict, rewrite: Rewrite | None, evidence: Evidence, contract: Contract) -> None:
+        kept = evidence.keep(self.keep) if self.keep is not None else None
+        raise StepFailed(stage.name, verdict, rewrite=rewrite, kept=kept, stage=str(stage), contract=str(contract))
+
+
+def weaker(a: Contract, b: Contract) -> Contract:
+    """The contract that two steps keep together; budgets of both hold."""
+    if Kind.PRECISION in (a.kind, b.kind):
+        return Contract(Kind.PRECISION, tuple(dict.fromkeys((*a.budgets, *b.budgets))))
+    return max(a, b, key=lambda contract: _STRICTNESS.index(contract.kind))
+
+
+def _unrounded(model: Model, exact: Mapping[str, np.ndarray]) -> Model:
+    """The region with its constants as the rule means them, in float64: what `algebraic` is about."""
+    if not exact:
+        return model
+    made = graph.clone(model)
+    for name, wanted in exact.items():
+        value = made.graph.initializers[name]
+        if value.dtype is not None and value.dtype.is_floating_point():
+            value.const_value = make_tensor(np.asarray(wanted, np.float64), name=name)
+    return made
+
+
+__all__ = ["Check", "Instrument", "Save", "Verify", "weaker"]

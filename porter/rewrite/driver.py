@@ -1,0 +1,231 @@
+"""Rules at work: every place where one fits is rewritten, one at a time, and each change is handed out as a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from porter import ops
+from porter.errors import PorterError
+from porter.graph import (
+    Attr,
+    AttributeType,
+    Graph,
+    Model,
+    Node,
+    Value,
+    constant_tensor,
+    dtype,
+    fresh,
+    graphs,
+    inherit,
+    insert_before,
+    names,
+    remove,
+    replace_uses,
+    source_name,
+)
+from porter.rewrite.build import Built, build
+from porter.rewrite.match import Miss
+from porter.rewrite.regions import SMALL, boundary, content, has_subgraphs, region, upstream
+from porter.rewrite.rule import Match, Rule
+
+#: how often the whole graph is walked; each walk is the last unless something changed
+SWEEPS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """One change: where, and the region before and after as models over the same inputs.
+
+    `before` is None where there is no region to compare (nodes that nobody reads were dropped, say): the whole model is compared
+    then. `key` is equal for equal regions. `exact` holds constants of `before` that the rule knows without their rounding
+    (sqrt(2) for 1.4142135): the contract is about these.
+    """
+
+    number: int
+    rule: str
+    nodes: tuple[str, ...]
+    sources: tuple[str, ...]
+    before: Model | None = None
+    after: Model | None = None
+    exact: Mapping[str, np.ndarray] = field(default_factory=dict)
+    key: str = ""
+
+    @property
+    def place(self) -> str:
+        """The source layer, for messages."""
+        return self.sources[-1] if self.sources else "the model"
+
+
+def note(number: int, rule: str, nodes: Sequence[Node]) -> Rewrite:
+    """The record of a change that has no region of its own."""
+    return Rewrite(number, rule, tuple(node.op_type for node in nodes), _sources(nodes))
+
+
+def apply(model: Model, rules: Sequence[Rule], *, start: int = 0) -> Iterator[Rewrite]:
+    """Rewrites the model in place until no rule fits; yields after each change, at which point the model is valid.
+
+    Whoever stops asking stops the rewriting. Numbers count on from `start`.
+    """
+    number = start
+    types: dict[str, list[Value]] = {}
+    for _ in range(SWEEPS):
+        changed = False
+        for graph in all_graphs(model):
+            for node in list(graph):
+                if node.graph is not graph:
+                    continue
+                for rule in rules:
+                    found = rule.match(node)
+                    if not isinstance(found, Match):
+                        continue
+                    record = rewrite_once(model, graph, found, number + 1, types)
+                    if record is not None:
+                        number, changed = number + 1, True
+                        yield record
+                        break
+        if not changed:
+            return
+    raise PorterError(f"rules {', '.join(rule.name for rule in rules)}", expected="an end", found=f"changes in each of {SWEEPS} walks")
+
+
+def all_graphs(model: Model) -> Iterator[Graph]:
+    """The model's graph and the subgraphs of its control flow; the bodies of functions stay as they are."""
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop(0)
+        yield graph
+        for node in graph:
+            pending.extend(graphs(node))
+
+
+def rewrite_once(model: Model, graph: Graph, m: Match, number: int, types: dict[str, list[Value]]) -> Rewrite | None:
+    """Makes one change; None, and nothing changed, where the rule's other side refuses or does not fit the types."""
+    terms = m.rule.replacement(m)
+    if terms is None:
+        return None
+    known = set(model.functions)
+    built = build(model, graph, m, terms)
+    reason = _cannot_stand(m, built)
+    record = None if reason else _record(model, m, built, number, types)
+    if record is None:
+        m.refuse(reason or m.reason or "the replacement has another type or shape")
+        for value in built.weights:
+            del graph.initializers[value.name or ""]
+        for node in reversed(built.nodes):
+            for position in range(len(node.inputs)):
+                node.replace_input_with(position, None)
+        for key in set(model.functions) - known:
+            del model.functions[key]
+        return None
+    _put(graph, m, built)
+    return record
+
+
+def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, list[Value]]) -> Rewrite | None:
+    nodes = m.nodes
+    sources = _sources(nodes)
+    kinds = tuple(node.op_type for node in nodes)
+    if has_subgraphs([*nodes, *built.nodes]):
+        return Rewrite(number, m.rule.name, kinds, sources)
+    read = {value for node in built.nodes for value in node.inputs if value is not None}
+    kept = [v for v in m.binding.values.values() if v in read and v is not None and _is_data(v)]
+    reads = boundary(built.nodes, built.outputs, keep=kept)
+    earlier = _without(upstream(nodes, reads), reads)
+    inputs = list(dict.fromkeys([*boundary(earlier, m.outputs, keep=kept), *reads]))
+    before = region(earlier, inputs, m.outputs, model.functions, opset=model.opset_imports.get("", 24))
+    after = region(built.nodes, inputs, built.outputs, model.functions, opset=model.opset_imports.get("", 24))
+    key = content(before, after)
+    if content(before) == content(after):
+        m.refuse("the replacement is what is there already")
+        return None
+    if key not in types:
+        ops.infer(after)
+        types[key] = [value for node in after.graph for value in node.outputs] + list(after.graph.outputs)
+    found = types[key]
+    for old, new in zip(m.outputs, found[len(found) - len(m.outputs) :], strict=True):
+        if dtype(old) is not None and (dtype(new) != dtype(old) or (_static(old) and tuple(new.shape or ()) != tuple(old.shape or ()))):
+            m.refuse(f"the replacement is {dtype(new)}{new.shape}, not {dtype(old)}{old.shape}")
+            return None
+    fresh_values = [value for node in built.nodes for value in node.outputs]
+    for value, typed in zip(fresh_values, found, strict=False):
+        value.type, value.shape = typed.type, typed.shape
+    exact = {}
+    copies = dict(zip(_constants(earlier, inputs), before.graph.initializers, strict=True))
+    for value, wanted in m.binding.exact.items():
+        if value in copies:
+            exact[copies[value]] = np.broadcast_to(np.asarray(wanted), tuple(value.shape or ()))
+    return Rewrite(number, m.rule.name, kinds, sources, before, after, exact, key)
+
+
+def _without(nodes: Sequence[Node], reads: Sequence[Value]) -> list[Node]:
+    """The nodes less those that only compute what both sides read anyway."""
+    wanted = set(reads)
+    return [node for node in nodes if not (node.outputs and all(value in wanted for value in node.outputs))]
+
+
+def _constants(nodes: Sequence[Node], inputs: Sequence[Value]) -> list[Value]:
+    """The constants that `region` makes initializers of, in its order."""
+    given, inside = set(inputs), {value for node in nodes for value in node.outputs}
+    return list(dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in given and v not in inside))
+
+
+def _is_data(value: Value) -> bool:
+    """Whether a constant is a weight, which any other could replace, and not a shape or a list of axes."""
+    tensor, kind = constant_tensor(value), dtype(value)
+    return tensor is not None and kind is not None and (kind.kind not in "iub" or tensor.size > SMALL)
+
+
+def _cannot_stand(m: Match, built: Built) -> str | None:
+    """Why the values cannot take the place of the pattern's outputs, if they cannot."""
+    for old, new in zip(m.outputs, built.outputs, strict=True):
+        if new is old:
+            return "the replacement is the pattern's own output"
+        taken = new.is_graph_output() or new.producer() is None or new in built.outputs[: built.outputs.index(new)]
+        if old.is_graph_output() and taken and not built.nodes:
+            return f"'{old.name}' is an output of the graph, and '{new.name}' cannot take its name"
+    return None
+
+
+def _put(graph: Graph, m: Match, built: Built) -> None:
+    """New nodes in, uses moved over, names kept, old nodes out."""
+    nodes = m.nodes
+    for node in built.nodes:
+        _round_attributes(node)
+    inherit(built.nodes, nodes)
+    insert_before(m.node, built.nodes)
+    used: set[str] | None = None
+    mine = {value for node in built.nodes for value in node.outputs}
+    for old, new in zip(m.outputs, built.outputs, strict=True):
+        name, interface = old.name, old.is_graph_output()
+        if new in mine and not new.is_graph_output():
+            new.type, new.shape = new.type or old.type, new.shape or old.shape
+        replace_uses(old, new)
+        if new in mine and name and not interface and not new.is_graph_output():
+            used = names(graph) if used is None else used
+            old.name = fresh(f"{name}_replaced", used)
+            new.name = name
+    for node in reversed(nodes):
+        if not any(value.is_graph_output() or value.uses() for value in node.outputs):
+            remove([node])
+
+
+def _round_attributes(node: Node) -> None:
+    """Float attributes as the file will hold them."""
+    for name, attribute in list(node.attributes.items()):
+        if not attribute.is_ref() and attribute.type == AttributeType.FLOAT:
+            node.attributes[name] = Attr(name, AttributeType.FLOAT, float(np.float32(attribute.value)))
+
+
+def _static(value: Value) -> bool:
+    return value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
+
+
+def _sources(nodes: Sequence[Node]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(source_name(node) for node in nodes))
+
+
+__all__ = ["Miss", "Rewrite", "all_graphs", "apply", "note", "rewrite_once"]

@@ -1,0 +1,91 @@
+"""Nodes that belong together, as a call of one model-local function: the exact half of fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from porter.graph import (
+    HOME_OPSET,
+    Attr,
+    AttributeType,
+    Function,
+    Graph,
+    Model,
+    Node,
+    RefAttr,
+    Value,
+    attributes,
+    constant_tensor,
+    inherit,
+    insert_before,
+    new_node,
+    new_value,
+    remove,
+    replace_uses,
+    source_name,
+)
+from porter.rewrite.driver import Rewrite
+from porter.rewrite.build import DOMAIN
+from porter.rewrite.regions import boundary, canonical, content, region
+
+
+def fuse(model: Model, nodes: Sequence[Node], name: str, number: int) -> Rewrite:
+    """Puts a call of `porter.NAME` in the place of nodes of which only the last one's results are read outside.
+
+    The nodes are in order of evaluation. Their attributes are attributes of the function (a name that two nodes share is
+    preceded by the operator's), so that equal chains share one function whatever their strides.
+    """
+    last = nodes[-1]
+    inputs = boundary(nodes, last.outputs, keep=[v for node in nodes for v in node.inputs if v is not None and constant_tensor(v) is not None])
+    before = region(nodes, inputs, list(last.outputs), model.functions, opset=model.opset_imports.get("", HOME_OPSET))
+    made, given = _function(model, nodes, inputs, name)
+    for found in model.functions.values():
+        if found.domain == DOMAIN and found.name.startswith(name) and _same(found, made):
+            made = found
+            break
+    else:
+        count = 1
+        while made.identifier() in model.functions:
+            made.name, count = f"{name}_{count}", count + 1
+        model.functions[made.identifier()] = made
+        model.opset_imports.setdefault(DOMAIN, 1)
+    call = new_node(made.name, inputs, given, domain=DOMAIN, outputs=len(last.outputs), name=last.name)
+    inherit([call], nodes)
+    for old, new in zip(last.outputs, call.outputs, strict=True):
+        new.type, new.shape = old.type, old.shape
+    after = region([call], inputs, list(call.outputs), model.functions, opset=model.opset_imports.get("", HOME_OPSET))
+    sources = tuple(dict.fromkeys(source_name(node) for node in nodes))
+    record = Rewrite(number, name, tuple(node.op_type for node in nodes), sources, before, after, {}, content(before, after))
+    insert_before(last, [call])
+    for old, new in zip(last.outputs, call.outputs, strict=True):
+        wanted = old.name
+        replace_uses(old, new)
+        if not new.is_graph_output():
+            old.name, new.name = f"{wanted}/{last.op_type}", wanted
+    remove(nodes)
+    return record
+
+
+def _function(model: Model, nodes: Sequence[Node], inputs: Sequence[Value], name: str) -> tuple[Function, dict[str, object]]:
+    """The function, and the attributes that this call of it carries."""
+    copies: dict[Value | None, Value | None] = {None: None}
+    copies.update((value, new_value(f"x{number}")) for number, value in enumerate(inputs))
+    given: dict[str, object] = {}
+    body = []
+    for node in nodes:
+        references = []
+        for key, value in attributes(node).items():
+            outer = f"{node.op_type.lower()}_{key}" if key in given else key
+            given[outer] = value
+            references.append(RefAttr(key, outer, node.attributes[key].type))
+        copies.update((value, new_value(f"{node.op_type.lower()}{len(body)}")) for value in node.outputs)
+        operands = [copies[value] for value in node.inputs]
+        body.append(Node(node.domain, node.op_type, operands, references, outputs=[copies[value] for value in node.outputs]))  # type: ignore[misc]
+    opsets = {"": model.opset_imports.get("", HOME_OPSET)}
+    graph = Graph([copies[v] for v in inputs], [copies[v] for v in nodes[-1].outputs], nodes=body, opset_imports=opsets, name=name)  # type: ignore[misc]
+    parameters = [Attr(key, AttributeType.UNDEFINED, None) for key in given]
+    return Function(DOMAIN, name, "", graph=graph, attributes=parameters), given
+
+
+def _same(a: Function, b: Function) -> bool:
+    return set(a.attributes) == set(b.attributes) and len(a.inputs) == len(b.inputs) and canonical(a) == canonical(b)
