@@ -1,7 +1,7 @@
 """`make bench`: what a port costs, per model and target: seconds by stage cold and warm, peak memory, distinct kernels.
 
-Each port runs in a process of its own, first with an empty cache, then with the one it left. Writes build/bench/bench.json
-and prints a table. Models are those of the folder that PORTER_MODELS names (beside the checkout: ../shared/models).
+Each port runs in a process of its own, first with an empty cache, then with the one it left. Prints a table and writes
+build/bench/bench.json. Models are those of the folder that PORTER_MODELS names (beside the checkout: ../shared/models).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -106,9 +105,7 @@ def main() -> int:
     (OUT / "bench.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
     head = ("model", "target", "exit", "cold s", "warm s", "peak", "kernels", "slowest stages, s")
     print(table(rows, head, right=(2, 3, 4, 5, 6)))
-    print(
-        f"\nwrote {OUT / 'bench.json'}; peak of the benchmark itself {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
-    )
+    print(f"\nwrote {OUT / 'bench.json'}")
     return 0
 
 

@@ -72,7 +72,7 @@ def chunks(weights: Mapping[str, Array]) -> Iterator[bytes | memoryview]:
         array = np.ascontiguousarray(np.asarray(weights[n]))
         if array.nbytes != sizes[n]:
             raise ValueError(f"weight '{n}' promised {sizes[n]} bytes and has {array.nbytes}")
-        yield memoryview(array.reshape(-1).view(np.uint8))
+        yield array.reshape(-1).view(np.uint8).data
 
 
 def mapped(path: Path, dtypes: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, np.ndarray]:
