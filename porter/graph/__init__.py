@@ -39,10 +39,12 @@ from porter.graph.edit import (
 from porter.graph.functions import inline, outline
 from porter.graph.loading import load
 from porter.graph.operators import HOME_OPSET, schema
+from porter.graph.parsing import parse
 from porter.graph.reading import read
 from porter.graph.inference import check_types, infer_types, type_text
 from porter.graph.repair import note, notes
 from porter.graph.saving import clone, save, to_proto
+from porter.graph.text import content_hash, tensors, text
 from porter.graph.upgrade import upgrade
 from porter.graph.validate import validate
 from porter.graph.values import (
@@ -88,6 +90,7 @@ __all__ = [
     "clone",
     "constant",
     "constant_tensor",
+    "content_hash",
     "dims",
     "dtype",
     "every_graph",
@@ -107,6 +110,7 @@ __all__ = [
     "notes",
     "outline",
     "parameters",
+    "parse",
     "read",
     "remove",
     "replace_uses",
@@ -114,6 +118,8 @@ __all__ = [
     "schema",
     "shape",
     "source_name",
+    "tensors",
+    "text",
     "to_proto",
     "type_text",
     "upgrade",

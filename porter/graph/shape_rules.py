@@ -1,0 +1,409 @@
+"""The shape rules of operators over named sizes, for finding which free dims depend on each other."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from porter.graph.sizes import Size, product
+from porter.graph.symbolic import RULES, Dims, Rule, Shapes, count
+
+_ONE = Size.of(1)
+
+
+def rule(*op_types: str) -> Callable[[Rule], Rule]:
+    """Enters a function as the rule of some operators."""
+
+    def enter(function: Rule) -> Rule:
+        for op_type in op_types:
+            RULES[op_type] = function
+        return function
+
+    return enter
+
+
+def _attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.value
+
+
+def _axes(shapes: Shapes, node: ir.Node, index: int = 1) -> list[int] | None:
+    """The axes of a node, an attribute in old opsets and an input in new ones; None where there are none."""
+    given = _attribute(node, "axes")
+    if given is not None:
+        return [int(axis) for axis in given]
+    return shapes.ints(node.inputs[index]) if len(node.inputs) > index else None
+
+
+@rule(
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitwiseNot", "Cast", "CastLike", "Ceil",
+    "Celu", "Clip", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "InstanceNormalization", "IsInf", "IsNaN",
+    "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "Not", "QuantizeLinear",
+    "RMSNormalization", "Reciprocal", "Relu", "RotaryEmbedding", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
+    "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu",
+)  # fmt: skip
+def same(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The shape of the first input."""
+    data = shapes.data(node.inputs[0])
+    if data is not None and node.op_type in ("Cast", "Identity"):
+        shapes.numbers[node.outputs[0]] = data
+    return [shapes.shape(node.inputs[0])]
+
+
+_ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": Size.over}
+
+
+@rule(
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The broadcast of all inputs; the four species of arithmetic are followed by value."""
+    if _attribute(node, "axis") is not None:  # broadcasting of opsets before 7
+        return [shapes.shape(node.inputs[0])]
+    compute = _ARITHMETIC.get(node.op_type)
+    if compute is not None and len(node.inputs) == 2:
+        left, right = (shapes.data(value) for value in node.inputs)
+        if left is not None and right is not None and (len(left) == len(right) or 1 in (len(left), len(right))):
+            length = max(len(left), len(right))
+            pairs = zip(left * (length // len(left) or 1), right * (length // len(right) or 1), strict=False)
+            shapes.numbers[node.outputs[0]] = tuple(
+                None if a is None or b is None else compute(a, b) for a, b in pairs
+            )
+    return [shapes.broadcast(*(shapes.shape(value) for value in node.inputs))]
+
+
+@rule("Shape")
+def shape_of(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The dims, or a part of them, as numbers."""
+    dims = shapes.shape(node.inputs[0])
+    if dims is None:
+        return [None]
+    part = dims[slice(_attribute(node, "start", 0), _attribute(node, "end"))]
+    shapes.numbers[node.outputs[0]] = part
+    return [(Size.of(len(part)),)]
+
+
+@rule("Size")
+def size_of(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The number of elements."""
+    shapes.numbers[node.outputs[0]] = (count(shapes.shape(node.inputs[0])),)
+    return [()]
+
+
+@rule("Concat")
+def concat(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The sizes add up along the axis and are equal along all others."""
+    parts = [shapes.shape(value) for value in node.inputs]
+    datas = [shapes.data(value) for value in node.inputs]
+    if all(data is not None for data in datas):
+        shapes.numbers[node.outputs[0]] = tuple(size for data in datas for size in data or ())
+    known = [part for part in parts if part is not None]
+    if not known or any(len(part) != len(known[0]) for part in known):
+        return [None]
+    axis = int(_attribute(node, "axis", 1)) % len(known[0])
+    result = list(known[0])
+    for part in known[1:]:
+        for index, size in enumerate(part):
+            if index != axis:
+                result[index] = shapes.equal(result[index], size)
+    along = [part[axis] if part is not None else None for part in parts]
+    result[axis] = None if None in along else sum((s for s in along if s is not None), Size.of(0))
+    return [tuple(result)]
+
+
+@rule("MatMul")
+def matmul(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The contracted sizes are equal, the leading ones broadcast."""
+    left, right = (shapes.shape(value) for value in node.inputs)
+    if not left or not right:
+        return [None]
+    inner = right[-2] if len(right) > 1 else right[-1]
+    shapes.equal(left[-1], inner)
+    lead = shapes.broadcast(left[:-2], right[:-2])
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    return [None if lead is None else (*lead, *rows, *columns)]
+
+
+@rule("Gemm")
+def gemm(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """A matrix product of two matrices, either of them transposed."""
+    left, right = (shapes.shape(value) for value in node.inputs[:2])
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None]
+    left = left[::-1] if _attribute(node, "transA", 0) else left
+    right = right[::-1] if _attribute(node, "transB", 0) else right
+    shapes.equal(left[1], right[0])
+    return [(left[0], right[1])]
+
+
+@rule("Transpose")
+def transpose(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The dims in another order."""
+    dims = shapes.shape(node.inputs[0])
+    if dims is None:
+        return [None]
+    order = _attribute(node, "perm") or range(len(dims))[::-1]
+    return [tuple(dims[axis] for axis in order)]
+
+
+@rule("Unsqueeze")
+def unsqueeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """New dims of one."""
+    dims, axes = shapes.shape(node.inputs[0]), _axes(shapes, node)
+    data = shapes.data(node.inputs[0])
+    if data is not None:
+        shapes.numbers[node.outputs[0]] = data
+    if dims is None or axes is None:
+        return [None]
+    rank = len(dims) + len(axes)
+    new, old = {axis % rank for axis in axes}, iter(dims)
+    return [tuple(_ONE if axis in new else next(old) for axis in range(rank))]
+
+
+@rule("Squeeze")
+def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """Without dims of one."""
+    dims, axes = shapes.shape(node.inputs[0]), _axes(shapes, node)
+    data = shapes.data(node.inputs[0])
+    if data is not None:
+        shapes.numbers[node.outputs[0]] = data
+    if dims is None:
+        return [None]
+    if axes is None:
+        if any(size is None or size.number is None for size in dims):
+            return [None]
+        return [tuple(size for size in dims if size != _ONE)]
+    gone = {axis % len(dims) for axis in axes}
+    return [tuple(size for axis, size in enumerate(dims) if axis not in gone)]
+
+
+@rule("Reshape")
+def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The same elements in another shape: 0 keeps a dim, -1 is what is left."""
+    dims, data = shapes.shape(node.inputs[0]), shapes.data(node.inputs[0])
+    if data is not None:
+        shapes.numbers[node.outputs[0]] = data
+    given = _attribute(node, "shape")  # before opset 5
+    wanted = tuple(Size.of(int(v)) for v in given) if given is not None else None
+    if wanted is None and len(node.inputs) > 1:
+        wanted = shapes.data(node.inputs[1])
+    if wanted is None:
+        return [None]
+    result = list(wanted)
+    for axis, size in enumerate(wanted):
+        if size is not None and size.number == 0 and not _attribute(node, "allowzero", 0):
+            result[axis] = dims[axis] if dims is not None and axis < len(dims) else None
+    total = count(dims)
+    open_axes = [axis for axis, size in enumerate(result) if size is not None and size.number == -1]
+    rest = [size for axis, size in enumerate(result) if axis not in open_axes]
+    if any(size is None for size in rest):
+        return [tuple(None if axis in open_axes else size for axis, size in enumerate(result))]
+    others = product(size for size in rest if size is not None)
+    if open_axes:
+        result[open_axes[0]] = None if total is None else total.over(others)
+    else:
+        shapes.equal(total, others)
+    return [tuple(result)]
+
+
+@rule("Flatten")
+def flatten(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """A matrix of the dims before the axis and the dims from it on."""
+    dims = shapes.shape(node.inputs[0])
+    if dims is None:
+        return [None]
+    axis = int(_attribute(node, "axis", 1))
+    axis = axis + len(dims) if axis < 0 else axis
+    return [(count(dims[:axis]), count(dims[axis:]))]
+
+
+@rule("Expand")
+def expand(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The broadcast of the input with a given shape."""
+    return [shapes.broadcast(shapes.shape(node.inputs[0]), shapes.data(node.inputs[1]))]
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The given shape."""
+    return [shapes.data(node.inputs[0])]
+
+
+@rule("Range")
+def range_of(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """From start to limit in steps of one."""
+    start, limit, delta = (shapes.data(value) for value in node.inputs)
+    if not start or not limit or start[0] is None or limit[0] is None or delta != (_ONE,):
+        return [(None,)]
+    return [(limit[0] - start[0],)]
+
+
+@rule("Gather")
+def gather(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The shape of the indices in the place of the axis."""
+    dims, indices = shapes.shape(node.inputs[0]), shapes.shape(node.inputs[1])
+    data, chosen = shapes.data(node.inputs[0]), shapes.ints(node.inputs[1])
+    if data is not None and chosen is not None and all(-len(data) <= i < len(data) for i in chosen):
+        shapes.numbers[node.outputs[0]] = tuple(data[i] for i in chosen)
+    if not dims or indices is None:
+        return [None]
+    axis = int(_attribute(node, "axis", 0)) % len(dims)
+    return [(*dims[:axis], *indices, *dims[axis + 1 :])]
+
+
+@rule("GatherND")
+def gather_nd(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The indices without their last axis, then what they leave of the data."""
+    dims, indices = shapes.shape(node.inputs[0]), shapes.shape(node.inputs[1])
+    depth = indices[-1].number if indices and indices[-1] is not None else None
+    if dims is None or indices is None or depth is None:
+        return [None]
+    return [(*indices[:-1], *dims[int(_attribute(node, "batch_dims", 0)) + depth :])]
+
+
+@rule("Slice")
+def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """Whole dims stay, parts of known dims are counted; a bound that depends on a name may be cut off, so nothing follows."""
+    dims = shapes.shape(node.inputs[0])
+    if "starts" in node.attributes:
+        starts, ends = list(_attribute(node, "starts")), list(_attribute(node, "ends"))
+        axes, steps = _attribute(node, "axes"), None
+    else:
+        starts, ends = shapes.ints(node.inputs[1]), shapes.ints(node.inputs[2])  # type: ignore[assignment]
+        axes = shapes.ints(node.inputs[3]) if len(node.inputs) > 3 else None
+        steps = shapes.ints(node.inputs[4]) if len(node.inputs) > 4 else None
+        lost = len(node.inputs) > 3 and node.inputs[3] is not None and axes is None
+        if lost or (len(node.inputs) > 4 and node.inputs[4] is not None and steps is None):
+            return [None]
+    if dims is None:
+        return [None]
+    if starts is None or ends is None:
+        touched = {axis % len(dims) for axis in axes} if axes is not None else set(range(len(dims)))
+        return [tuple(None if axis in touched else size for axis, size in enumerate(dims))]
+    result = list(dims)
+    for axis, start, end, step in zip(
+        axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=False
+    ):
+        result[axis % len(dims)] = _part(dims[axis % len(dims)], start, end, step)
+    data = shapes.data(node.inputs[0])
+    if data is not None and len(dims) == 1 and len(starts) == 1:
+        shapes.numbers[node.outputs[0]] = data[slice(starts[0], ends[0], steps[0] if steps else 1)]
+    return [tuple(result)]
+
+
+def _part(size: Size | None, start: int, end: int, step: int) -> Size | None:
+    if size is None:
+        return None
+    if size.number is not None:
+        return Size.of(len(range(size.number)[slice(start, end, step)]))
+    return size if start == 0 and end >= 2**31 - 1 and step == 1 else None
+
+
+@rule("Split")
+def split(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """Given parts, or equal ones."""
+    dims = shapes.shape(node.inputs[0])
+    if dims is None:
+        return [None] * len(node.outputs)
+    axis = int(_attribute(node, "axis", 0)) % len(dims)
+    given = _attribute(node, "split") or (shapes.ints(node.inputs[1]) if len(node.inputs) > 1 else None)
+    if given is not None:
+        parts: list[Size | None] = [Size.of(int(v)) for v in given]
+    else:
+        size = dims[axis]
+        parts = [size.over(Size.of(len(node.outputs))) if size is not None else None] * len(node.outputs)
+    return [(*dims[:axis], part, *dims[axis + 1 :]) for part in parts]
+
+
+@rule(
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+def reduce(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """Without the reduced axes, or with ones in their place."""
+    dims = shapes.shape(node.inputs[0])
+    if node.op_type.startswith("Arg"):
+        axes: list[int] | None = [int(_attribute(node, "axis", 0))]
+    else:
+        axes = _axes(shapes, node)
+        if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+            return [None]
+    if dims is None or (not axes and _attribute(node, "noop_with_empty_axes", 0)):
+        return [dims]
+    gone = {axis % len(dims) for axis in axes} if axes else set(range(len(dims)))
+    kept = _attribute(node, "keepdims", 1)
+    return [tuple(_ONE if i in gone else size for i, size in enumerate(dims) if i not in gone or kept)]
+
+
+@rule("Conv", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ConvTranspose")
+def windows(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The batch stays; the sizes of the image are not followed."""
+    dims = shapes.shape(node.inputs[0])
+    if dims is None or len(dims) < 2:
+        return [None]
+    channels = dims[1]
+    if node.op_type == "Conv":
+        weight = shapes.shape(node.inputs[1])
+        channels = weight[0] if weight else None
+    elif node.op_type == "ConvTranspose":
+        channels = None
+    image = _ONE if node.op_type.startswith("Global") else None
+    return [(dims[0], channels, *(image for _ in dims[2:]))]
+
+
+@rule("Pad")
+def pad(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """The dims with what is put before and behind."""
+    dims = shapes.shape(node.inputs[0])
+    pads = _attribute(node, "pads") or (shapes.ints(node.inputs[1]) if len(node.inputs) > 1 else None)
+    if dims is None or pads is None or len(pads) != 2 * len(dims):
+        return [None if dims is None else tuple(None for _ in dims)]
+    return [
+        tuple(
+            None if size is None else size + Size.of(int(pads[axis]) + int(pads[axis + len(dims)]))
+            for axis, size in enumerate(dims)
+        )
+    ]
+
+
+@rule("Tile")
+def tile(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """Each dim times its repeats."""
+    dims, repeats = shapes.shape(node.inputs[0]), shapes.data(node.inputs[1])
+    if dims is None or repeats is None or len(repeats) != len(dims):
+        return [None]
+    return [tuple(None if a is None or b is None else a * b for a, b in zip(dims, repeats, strict=True))]
+
+
+@rule("Attention")
+def attention(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
+    """Keys and values are equally long, with what is past; all have one batch."""
+    query, key, value = (shapes.shape(v) for v in node.inputs[:3])
+    if query is None or key is None or value is None or len(query) != len(key) or len(query) < 3:
+        return [None]
+    shapes.equal(query[0], key[0])
+    shapes.equal(key[0], value[0])
+    shapes.equal(key[-2], value[-2])
+    past = [shapes.shape(node.inputs[i]) if len(node.inputs) > i else None for i in (4, 5)]
+    present: list[Dims | None] = [None, None]
+    if past[0] is not None and past[1] is not None:
+        shapes.equal(past[0][0], query[0])
+        shapes.equal(past[0][2], past[1][2])
+        for i, (old, new) in enumerate(zip(past, (key, value), strict=True)):
+            if old is not None and old[2] is not None and new[-2] is not None:
+                present[i] = (old[0], old[1], old[2] + new[-2], old[3])
+    mask = shapes.shape(node.inputs[3]) if len(node.inputs) > 3 else None
+    total = present[0][2] if present[0] is not None else key[-2]
+    if mask and mask[-1] is not None and total is not None and not past[0]:
+        shapes.broadcast((mask[-1],), (total,))
+    last = value[-1] if len(query) == 4 else None
+    return [(*query[:-1], last), *present]
+
+
+

@@ -1,0 +1,165 @@
+"""Which dims of a model's inputs depend on each other: shapes by name through the graph, and the equations that its nodes ask for.
+
+An operator without a rule gives unknown shapes, which ask for nothing: missing a rule can only mean that a dim has to be
+given that could have been found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from porter.graph.sizes import Size, product
+from porter.graph.values import called, constant_tensor, source_name
+
+Dims = tuple[Size | None, ...]
+"""A shape of known rank; None for a dim that is not known."""
+
+_SHORT = 64
+"""Integer tensors up to this many elements are followed by value: they are shapes, axes and indices."""
+
+
+@dataclass(frozen=True)
+class Equation:
+    """Two sizes that a node wants equal; in a broadcast one of them may also be 1."""
+
+    left: Size
+    right: Size
+    broadcast: bool
+    node: str
+
+    def at(self, values: dict[str, Size]) -> Equation:
+        return Equation(self.left.at(values), self.right.at(values), self.broadcast, self.node)
+
+
+@dataclass
+class Shapes:
+    """What is known of the values met so far."""
+
+    shapes: dict[ir.Value, Dims | None] = field(default_factory=dict)
+    numbers: dict[ir.Value, tuple[Size | None, ...]] = field(default_factory=dict)
+    equations: list[Equation] = field(default_factory=list)
+    node: str = ""
+
+    def shape(self, value: ir.Value | None) -> Dims | None:
+        """The shape of a value as far as it is known."""
+        if value is None:
+            return None
+        if value not in self.shapes:
+            tensor = constant_tensor(value)
+            self.shapes[value] = None if tensor is None else tuple(Size.of(int(d)) for d in tensor.shape)
+        return self.shapes[value]
+
+    def data(self, value: ir.Value | None) -> tuple[Size | None, ...] | None:
+        """The elements of a short integer tensor as far as they are known."""
+        if value is None:
+            return None
+        if value not in self.numbers:
+            tensor = constant_tensor(value)
+            if tensor is None or tensor.size > _SHORT or not tensor.dtype.is_integer():
+                return None
+            self.numbers[value] = tuple(Size.of(int(v)) for v in np.ravel(tensor.numpy()))
+        return self.numbers[value]
+
+    def ints(self, value: ir.Value | None) -> list[int] | None:
+        """The elements of a constant integer tensor; None where one is not a number."""
+        data = self.data(value)
+        if data is None or any(size is None or size.number is None for size in data):
+            return None
+        return [size.number for size in data if size is not None and size.number is not None]
+
+    def equal(self, left: Size | None, right: Size | None) -> Size | None:
+        """Both sizes are one: enters the equation and returns the better known."""
+        if left is None or right is None:
+            return left if right is None else right
+        if left != right and not (left.number is not None and right.number is not None):
+            self.equations.append(Equation(left, right, False, self.node))
+        return right if right.number is not None else left
+
+    def broadcast(self, *shapes: Dims | None) -> Dims | None:
+        """The shape of an elementwise result."""
+        if any(shape is None for shape in shapes):
+            return None
+        known = [shape for shape in shapes if shape is not None]
+        rank = max((len(shape) for shape in known), default=0)
+        one = Size.of(1)
+        result: list[Size | None] = []
+        for axis in range(rank):
+            column = [shape[axis - rank + len(shape)] for shape in known if axis - rank + len(shape) >= 0]
+            size: Size | None = one
+            for other in column:
+                size = self._pair(size, other)
+            result.append(size)
+        return tuple(result)
+
+    def _pair(self, left: Size | None, right: Size | None) -> Size | None:
+        one = Size.of(1)
+        if left == one or left == right:
+            return right
+        if right == one:
+            return left
+        if left is None or right is None:
+            known = left if right is None else right
+            return known if known is not None and known.number is not None else None
+        if left.number is None or right.number is None:
+            self.equations.append(Equation(left, right, True, self.node))
+        return right if right.number is not None else left
+
+
+Rule = Callable[[Shapes, ir.Node], Sequence[Dims | None]]
+RULES: dict[str, Rule] = {}
+
+
+def follow(model: ir.Model, start: dict[ir.Value, Dims]) -> list[Equation]:
+    """Carries the shapes of the inputs through the graph and returns the equations its nodes ask for."""
+    shapes = Shapes()
+    shapes.shapes.update(start)
+    _follow(model, model.graph, shapes)
+    distinct: dict[tuple[Size, Size, bool], Equation] = {}
+    for equation in shapes.equations:
+        distinct.setdefault((equation.left, equation.right, equation.broadcast), equation)
+    return list(distinct.values())
+
+
+def _follow(model: ir.Model, graph: ir.Graph, shapes: Shapes) -> None:
+    for node in graph:
+        function = called(model, node)
+        shapes.node = f"'{source_name(node)}' ({node.op_type})"
+        if function is not None:
+            results = _call(model, function, node, shapes)
+        elif node.domain == "" and node.op_type in RULES:
+            results = RULES[node.op_type](shapes, node)
+        else:
+            results = ()
+        for value, dims in zip(node.outputs, results, strict=False):
+            shapes.shapes[value] = dims
+
+
+def _call(model: ir.Model, function: ir.Function, node: ir.Node, shapes: Shapes) -> Sequence[Dims | None]:
+    """The body with the arguments in place; each call enters anew, so what an earlier one left is forgotten."""
+    for inner in function.graph:
+        for value in inner.outputs:
+            shapes.shapes.pop(value, None)
+            shapes.numbers.pop(value, None)
+    for formal, actual in zip(function.inputs, node.inputs, strict=False):
+        shapes.shapes[formal] = shapes.shape(actual)
+        data = shapes.data(actual)
+        shapes.numbers.pop(formal, None)
+        if data is not None:
+            shapes.numbers[formal] = data
+    _follow(model, function.graph, shapes)
+    for outer, inner_value in zip(node.outputs, function.outputs, strict=False):
+        data = shapes.data(inner_value)
+        if data is not None:
+            shapes.numbers[outer] = data
+    return [shapes.shape(value) for value in function.outputs]
+
+
+def count(dims: Dims | None) -> Size | None:
+    """The number of elements; None where a dim is not known."""
+    if dims is None or any(size is None for size in dims):
+        return None
+    return product(size for size in dims if size is not None)
