@@ -25,7 +25,7 @@ class Epilogue(Pass):
 
     contract = exact
     after: ClassVar[tuple[str, ...]] = (
-        "attention", "conv_batchnorm", "conv_bias", "gelu", "gemm", "layernorm", "rmsnorm", "rope", "swiglu", "swish",
+        "attention", "conv_batchnorm", "conv_bias", "gelu", "gemm", "layernorm", "rmsnorm", "rope", "swiglu", "swish", "tidy",
     )  # fmt: skip
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:

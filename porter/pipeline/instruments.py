@@ -33,7 +33,10 @@ class Instrument:
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
         """After a pass; what it returns is added to the step's metric."""
 
-    def finished(self, model: Model) -> dict[str, Any] | None:
+    def grouped(self, group: str) -> dict[str, Any] | None:
+        """After the last pass of one word of the pipeline; what it returns is added to the step's metric as `accumulated`."""
+
+    def finished(self, model: Model) -> None:
         """After the last pass."""
 
 
@@ -64,8 +67,8 @@ class Save(Instrument):
 class Check(Instrument):
     """Every distinct rewrite alone, by its pass' contract; then the whole model against the original, by the weakest so far.
 
-    The whole model is run after each group of passes (one word of the pipeline) and after a pass whose changes have no region; a
-    group that fails is gone through again pass by pass, to name the one.
+    The whole model is run after each group of passes (one word of the pipeline); a group that fails is gone through again pass by
+    pass, to name the one.
     """
 
     keep: Path | None = None
@@ -90,7 +93,7 @@ class Check(Instrument):
         if rewrite.before is None or rewrite.after is None:
             return None
         self.regions += 1
-        contract = stage.work.contract
+        contract = claimed(stage, rewrite)
         kept = key(rewrite.key, contract, self.seed)
         if kept not in self._known:
             self.distinct += 1
@@ -111,19 +114,19 @@ class Check(Instrument):
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
         if not rewrites:
             return None
-        self._claim = weaker(self._claim, stage.work.contract)
+        for rewrite in rewrites:
+            self._claim = weaker(self._claim, claimed(stage, rewrite))
+            if rewrite.exact:  # algebraic about constants that the original holds rounded
+                self._claim = weaker(self._claim, check.rounding)
         if self.whole:
-            if self._pending and self._pending[-1][0].group != stage.group:
-                self._accumulated()
             self._pending.append((stage, before, graph.clone(after), rewrites, self._claim))
         return None
 
-    def finished(self, model: Model) -> dict[str, Any] | None:
+    def finished(self, model: Model) -> None:
         self.cache.trim()
-        return self._accumulated()
 
-    def _accumulated(self) -> dict[str, Any] | None:
-        """The model after the waiting passes against the original; where it fails, the first pass after which it does."""
+    def grouped(self, group: str) -> dict[str, Any] | None:
+        """The model after the group against the original; where it fails, the first pass after which it does is named."""
         if not self._pending:
             return None
         assert self._original is not None
@@ -141,6 +144,11 @@ class Check(Instrument):
     def _stop(self, stage: Stage, verdict: Verdict, rewrite: Rewrite | None, evidence: Evidence, contract: Contract) -> None:
         kept = evidence.keep(self.keep) if self.keep is not None else None
         raise StepFailed(stage.name, verdict, rewrite=rewrite, kept=kept, stage=str(stage), contract=str(contract))
+
+
+def claimed(stage: Stage, rewrite: Rewrite) -> Contract:
+    """What one change claims: its pass' contract, or `rounding` where it rounded a number to store it."""
+    return weaker(stage.work.contract, check.rounding) if rewrite.rounds else stage.work.contract
 
 
 def weaker(a: Contract, b: Contract) -> Contract:

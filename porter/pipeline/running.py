@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,7 +15,7 @@ from porter.errors import PorterError
 from porter.graph import Model, Node
 from porter.pipeline.cache import Cache
 from porter.pipeline.discovery import rules
-from porter.pipeline.instruments import Check, Instrument, Save, Verify
+from porter.pipeline.instruments import Check, Instrument, Save, Verify, claimed, weaker
 from porter.pipeline.passes import Pass
 from porter.pipeline.text import Stage, parse
 from porter.rewrite import Answer, Rewrite
@@ -99,17 +99,16 @@ def run(
         watcher.started(model)
     steps: list[Step] = []
     records: dict[str, tuple[Rewrite, ...]] = {}
-    for stage in stages:
+    for number, stage in enumerate(stages):
         if progress is not None:
             progress(stage.name)
         current, step, made = _step(stage, current, device, watchers, limit)
-        steps.append(step)
         records[stage.name] = records.get(stage.name, ()) + tuple(made)
+        if number + 1 == len(stages) or stages[number + 1].group != stage.group:
+            step = _grouped(stage.group, step, watchers)
+        steps.append(step)
     for watcher in watchers:
-        metric = watcher.finished(current)
-        if metric and steps:
-            last = steps[-1]
-            steps[-1] = Step(last.name, last.contract, last.status, last.rewrites, {**last.metric, "accumulated": metric}, last.seconds)
+        watcher.finished(current)
     return Result(current, tuple(steps), records)
 
 
@@ -132,8 +131,20 @@ def _step(
         ops.infer(model)
     for watcher in watchers:
         metric = {**metric, **(watcher.passed(stage, before, model, made) or {})}
-    step = Step(stage.name, str(stage.work.contract), "ok", len(made), metric, perf_counter() - started)
-    return model, step, made
+    contract = stage.work.contract
+    for rewrite in made:
+        contract = weaker(contract, claimed(stage, rewrite))
+    return model, Step(stage.name, str(contract), "ok", len(made), metric, perf_counter() - started), made
+
+
+def _grouped(group: str, step: Step, watchers: Sequence[Instrument]) -> Step:
+    started = perf_counter()
+    metric = dict(step.metric)
+    for watcher in watchers:
+        found = watcher.grouped(group)
+        if found:
+            metric["accumulated"] = found
+    return replace(step, metric=metric, seconds=step.seconds + perf_counter() - started)
 
 
 def _changes(work: Pass, model: Model, device: Any, limit: int | None) -> Iterable[Rewrite | Model]:

@@ -42,7 +42,8 @@ class Rewrite:
 
     `before` is None where there is no region to compare (nodes that nobody reads were dropped, say): the whole model is compared
     then. `key` is equal for equal regions. `exact` holds constants of `before` that the rule knows without their rounding
-    (sqrt(2) for 1.4142135): the contract is about these.
+    (sqrt(2) for 1.4142135): `algebraic` is about these. `rounds` says that a number was rounded to be stored on the other side (a
+    merged scale): such a change is `rounding`, whatever its rule claims.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Rewrite:
     after: Model | None = None
     exact: Mapping[str, np.ndarray] = field(default_factory=dict)
     key: str = ""
+    rounds: bool = False
 
     @property
     def place(self) -> str:
@@ -153,12 +155,12 @@ def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, 
     fresh_values = [value for node in built.nodes for value in node.outputs]
     for value, typed in zip(fresh_values, found, strict=False):
         value.type, value.shape = typed.type, typed.shape
-    exact = {}
+    exact: dict[str, np.ndarray] = {}
     copies = dict(zip(_constants(earlier, inputs), before.graph.initializers, strict=True))
     for value, wanted in m.binding.exact.items():
         if value in copies:
             exact[copies[value]] = np.broadcast_to(np.asarray(wanted), tuple(value.shape or ()))
-    return Rewrite(number, m.rule.name, kinds, sources, before, after, exact, key)
+    return Rewrite(number, m.rule.name, kinds, sources, before, after, exact, key, any(_rounds(node) for node in built.nodes))
 
 
 def _without(nodes: Sequence[Node], reads: Sequence[Value]) -> list[Node]:
@@ -211,6 +213,12 @@ def _put(graph: Graph, m: Match, built: Built) -> None:
     for node in reversed(nodes):
         if not any(value.is_graph_output() or value.uses() for value in node.outputs):
             remove([node])
+
+
+def _rounds(node: Node) -> bool:
+    """Whether a float attribute is no float32, which is what a file holds."""
+    floats = [a.value for a in node.attributes.values() if not a.is_ref() and a.type == AttributeType.FLOAT]
+    return any(float(np.float32(value)) != value for value in floats)
 
 
 def _round_attributes(node: Node) -> None:

@@ -22,7 +22,7 @@ class Binding:
     values: Mapping[str, Value | None] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     calls: Mapping[object, Node] = field(default_factory=dict)
-    exact: Mapping[Value, Any] = field(default_factory=dict)  # constants, and what they would be unrounded
+    exact: Mapping[Value, Any] = field(default_factory=dict)  # rounded constants, and what they are without rounding
     shared: frozenset[Node] = frozenset()
 
     def with_value(self, name: str, value: Value | None) -> Binding:
@@ -112,7 +112,7 @@ class Matcher:
                     self.miss(binding, f"{_name(value)} is {_show(stored)}, not {_show(wanted)}")
                 else:
                     assert value is not None
-                    yield binding.with_exact(value, wanted)
+                    yield binding if _exactly(wanted, stored) else binding.with_exact(value, wanted)
             case Param(name):
                 stored = constant(value)
                 if stored is None:
@@ -241,6 +241,11 @@ def _same_axes(wanted: Any, stored: np.ndarray, value: Value | None) -> bool:
             rank = _rank(user.outputs[0] if user.op_type == "Unsqueeze" else user.inputs[0])
             return rank is not None and bool(np.array_equal(np.asarray(wanted) % rank, stored % rank))
     return False
+
+
+def _exactly(wanted: Any, stored: np.ndarray) -> bool:
+    """Whether a matching constant is stored without rounding."""
+    return stored.dtype.kind in "biu" or bool(np.all(stored.astype(np.float64) == np.asarray(wanted, np.float64)))
 
 
 def _rank(value: Value | None) -> int | None:

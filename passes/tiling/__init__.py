@@ -1,0 +1,1 @@
+"""Kernels: which nodes become one, and how each is tiled."""

@@ -1,0 +1,216 @@
+"""Cuts the model into kernels: convex regions, each one affine loop nest that computes nothing dear twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from porter import graph, ops
+from porter.errors import PorterError
+from porter.graph import Model, Node, Value
+from porter.pipeline import Pass, exact
+from porter.rewrite import Rewrite
+from porter.rewrite.regions import boundary, content, has_subgraphs, region
+from porter.tile.canonical import canonical
+from porter.tile.choose import choose
+from porter.tile.form import Cast, Cut, Dot, Elementwise, Form, Reduce
+from porter.tile.limits import Limits
+from porter.tile.pull import pull
+from porter.tile.target import target_of
+from porter.tile.work import repeats, work
+
+DOMAIN = "porter.kernel"
+SHAPES = 64  # integer constants of at most this many elements are part of a kernel's meaning: shapes, axes, indices
+AGAIN = 1.25  # a merged kernel may do this much more arithmetic than its parts apart
+RANK = {"movement": 0, "elementwise": 1, "reduction": 2, "contraction": 3}
+
+
+@dataclass(frozen=True)
+class Partition(Pass):
+    """Kernels: each becomes a function of domain porter.kernel, equal ones the same function."""
+
+    contract = exact
+
+    def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
+        limits = target_of(device.family).limits(device) if device is not None else Limits()
+        ops.infer(model)
+        names: dict[str, str] = {}
+        for number, cluster in enumerate(_Partitioner(model, limits).clusters(), 1):
+            sources = tuple(dict.fromkeys(graph.source_name(n) for n in cluster.nodes))
+            kept = tuple(cluster.nodes)
+            _outline(model, cluster, names)
+            yield Rewrite(number, "tiling.partition", kept, sources)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a set of nodes would be as one kernel, or why it cannot be one."""
+
+    kind: str
+    work: int = 0
+    dots: int = 0
+    again: int = 1  # how often the contraction that is repeated most is computed
+    why: str = ""
+
+
+@dataclass(eq=False)
+class Cluster:
+    """Nodes of one kernel, in the order of the graph."""
+
+    nodes: list[Node]
+    trial: Trial = field(default_factory=lambda: Trial("movement"))
+
+
+class _Partitioner:
+    def __init__(self, model: Model, limits: Limits) -> None:
+        self.model, self.limits = model, limits
+        self.order = {node: i for i, node in enumerate(model.graph)}
+        self.home: dict[Node, Cluster] = {}
+        self.trials: dict[str, Trial] = {}
+
+    def clusters(self) -> list[Cluster]:
+        for node in self.order:
+            if all(graph.constant(v) is not None for v in node.outputs):
+                continue  # a Constant node; it moves into the kernels that use it
+            mine = Cluster([node])
+            mine.trial = self.trial(mine.nodes)
+            self.home[node] = mine
+            while merged := self._absorb(self.home[node]):
+                for n in merged.nodes:
+                    self.home[n] = merged
+        self._spread()
+        return sorted({id(c): c for c in self.home.values()}.values(), key=lambda c: self.order[c.nodes[-1]])
+
+    def _absorb(self, consumer: Cluster) -> Cluster | None:
+        """The consumer merged with one of its producers, the heaviest first; None where nothing fits."""
+        found = {id(p): p for n in consumer.nodes for v in n.inputs if v is not None and (p := self._maker(v)) not in (None, consumer)}
+        producers = [p for p in found.values() if p is not None]
+        for producer in sorted(producers, key=lambda c: (-RANK[c.trial.kind], -self.order[c.nodes[-1]])):
+            if merged := self._merged(producer, consumer):
+                return merged
+        return None
+
+    def _maker(self, value: Value) -> Cluster | None:
+        node = value.producer()
+        return None if node is None else self.home.get(node)
+
+    def _merged(self, producer: Cluster, consumer: Cluster) -> Cluster | None:
+        kinds = RANK[producer.trial.kind], RANK[consumer.trial.kind]
+        if producer.trial.why or consumer.trial.why or kinds in ((3, 3), (3, 2), (2, 3)) or not self._convex(producer, consumer):
+            return None
+        merged = Cluster(sorted({*producer.nodes, *consumer.nodes}, key=self.order.__getitem__))
+        escaping = self._escaping(merged.nodes)
+        if len(escaping) > 1 and (len({tuple(v.shape or ()) for v in escaping}) > 1 or 3 in kinds and kinds[0] < 2):
+            return None
+        merged.trial = self.trial(merged.nodes)
+        apart = (producer.trial, consumer.trial)
+        if merged.trial.why or merged.trial.dots > sum(t.dots for t in apart) or merged.trial.again > max(t.again for t in apart):
+            return None
+        return merged if merged.trial.work <= AGAIN * sum(t.work for t in apart) + 1 else None
+
+    def _spread(self) -> None:
+        """Movement that several kernels read goes into each of them, if it fits into all."""
+        for cluster in sorted({id(c): c for c in self.home.values()}.values(), key=lambda c: -self.order[c.nodes[-1]]):
+            if cluster.trial.kind != "movement" or cluster.trial.why or any(v.is_graph_output() for n in cluster.nodes for v in n.outputs):
+                continue
+            users = {id(c): c for v in self._escaping(cluster.nodes) for u, _ in v.uses() if (c := self.home.get(u)) not in (None, cluster)}
+            plans = []
+            for user in users.values():
+                assert user is not None
+                merged = Cluster(sorted({*cluster.nodes, *user.nodes}, key=self.order.__getitem__))
+                merged.trial = self.trial(merged.nodes, self._escaping(user.nodes))
+                plans.append((user, merged))
+            if all(not m.trial.why and not u.trial.why and m.trial.dots <= u.trial.dots and m.trial.again <= u.trial.again for u, m in plans):
+                for user, merged in plans:
+                    user.nodes, user.trial = merged.nodes, merged.trial
+                for node in cluster.nodes:
+                    self.home.pop(node, None)
+
+    def _convex(self, producer: Cluster, consumer: Cluster) -> bool:
+        """No path from the producer to the consumer through a third kernel."""
+        inside = {*producer.nodes, *consumer.nodes}
+        last = max(self.order[n] for n in consumer.nodes)
+        stack = [u for n in producer.nodes for v in n.outputs for u, _ in v.uses() if u not in inside]
+        seen: set[Node] = set()
+        while stack:
+            node = stack.pop()
+            cluster = self.home.get(node)
+            for n in cluster.nodes if cluster else [node]:
+                if n in seen or self.order.get(n, last + 1) > last and cluster is None:
+                    continue
+                seen.add(n)
+                for v in n.outputs:
+                    for u, _ in v.uses():
+                        if u in consumer.nodes:
+                            return False
+                        if u not in seen and u not in inside:
+                            stack.append(u)
+        return True
+
+    def _escaping(self, nodes: list[Node]) -> list[Value]:
+        inside = set(nodes)
+        return [v for n in nodes for v in n.outputs if v.is_graph_output() or any(u not in inside for u, _ in v.uses())]
+
+    # One kernel, tried
+
+    def trial(self, nodes: list[Node], outputs: list[Value] | None = None) -> Trial:
+        if has_subgraphs(nodes):
+            return Trial("movement", why="control flow")
+        outputs = self._escaping(nodes) if outputs is None else outputs
+        inputs = kernel_inputs(nodes, outputs)
+        alone = region(nodes, inputs, outputs, self.model.functions)
+        key = content(alone)
+        if key not in self.trials:
+            self.trials[key] = self._try(alone)
+        return self.trials[key]
+
+    def _try(self, alone: Model) -> Trial:
+        try:
+            form = canonical(pull(meaning(alone.graph, alone)), keep_last=len(self.limits.multiples))
+            axes = choose(form, self.limits)
+        except (Cut, PorterError) as e:
+            return Trial("movement", why=str(e).splitlines()[0])
+        dots = [i for i in form.reachable() if isinstance(form[i], Dot)]
+        again = max((repeats(form, axes, i) for i in dots), default=1)
+        return Trial(_kind(form, alone), work(form, axes), len(dots), again)
+
+
+def _kind(form: Form, alone: Model) -> str:
+    nodes = [form[i] for i in form.reachable()]
+    if any(isinstance(n, Dot) for n in nodes):
+        return "contraction"
+    if any(isinstance(n, Reduce) for n in nodes):
+        return "reduction"
+    moved = all(not isinstance(n, Elementwise | Cast) or n.dtype in ("bool", "int32", "int64") and alone.graph.outputs[0].dtype != n.dtype for n in nodes)
+    return "movement" if moved else "elementwise"
+
+
+def kernel_inputs(nodes: list[Node], outputs: list[Value]) -> list[Value]:
+    """What the kernel reads at run time: computed values and weights; small integers and numbers are part of its meaning."""
+    found = boundary(nodes, outputs, keep=[v for n in nodes for v in n.inputs if v is not None and not _embedded(v, n)])
+    return [v for v in found if v not in {o for n in nodes for o in n.outputs}]
+
+
+def _embedded(value: Value, user: Node) -> bool:
+    tensor = graph.constant_tensor(value)
+    if tensor is None:
+        return False
+    if user.op_type in ("QuantizeLinear", "DequantizeLinear") and user.domain == "":
+        return False  # scales are weights: they differ from layer to layer
+    dtype = graph.dtype(value)
+    integral = dtype is not None and np.issubdtype(dtype, np.integer)
+    return tensor.size == 1 or (integral and tensor.size <= SHAPES and len(tensor.shape) <= 1)
+
+
+def meaning(function: Any, model: Model) -> Any:
+    """The jaxpr of a kernel's function, from the types of its inputs."""
+    types = [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in function.inputs]
+    return ops.trace(function, model, types)
+
+
+def _outline(model: Model, cluster: Cluster, names: dict[str, str]) -> Node:
+    """The cluster as a call of a kernel function; equal clusters call the same one."""
+    raise NotImplementedError
