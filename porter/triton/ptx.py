@@ -1,0 +1,70 @@
+"""What a compiled kernel multiplies with: matrix instructions in PTX, and products in Triton's GPU IR, held against the request.
+
+The PTX says which unit and which formats; the GPU IR says how many products of parts each `tl.dot` became, which in PTX
+is spread over tiles and warps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from porter.triton.dots import Product
+
+# tcgen05.mma carries shapes and formats in a descriptor (PTX ISA, 9.7.16: instruction descriptor); its kind in the name.
+_UNITS = (
+    ("wgmma", re.compile(r"\bwgmma\.mma_async\S*\.m\d+n\d+k\d+\.[fs]\d+\.(\w+)\.")),
+    ("mma", re.compile(r"\bmma\.sync\S*\.m\d+n\d+k\d+\.row\.col\.[fs]\d+\.(\w+)\.")),
+    ("tcgen05", re.compile(r"\btcgen05\.mma\S*\.kind::(\w+)")),
+)
+_DOT = re.compile(r"\b(tt\.dot|ttng\.warp_group_dot|ttng\.tc_gen5_mma)\s([^:]*(?:inputPrecision = \w+)?[^:]*) : (.*)$", re.MULTILINE)
+_SHAPED = re.compile(r"(?:tensor|!ttg\.memdesc)<((?:\d+x)+)(\w+)")
+_NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8", "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}
+
+
+def units(ptx: str) -> tuple[str, ...]:
+    """The matrix instructions of a kernel by unit and operand kind, e.g. ('wgmma.bf16',); 'tcgen05.f16' is bf16 too."""
+    return tuple(sorted({f"{unit}.{kind}" for unit, pattern in _UNITS for kind in pattern.findall(ptx)}))
+
+
+def dots(ttgir: str) -> Counter[tuple[tuple[int, int, int, int], str]]:
+    """Products in Triton's GPU IR: how many of each (batch, m, n, k) and operand format; float32 is 'tf32' or 'fp32'."""
+    found: Counter[tuple[tuple[int, int, int, int], str]] = Counter()
+    for operation, arguments, kinds in _DOT.findall(ttgir):
+        (left, dtype), (right, _) = _SHAPED.findall(kinds)[:2]
+        *batch, m, k = map(int, left[:-1].split("x"))
+        n = int(right[:-1].split("x")[-1])
+        if dtype == "f32":
+            cut = operation != "tt.dot" or "inputPrecision = tf32" in arguments
+            dtype = "tf32" if cut else "fp32"
+        found[(batch[0] if batch else 1, m, n, k), _NAMES.get(dtype, dtype)] += 1
+    return found
+
+
+def realized(product: Product, count: int, found: Counter[tuple[tuple[int, int, int, int], str]]) -> str:
+    """How products of that shape are really multiplied, in the words of Product.precision: 'tf32' for one pass of tf32.
+
+    count: how many `tl.dot` of the text have the shape. Loops that the compiler peels repeat products, they never
+    lose passes, so the passes found are the largest known scheme that the count allows.
+    """
+    shape = (product.batch, product.m, product.n, product.k)
+    formats = {dtype: n // count for (at, dtype), n in found.items() if at == shape}
+    if not formats:
+        return "none"
+    if product.precision in formats and product.precision not in ("tf32", "fp32"):
+        return product.precision  # narrow operands, as they are
+    dtype, passes = max(formats.items(), key=lambda item: item[1])
+    schemes = {"tf32": ((3, "tf32x3"), (1, "tf32")), "bfloat16": ((6, "bf16x6"), (3, "bf16x3"), (1, "bf16"))}
+    return next((name for least, name in schemes.get(dtype, ()) if passes >= least), dtype)
+
+
+def mismatch(products: Sequence[Product], ttgir: str) -> str | None:
+    """A sentence about the first product that is not what the text asks for; None when all are."""
+    found = dots(ttgir)
+    for p in products:
+        same = sum((q.batch, q.m, q.n, q.k) == (p.batch, p.m, p.n, p.k) for q in products)
+        got = realized(p, same, found)
+        if got not in (p.precision, {"bf16": "bfloat16", "fp16": "float16"}.get(p.precision)):
+            return f"the product [{p.m}, {p.k}] x [{p.k}, {p.n}] is asked for as {p.precision}, and compiled as {got}"
+    return None
