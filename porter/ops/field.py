@@ -29,7 +29,7 @@ from porter.ops import residues as mod
 from porter.ops import windows
 from porter.ops.arrays import source
 from porter.ops.namespace import is_float
-from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Residues
+from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Degree, Residues
 from porter.ops.residues import P, Q
 
 # Unary functions without laws, odd ones f(x) = x h(x * x), even ones f(x) = h(x * x).
@@ -52,13 +52,15 @@ class Field:
     seed       of every hash key and random value
     folded     whether operators on constants alone are computed in the source dtypes first, as constant folding does
     exponents  whether values carry residues modulo q; without, exp raises NeedsExponents
+    renews_values  whether `renew` replaces values, or their exponents only
     degree     grows to an upper bound of the degree of everything computed: chance of error is degree / p
     """
 
     name = "field"
     rounds = True
 
-    def __init__(self, seed: int, *, folded: bool = False, exponents: bool = True) -> None:
+    def __init__(self, seed: int, *, folded: bool = False, exponents: bool = True, renews_values: bool = True) -> None:
+        self.renews_values = renews_values
         self.seed = seed
         self.lazy = folded
         self.exponents = exponents
@@ -119,8 +121,8 @@ class Field:
         return self.lift(x) if is_float(x.dtype) and not self.lazy else source.widen(x)
 
     def settle(self, x: Any, dtype: np.dtype | None) -> Any:
-        if isinstance(x, Residues):
-            return x if dtype is None else x.typed(dtype)
+        if isinstance(x, Residues):  # an array of its own, since `renew` changes it
+            return x.each(lambda part: part).typed(x.dtype if dtype is None else dtype)
         return np.asarray(x) if dtype is None else source.settle(x, dtype)
 
     # making
@@ -175,10 +177,17 @@ class Field:
     def _second(self, q: np.ndarray) -> np.ndarray | None:
         return q if self.exponents else None
 
-    def renewed(self, x: Residues) -> None:
-        """Give x a second residue that depends on its first alone: two models that agree so far agree on it."""
-        if self.exponents:
-            x.q = (mod.hashed(mod.key_of(self.seed, "renewed"), x.p) % np.uint64(Q)).astype(np.int64)
+    def renew(self, x: Residues) -> None:
+        """Make x a value of its own, which depends on its first residue alone: a fresh variable, the same in two
+        models that agree so far. Constants stay; with `renews_values` false only the exponent is new."""
+        if x.known is not None:
+            return
+        self.degree += x.degree
+        value = mod.hashed(mod.key_of(self.seed, "renewed"), x.p)
+        if self.renews_values:
+            x.p = (value % np.uint64(P)).astype(np.int64)
+            x.fraction = Degree()
+        x.q = self._after(value)
 
     def keyed(self, name: str, *args: Any) -> Residues:
         """A function without laws: a hash of its arguments."""

@@ -1,0 +1,212 @@
+"""The field method: two models on random values of a prime field, where algebra is exact and needs no tolerance.
+
+    agreement = agree(before, after)
+    agreement.equal    True: the same function, but for agreement.chance; False: they differ there, which proves nothing
+                       (exp, max and the like are keyed functions); None: the method cannot say, see agreement.reason
+
+Two readings of constants are tried. Unrounded: operators on constants are algebra too, so what a pass computed from
+weights may stand as an expression. Folded: operators on constants alone are computed in the source dtypes first, as
+constant folding does. Agreement in either is agreement, of the models up to the rounding of constants or as they are.
+
+At every value that both models name, the value is replaced by a keyed hash of itself: as random as an input, and the
+same on both sides exactly if they agree so far. So each region between such values is decided by itself, with the chance
+of error of its own small degree, and laws of exp hold in the tenth layer as in the first. Where a rewrite reaches past
+such a value, that fails, and only the exponent is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from porter.check.draw import draw
+from porter.check.execution import run
+from porter.errors import Undecided
+from porter.graph import Function, Graph, Model
+from porter.ops.field import Field, NeedsExponents
+from porter.ops.namespace import is_float
+from porter.ops.residue_array import UNDEFINED, Residues
+from porter.ops.residues import P, hashed
+
+SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the field says of two models.
+
+    chance   of agreeing although they differ: (degree / p) ** seeds, the Schwartz-Zippel bound over all seeds
+    reading  'unrounded' or 'folded': how constants were read when they agreed
+    first    the first value, in after's order, that both name and on which they differ
+    """
+
+    equal: bool | None
+    chance: float = 1.0
+    seeds: int = 0
+    reading: str = ""
+    first: str = ""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.equal:
+            how = f"{self.reading} constants, {self.seeds} seeds"
+            return f"equal in a prime field ({how}), chance of error {self.chance:.1g}"
+        return self.reason or f"different in a prime field, first at '{self.first}'"
+
+
+def agree(before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS) -> Agreement:
+    """Whether two models with the same interface agree in the field; inputs of integers are drawn as in `draw`."""
+    names = [v.name or "" for v in before.graph.inputs if not v.is_initializer()]
+    renamed = [v.name or "" for v in after.graph.inputs if not v.is_initializer()]
+    if len(names) != len(renamed):
+        return Agreement(None, reason=f"{len(names)} inputs against {len(renamed)}")
+    to_after = dict(zip(names, names if set(names) == set(renamed) else renamed, strict=True))
+    common = _computed(before) & _computed(after)
+
+    def both(field: Field, trial: int) -> tuple[_Run, _Run]:
+        given = _values(field, draw(before, trial), names)
+        return (
+            _evaluate(before, given, field, common),
+            _evaluate(after, {to_after[n]: v for n, v in given.items()}, field, common),
+        )
+
+    return _decide(both, seed, seeds)
+
+
+def agree_on(
+    before: Function | Graph,
+    after: Function | Graph,
+    inputs: Sequence[Any],
+    *,
+    seed: int = 0,
+    seeds: int = SEEDS,
+    **options: Any,
+) -> Agreement:
+    """The same for two functions of the same inputs: float arrays of the right shape and type become random residues
+    unless they are wrapped as `Constant`; integers are used as they are."""
+
+    def both(field: Field, trial: int) -> tuple[_Run, _Run]:
+        given = [_value(field, f"input {i}", x) for i, x in enumerate(inputs)]
+        named_before = {v.name or "": x for v, x in zip(before.inputs, given, strict=True)}
+        named_after = {v.name or "": x for v, x in zip(after.inputs, given, strict=True)}
+        return (
+            _evaluate(before, named_before, field, frozenset(), **options),
+            _evaluate(after, named_after, field, frozenset(), **options),
+        )
+
+    return _decide(both, seed, seeds)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An input of a region whose value is a weight: it stays what it is."""
+
+    array: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Run:
+    outputs: list[Any]
+    shared: dict[str, Any]
+
+
+def _decide(both: Any, seed: int, seeds: int) -> Agreement:
+    """Agreement on all seeds in one reading of constants, unrounded first."""
+    results = []
+    exponents = False
+    for reading, whole in product(("unrounded", "folded"), (True, False)):
+        degree, verdict = 0, None
+        for trial in range(seed, seed + seeds):
+            options = {"folded": reading == "folded", "renews_values": whole}
+            try:
+                try:
+                    field = Field(trial, exponents=exponents, **options)
+                    one, two = both(field, trial)
+                except NeedsExponents:
+                    exponents = True
+                    field = Field(trial, exponents=True, **options)
+                    one, two = both(field, trial)
+            except Undecided as error:
+                verdict = Agreement(None, reason=str(error).replace("\n ", ";"))
+                break
+            same, reason = _same(one.outputs, two.outputs)
+            if not same:
+                first = next(
+                    (n for n, x in two.shared.items() if n in one.shared and not _same_one(one.shared[n], x)), ""
+                )
+                verdict = Agreement(None if reason else False, first=first, reason=reason)
+                break
+            degree = max(degree, field.degree + _degree(one.outputs) + _degree(two.outputs))
+        if verdict is None:
+            return Agreement(True, min(1.0, max(degree, 1) / P) ** seeds, seeds, reading)
+        results.append(verdict)
+    return next((r for r in results if r.equal is not None), results[0])
+
+
+def _evaluate(
+    model: Model | Function | Graph, inputs: Mapping[str, Any], field: Field, common: frozenset[str], **options: Any
+) -> _Run:
+    shared: dict[str, Any] = {}
+
+    def keep(name: str, array: Any) -> None:
+        if name in common and isinstance(array, Residues):
+            shared[name] = _fingerprint(array)
+            field.renew(array)
+
+    results = run(model, inputs, field, on_value=keep, **options)
+    return _Run(list(results.values()), shared)
+
+
+def _fingerprint(x: Residues) -> tuple[tuple[int, ...], int]:
+    """Enough of a value to tell it from another, without keeping it."""
+    places = hashed(1, x.p.reshape(-1), x.tags.reshape(-1), np.arange(x.size))
+    return x.shape, int(np.bitwise_xor.reduce(places, initial=np.uint64(0)))
+
+
+def _values(field: Field, drawn: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Any]:
+    return {n: _value(field, f"input {i}", drawn[n]) for i, n in enumerate(names)}
+
+
+def _value(field: Field, name: str, x: Any) -> Any:
+    if isinstance(x, Constant):
+        return x.array
+    return field.random(name, x.shape, x.dtype) if is_float(x.dtype) else x
+
+
+def _same(one: Sequence[Any], two: Sequence[Any]) -> tuple[bool, str]:
+    """Whether the outputs agree, or why that cannot be said."""
+    if len(one) != len(two):
+        return False, f"{len(one)} outputs against {len(two)}"
+    for a, b in zip(one, two, strict=True):
+        for x in (a, b):
+            if isinstance(x, Residues) and (x.tags == UNDEFINED).any():
+                return False, "an output is undefined in the field (a division by zero, or an infinity without a sign)"
+        if not _same_one(a, b):
+            return False, ""
+    return True, ""
+
+
+def _same_one(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple):  # fingerprints
+        return a == b
+    if a.shape != b.shape:
+        return False
+    if isinstance(a, Residues) or isinstance(b, Residues):
+        field = a.field if isinstance(a, Residues) else b.field
+        x, y = field.lift(a), field.lift(b)
+        return bool(
+            np.array_equal(x.tags, y.tags) and np.array_equal(np.where(x.tags, 0, x.p), np.where(y.tags, 0, y.p))
+        )
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def _degree(values: Sequence[Any]) -> int:
+    return max((x.degree for x in values if isinstance(x, Residues)), default=0)
+
+
+def _computed(model: Model) -> frozenset[str]:
+    return frozenset(v.name for node in model.graph for v in node.outputs if v.name and not v.is_graph_output())
