@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from porter import graph, ops
 from porter.errors import PorterError
-from porter.graph import Model, Node, Value
+from porter.graph import Function, Model, Node, Value
 from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite
 from porter.rewrite.regions import boundary, content, has_subgraphs, region
@@ -37,12 +38,11 @@ class Partition(Pass):
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         limits = target_of(device.family).limits(device) if device is not None else Limits()
         ops.infer(model)
-        names: dict[str, str] = {}
-        for number, cluster in enumerate(_Partitioner(model, limits).clusters(), 1):
-            sources = tuple(dict.fromkeys(graph.source_name(n) for n in cluster.nodes))
-            kept = tuple(cluster.nodes)
-            _outline(model, cluster, names)
-            yield Rewrite(number, "tiling.partition", kept, sources)
+        clusters = _ordered(_Partitioner(model, limits).clusters())
+        described = [(tuple(n.op_type for n in c.nodes), tuple(dict.fromkeys(map(graph.source_name, c.nodes)))) for c in clusters]
+        _replace(model, clusters)
+        for number, (kinds, sources) in enumerate(described, 1):
+            yield Rewrite(number, "tiling.partition", kinds, sources)
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Cluster:
 
     nodes: list[Node]
     trial: Trial = field(default_factory=lambda: Trial("movement"))
+    outputs: list[Value] = field(default_factory=list)
 
 
 class _Partitioner:
@@ -82,6 +83,11 @@ class _Partitioner:
                 for n in merged.nodes:
                     self.home[n] = merged
         self._spread()
+        for cluster in self._all():
+            cluster.outputs = cluster.outputs or self._escaping(cluster.nodes)
+        return self._all()
+
+    def _all(self) -> list[Cluster]:
         return sorted({id(c): c for c in self.home.values()}.values(), key=lambda c: self.order[c.nodes[-1]])
 
     def _absorb(self, consumer: Cluster) -> Cluster | None:
@@ -113,15 +119,16 @@ class _Partitioner:
 
     def _spread(self) -> None:
         """Movement that several kernels read goes into each of them, if it fits into all."""
-        for cluster in sorted({id(c): c for c in self.home.values()}.values(), key=lambda c: -self.order[c.nodes[-1]]):
-            if cluster.trial.kind != "movement" or cluster.trial.why or any(v.is_graph_output() for n in cluster.nodes for v in n.outputs):
+        for cluster in self._all():
+            cluster.outputs = self._escaping(cluster.nodes)
+        for cluster in reversed(self._all()):
+            if cluster.trial.kind != "movement" or cluster.trial.why or any(v.is_graph_output() for v in cluster.outputs):
                 continue
-            users = {id(c): c for v in self._escaping(cluster.nodes) for u, _ in v.uses() if (c := self.home.get(u)) not in (None, cluster)}
+            users = {id(c): c for c in self._all() if c is not cluster and any(v in cluster.outputs for n in c.nodes for v in n.inputs)}
             plans = []
             for user in users.values():
-                assert user is not None
                 merged = Cluster(sorted({*cluster.nodes, *user.nodes}, key=self.order.__getitem__))
-                merged.trial = self.trial(merged.nodes, self._escaping(user.nodes))
+                merged.trial = self.trial(merged.nodes, user.outputs)
                 plans.append((user, merged))
             if all(not m.trial.why and not u.trial.why and m.trial.dots <= u.trial.dots and m.trial.again <= u.trial.again for u, m in plans):
                 for user, merged in plans:
@@ -211,6 +218,67 @@ def meaning(function: Any, model: Model) -> Any:
     return ops.trace(function, model, types)
 
 
-def _outline(model: Model, cluster: Cluster, names: dict[str, str]) -> Node:
-    """The cluster as a call of a kernel function; equal clusters call the same one."""
-    raise NotImplementedError
+def _call(model: Model, cluster: Cluster, known: dict[str, str]) -> Node:
+    """The node that stands for the cluster: a call of a kernel function, the same one for equal clusters."""
+    outputs = cluster.outputs
+    inputs = kernel_inputs(cluster.nodes, outputs)
+    alone = region(cluster.nodes, inputs, outputs, model.functions)
+    key = content(alone)
+    if key not in known:
+        known[key] = f"{cluster.nodes[-1].op_type.lower()}_{key[:8]}"
+        identifier = (DOMAIN, known[key], "")
+        model.functions[identifier] = _function(identifier, alone)
+        model.opset_imports.setdefault(DOMAIN, 1)
+    results = [graph.new_value(v.name, graph.dtype(v), graph.shape(v)) for v in outputs]
+    call = graph.new_node(known[key], inputs, domain=DOMAIN, outputs=results, name=cluster.nodes[-1].name)
+    graph.inherit([call], cluster.nodes)
+    return call
+
+
+def _function(identifier: tuple[str, str, str], alone: Model) -> Function:
+    """A region as a function; its constants become Constant nodes, so that the function says all it means."""
+    body = alone.graph
+    first = body[0]
+    for value in list(body.initializers.values()):
+        assert value.const_value is not None
+        made = graph.new_node("Constant", [], {"value": value.const_value.numpy()}, outputs=1, name=f"c_{value.name}")
+        made.outputs[0].type, made.outputs[0].shape, made.outputs[0].name = value.type, value.shape, f"{value.name}_k"
+        body.insert_before(first, made)
+        value.replace_all_uses_with(made.outputs[0])
+        body.initializers.pop(value.name)
+    return Function(*identifier, graph=body, attributes=[])
+
+
+def _replace(model: Model, clusters: list[Cluster]) -> list[Node]:
+    """Calls in the place of all nodes, in an order of evaluation; what is no kernel stays a node. Returns the new nodes."""
+    known: dict[str, str] = {}
+    made: list[Node] = []
+    for cluster in clusters:
+        made.append(cluster.nodes[0] if cluster.trial.why else _call(model, cluster, known))
+    old = [n for n in model.graph if n not in made]
+    for cluster, call in zip(clusters, made, strict=True):
+        if call.graph is not None:
+            model.graph.remove(call)
+        model.graph.append(call)
+        if not cluster.trial.why:
+            for before, after in zip(cluster.outputs, call.outputs, strict=True):
+                name = before.name
+                before.replace_all_uses_with(after, replace_graph_outputs=True)
+                before.name, after.name = f"{name}_before", name
+    graph.remove([n for n in old if n.op_type != "Constant" or not any(list(v.uses()) for v in n.outputs)])
+    return made
+
+
+def _ordered(clusters: list[Cluster]) -> list[Cluster]:
+    """Clusters in an order of evaluation."""
+    maker = {v: c for c in clusters for v in c.outputs}
+    order = nx.DiGraph()
+    order.add_nodes_from(range(len(clusters)))
+    number = {id(c): i for i, c in enumerate(clusters)}
+    for c in clusters:
+        inside = {v for n in c.nodes for v in n.outputs}
+        for n in c.nodes:
+            for v in n.inputs:
+                if v is not None and v not in inside and (p := maker.get(v)) is not None and p is not c:
+                    order.add_edge(number[id(p)], number[id(c)])
+    return [clusters[i] for i in nx.lexicographical_topological_sort(order)]

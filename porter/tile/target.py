@@ -103,3 +103,20 @@ class Target(ABC):
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         """Modelled time of one kernel by bound: 'compute', 'memory', 'overhead' (their maximum counts, plus overhead)."""
         raise NotImplementedError(self.family)
+
+
+def target_of(family: str) -> Target:
+    """The family's Target, an instance in its package (ours, or one that an entry point of `porter.targets` names).
+
+    Raises PorterError where the package has none.
+    """
+    from importlib import import_module
+
+    from porter.device import package
+    from porter.errors import PorterError
+
+    module = import_module(package(family))
+    for thing in vars(module).values():
+        if isinstance(thing, Target):
+            return thing
+    raise PorterError(f"{module.__name__} defines no target", expected="an instance of porter.tile.target.Target")

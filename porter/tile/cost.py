@@ -1,0 +1,66 @@
+"""What a tile program does, counted: multiply-adds by product, elementwise lanes by operation, bytes moved."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from porter.tile.program import Cast, Dot, Elementwise, For, Load, Program, Reduce, Statement, Store, Tile, types
+
+
+@dataclass
+class Counts:
+    """Totals over the whole grid, padding lanes included: what the device executes, not what the model needs.
+
+    products: multiply-adds by product ('bfloat16', 'bf16x6', 'fp32', 'int8', ...); elementwise: lanes by operation;
+    loaded, stored: bytes between device memory and tiles if nothing is cached; touched: bytes of all parameters once.
+    """
+
+    products: Counter[str] = field(default_factory=Counter)
+    elementwise: Counter[str] = field(default_factory=Counter)
+    loaded: int = 0
+    stored: int = 0
+    touched: int = 0
+    instances: int = 1
+
+    @property
+    def flops(self) -> int:
+        return 2 * sum(self.products.values()) + sum(self.elementwise.values())
+
+
+def count(program: Program) -> Counts:
+    """The counts of one launch."""
+    found = Counts(instances=math.prod(a.steps for a in program.grid))
+    found.touched = sum(math.prod(p.shape) * np.dtype(p.dtype).itemsize for p in program.params)
+    _block(program, program.body, found.instances, types(program), found)
+    return found
+
+
+def _block(program: Program, body: tuple[Statement, ...], times: int, kinds: dict[str, Tile], found: Counts) -> None:
+    def lanes(axes: set[str] | tuple[str, ...]) -> int:
+        return math.prod(program.axis(a).tile for a in axes)
+
+    for s in body:
+        match s:
+            case For(axis=axis, body=inner):
+                _block(program, inner, times * program.axis(axis).steps, kinds, found)
+            case Load(type=t):
+                found.loaded += times * lanes(t.axes) * np.dtype(t.dtype).itemsize
+            case Store(value=value, access=access):
+                axes = {a for i in access.index for a in i.affine.axes}
+                found.stored += times * lanes(axes) * np.dtype(kinds[value].dtype).itemsize
+            case Dot(a=a, b=b, precision=precision):
+                work = times * lanes({*kinds[a].axes, *kinds[b].axes})
+                narrow = kinds[a].dtype if kinds[a].dtype != "float32" else precision
+                found.products[narrow] += work
+            case Elementwise(op=op, type=t):
+                found.elementwise[op] += times * lanes(t.axes)
+            case Reduce(op=op, arg=arg):
+                found.elementwise[op] += times * lanes(kinds[arg].axes)
+            case Cast(type=t):
+                found.elementwise["cast"] += times * lanes(t.axes)
+            case _:
+                pass
