@@ -36,6 +36,7 @@ def repair(model: ir.Model, found: Sequence[str] = ()) -> None:
         function.graph.sort()
     mends += _node_names(model)
     mends += _shadowed(model)
+    _explicit_axes(model)
     note(model, mends)
 
 
@@ -60,6 +61,14 @@ def _weights_among_inputs(model: ir.Model) -> list[str]:
         return []
     listed = ", ".join(f"'{value.name}'" for value in weights[:4]) + (", ..." if len(weights) > 4 else "")
     return [f"{len(weights)} inputs with a default value are kept as weights: {listed}"]
+
+
+def _explicit_axes(model: ir.Model) -> None:
+    """Writes down a default without which onnx 1.23 rejects MeanVarianceNormalization when it infers shapes strictly."""
+    for graph in every_graph(model):
+        for node in graph:
+            if node.op_type == "MeanVarianceNormalization" and node.domain == "" and "axes" not in node.attributes:
+                node.attributes["axes"] = ir.AttrInt64s("axes", (0, 2, 3))
 
 
 def _node_names(model: ir.Model) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from porter.errors import PorterError
 from porter.graph.edit import fresh, inherit, new_node, remove, replace_uses
 from porter.graph.operators import HOME_OPSET
 from porter.graph.repair import note
-from porter.graph.values import constant, graphs, source_name
+from porter.graph.values import constant, source_name
 
 Step = Callable[["Edit"], None]
 Table = dict[tuple[str, int], Step]
@@ -52,7 +53,7 @@ class Edit:
             self.refuse(f"an input {index}", "none")
         return value
 
-    def attribute(self, name: str, default: object = None) -> object:
+    def attribute(self, name: str, default: Any = None) -> Any:
         """The plain value of an attribute; `default` where the node does not carry it."""
         attribute = self.node.attributes.get(name)
         if attribute is None:
@@ -62,13 +63,13 @@ class Edit:
         value = attribute.value
         return tuple(value) if isinstance(value, list | tuple) else value
 
-    def pop(self, name: str, default: object = None) -> object:
+    def pop(self, name: str, default: Any = None) -> Any:
         """As `attribute`, and the node carries it no longer."""
         value = self.attribute(name, default)
         self.node.attributes.pop(name, None)
         return value
 
-    def set(self, name: str, value: object) -> None:
+    def set(self, name: str, value: Any) -> None:
         """Gives the node an attribute."""
         self.node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
@@ -120,7 +121,7 @@ class Edit:
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None],
-        attributes: Mapping[str, object] | None = None,
+        attributes: Mapping[str, Any] | None = None,
         *,
         name: str | None = None,
         outputs: int = 1,
@@ -148,7 +149,7 @@ class Edit:
         self,
         op_type: str,
         inputs: Sequence[ir.Value | None] | None = None,
-        attributes: Mapping[str, object] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         """The node turns into another operator with the same outputs; attributes are kept unless given."""
         self.node.op_type = op_type
@@ -177,7 +178,7 @@ class Edit:
         if len(self.node.outputs) > first:
             self.node.resize_outputs(first)
 
-    def refuse(self, expected: str, found: str, hint: str | None = None) -> None:
+    def refuse(self, expected: str, found: str, hint: str | None = None) -> NoReturn:
         """Raises PorterError: this node cannot follow."""
         raise PorterError(
             f"node '{source_name(self.node)}' ({self.node.op_type})", expected=expected, found=found, hint=hint
@@ -213,12 +214,9 @@ def _upgrade(
     for opset in range(start + 1, target + 1):
         if not any(opset == version for _, version in table):
             continue
-        pending = [root]
-        while pending:
-            graph = pending.pop()
+        # the graphs of before: a step may build one of its own around a node that it has brought to this opset
+        for graph in [root, *root.subgraphs()]:
             for node in list(graph):
                 step = table.get((node.op_type, opset)) if node.domain == "" else None
                 if step is not None:
                     step(Edit(node, graph, in_function, used, notes))
-            for node in graph:  # after the edits: some steps build subgraphs of their own
-                pending.extend(graphs(node))
