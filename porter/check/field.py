@@ -9,9 +9,9 @@ weights may stand as an expression. Folded: operators on constants alone are com
 constant folding does. Agreement in either is agreement, of the models up to the rounding of constants or as they are.
 
 At every value that both models name, the value is replaced by a keyed hash of itself: as random as an input, and the
-same on both sides exactly if they agree so far. So each region between such values is decided by itself, with the chance
-of error of its own small degree, and laws of exp hold in the tenth layer as in the first. Where a rewrite reaches past
-such a value, that fails, and only the exponent is replaced.
+same on both sides exactly if they agree so far. So each region between such values is decided by itself, with the
+chance of error of its own small degree, and laws of exp hold in the tenth layer as in the first. Where a rewrite
+reaches past such a value, that fails, and only the exponent is replaced.
 """
 
 from __future__ import annotations

@@ -1,0 +1,206 @@
+"""Contracts: real faults are caught and named, honest rewrites pass."""
+
+import numpy as np
+import pytest
+
+from porter import check
+from porter.errors import PorterError
+
+RNG = np.random.default_rng(11)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+GELU = """g (float[4,64] x) => (float[4,64] y) {{
+  half = Constant <value_float = 0.5> ()
+  one = Constant <value_float = 1.0> ()
+  root = Constant <value_float = {root}> ()
+  scaled = Div (x, root)
+  e = Erf (scaled)
+  more = Add (e, one)
+  both = Mul (x, more)
+  y = Mul (both, half)
+}}"""
+ROOT_TWO = 1.4142135381698608
+
+LAYER = """g (float[3,8,64] x) => (float[3,8,64] y) {{
+  two = Constant <value_float = 2.0> ()
+  eps = Constant <value_float = {eps}> ()
+  mean = ReduceMean (x, axes)
+  centred = Sub (x, mean)
+  square = Pow (centred, two)
+  variance = ReduceMean (square, axes)
+  shifted = Add (variance, eps)
+  deviation = Sqrt (shifted)
+  normed = Div (centred, deviation)
+  scaled = Mul (normed, gamma)
+  y = Add (scaled, beta)
+}}"""
+LAYER_WEIGHTS = {"axes": np.array([-1]), "gamma": normal(64), "beta": normal(64)}
+
+
+def attention(mask=True, scale="q", scaled_by=0.25):
+    """Masked single-head attention; `scale` says where the factor stands."""
+    lines = {
+        "q": ("qs = Mul (q, factor)\n  s = MatMul (qs, kt)", "s"),
+        "s": ("s0 = MatMul (q, kt)\n  s = Mul (s0, factor)", "s"),
+    }
+    return f"""g (float[2,8,16] q, float[2,8,16] k, float[2,8,16] v, int64[2,8] attention_mask) => (float[2,8,16] y) {{
+  factor = Constant <value_float = {scaled_by}> ()
+  low = Constant <value_float = -10000.0> ()
+  one = Constant <value_float = 1.0> ()
+  kt = Transpose <perm = [0, 2, 1]> (k)
+  {lines[scale][0]}
+  m = Cast <to = 1> (attention_mask)
+  inverted = Sub (one, m)
+  bias2 = Mul (inverted, low)
+  axis = Constant <value_ints = [1]> ()
+  bias = Unsqueeze (bias2, axis)
+  masked = {"Add (s, bias)" if mask else "Identity (s)"}
+  p = Softmax <axis = -1> (masked)
+  y = MatMul (p, v)
+}}"""
+
+
+ONE_MATMUL = "g (float[64,{k}] x) => (float[64,48] y) {{ y = MatMul (x, w) }}"
+
+
+@pytest.mark.parametrize("contract", [check.exact, check.algebraic, check.rounding], ids=str)
+def test_a_model_keeps_every_contract_against_itself(model, contract):
+    one, two = (model(LAYER.format(eps=1e-5), LAYER_WEIGHTS) for _ in range(2))
+    verdict = check.compare(one, two, contract)
+    assert verdict.ok and not verdict.message and verdict.first_divergence is None
+    assert verdict.metric["sqnr_db"] > 120
+
+
+def test_gelu_with_the_wrong_constant_is_named_with_its_node(model):
+    verdict = check.compare(model(GELU.format(root=ROOT_TWO)), model(GELU.format(root=1.4143)), check.rounding)
+    assert not verdict.ok
+    assert verdict.first_divergence.node == "/div_3" and verdict.first_divergence.tensor == "scaled"
+    assert verdict.message.splitlines()[0] == "output 'y' changed"
+
+
+def test_gelu_spelled_as_onnx_own_operator_is_only_rounded_elsewhere(model):
+    own = model("g (float[4,64] x) => (float[4,64] y) { y = Gelu (x) }")
+    spelled = model(GELU.format(root=ROOT_TWO))
+    assert check.compare(spelled, own, check.rounding).ok
+    tanh = model('g (float[4,64] x) => (float[4,64] y) { y = Gelu <approximate = "tanh"> (x) }')
+    assert not check.compare(spelled, tanh, check.rounding).ok
+
+
+def test_an_epsilon_that_moved_is_caught(model):
+    good = model(LAYER.format(eps=1e-5), LAYER_WEIGHTS)
+    assert not check.compare(good, model(LAYER.format(eps=1.2e-5), LAYER_WEIGHTS), check.rounding).ok
+    fused = model(
+        "g (float[3,8,64] x) => (float[3,8,64] y) { y = LayerNormalization <epsilon = 1e-5> (x, gamma, beta) }",
+        {k: v for k, v in LAYER_WEIGHTS.items() if k != "axes"},
+    )
+    assert check.compare(good, fused, check.algebraic).ok
+
+
+def test_a_dropped_mask_is_caught_and_a_moved_scale_is_not(model):
+    good = model(attention())
+    assert check.compare(good, model(attention(scale="s")), check.algebraic).ok
+    assert check.compare(good, model(attention(scale="s")), check.rounding).ok
+    verdict = check.compare(good, model(attention(mask=False)), check.algebraic)
+    assert not verdict.ok and verdict.first_divergence.tensor == "masked"
+    assert not check.compare(good, model(attention(scaled_by=0.2501)), check.rounding).ok
+
+
+def test_swapped_operands_are_caught(model):
+    good = model("g (float[4,8] a, float[4,8] b) => (float[4,8] y) { d = Sub (a, b)  y = Relu (d) }")
+    swapped = model("g (float[4,8] a, float[4,8] b) => (float[4,8] y) { d = Sub (b, a)  y = Relu (d) }")
+    verdict = check.compare(good, swapped, check.exact)
+    assert not verdict.ok and verdict.first_divergence.node == "/sub_0"
+
+
+def test_reassociation_is_algebra_and_not_exact(model):
+    left = model("g (float[9,9] a, float[9,9] b, float[9,9] c) => (float[9,9] y) { t = Add (a, b)  y = Add (t, c) }")
+    right = model("g (float[9,9] a, float[9,9] b, float[9,9] c) => (float[9,9] y) { u = Add (b, c)  y = Add (a, u) }")
+    assert check.compare(left, right, check.algebraic).ok
+    assert check.compare(left, right, check.rounding).ok
+    verdict = check.compare(left, right, check.exact)
+    assert not verdict.ok and verdict.outputs[0].distance.ulp <= 32
+
+
+def test_a_folded_batch_norm_is_rounding_and_a_lost_one_is_not(model):
+    w, gamma, beta, mean = normal(6, 4, 3, 3), normal(6), normal(6), normal(6)
+    variance = np.abs(normal(6)) + np.float32(0.5)
+    text = "g (float[2,4,9,9] x) => (float[2,6,7,7] y) {{ {body} }}"
+    unfolded = "c = Conv (x, w)  y = BatchNormalization <epsilon = 1e-3> (c, gamma, beta, mean, variance)"
+    scale = (gamma / np.sqrt(variance.astype(np.float64) + 1e-3)).astype(np.float32)
+    folded = {"w": w * scale[:, None, None, None], "b": beta - mean * scale}
+    before = model(
+        text.format(body=unfolded), {"w": w, "gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
+    )
+    after = model(text.format(body="y = Conv (x, w, b)"), folded)
+    assert check.compare(before, after, check.rounding).ok
+    assert not check.compare(before, after, check.exact).ok
+    wrong = {"w": folded["w"], "b": beta}
+    assert not check.compare(before, model(text.format(body="y = Conv (x, w, b)"), wrong), check.rounding).ok
+
+
+@pytest.mark.parametrize("k", [32, 512])
+def test_tf32_in_place_of_fp32_is_caught(model, k):
+    """The cheaper unit's operands as a Cast would leave them: 10 fraction bits."""
+    w = normal(k, 48)
+    cut = (w.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    good = model(ONE_MATMUL.format(k=k), {"w": w})
+    assert not check.compare(good, model(ONE_MATMUL.format(k=k), {"w": cut}), check.rounding).ok
+
+
+def test_bfloat16_keeps_its_budget_and_misses_a_tighter_one(model):
+    text = """g (float[64,96] x) => (float[64,48] y) {
+      xb = Cast <to = 16> (x)  xw = Cast <to = 1> (xb)
+      wb = Cast <to = 16> (w)  ww = Cast <to = 1> (wb)
+      y = MatMul (xw, ww) }"""
+    w = normal(96, 48)
+    before, after = model(ONE_MATMUL.format(k=96), {"w": w}), model(text, {"w": w})
+    verdict = check.compare(before, after, check.precision("sqnr", db=40))
+    assert verdict.ok and 40 < verdict.metric["sqnr_db"] < 60
+    failed = check.compare(before, after, check.precision(sqnr_db=70))
+    assert not failed.ok and "sqnr_db is" in failed.message and "sqnr_db >= 70" in failed.message
+    assert check.compare(before, after, check.precision(cosine=0.999, max_abs=0.5)).ok
+    assert not check.compare(before, after, check.rounding).ok
+
+
+def test_moved_zeros_and_nans_are_values(model):
+    one = model("g (float[4] x) => (float[4] y) { y = Identity (x) }")
+    plus = model("g (float[4] x) => (float[4] y) { z = Constant <value_float = 0.0> ()  y = Add (x, z) }")
+    x = {"x": np.array([-0.0, np.nan, np.inf, 1], np.float32)}
+    assert check.compare(one, one, check.exact, x).ok
+    verdict = check.compare(one, plus, check.exact, x)
+    assert not verdict.ok and "a zero changed its sign at [0]" in verdict.message
+
+
+def test_an_infinity_that_appears_is_infinitely_far(model):
+    good = model("g (float[4] x) => (float[4] y) { c = Constant <value_float = 4.0> ()  a = Sub (x, c)  y = Exp (a) }")
+    bad = model(
+        "g (float[4] x) => (float[4] y) { c = Constant <value_float = 4.0> () d = Exp (c) e = Exp (x) y = Div (e, d) }"
+    )
+    x = {"x": np.array([0.5, 90, 1, 2], np.float32)}
+    verdict = check.compare(good, bad, check.rounding, x)
+    assert not verdict.ok and verdict.metric["max_abs"] == np.inf
+    assert verdict.outputs[0].json()["max_abs"] == "inf"
+
+
+def test_different_interfaces_are_bad_usage(model):
+    one = model("g (float[4] x) => (float[4] y) { y = Relu (x) }")
+    two = model("g (float[4] x) => (float[4] y, float[4] z) { y = Relu (x)  z = Neg (x) }")
+    with pytest.raises(PorterError) as error:
+        check.compare(one, two, check.exact)
+    assert str(error.value) == "outputs of the two models\n  expected y\n  found y, z"
+    with pytest.raises(PorterError, match="input 'x'"):
+        check.compare(one, one, check.exact, {"x": np.zeros(5, np.float32)})
+
+
+def test_the_message_names_output_limit_node_and_inputs(model):
+    good, bad = model(GELU.format(root=ROOT_TWO)), model(GELU.format(root=1.5))
+    lines = check.compare(good, bad, check.algebraic, subject="fusion.gelu").message.splitlines()
+    assert lines[0] == "fusion.gelu changed output 'y'"
+    assert lines[1].startswith("  256 of 256 elements moved; worst at [") and " became " in lines[1]
+    assert lines[1].split(", allowed ")[1].endswith("e-11")
+    assert lines[2].startswith("  first at node '/div_3' (Div), tensor 'scaled': 256 of 256 elements moved; worst at [")
+    assert lines[3] == "  on draw 0"
