@@ -1,0 +1,87 @@
+"""`porter new pass|target NAME`: a working, tested start.
+
+In a checkout of porter the files go where ours lie; elsewhere they become a project that porter finds once installed.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import click
+
+from porter.bundle.folder import writing
+from porter.errors import PorterError
+
+
+@click.group("new")
+def command() -> None:
+    """Scaffold a pass or a target, with its test."""
+
+
+@command.command("pass")
+@click.argument("name")
+@click.option("-o", "--out", metavar="DIR", help="A project of its own in this folder, even inside a checkout.")
+def new_pass(name: str, out: str | None) -> None:
+    """A fusion called NAME (gate, or fusion.gate) and its test."""
+    package, _, short = (name if "." in name else f"fusion.{name}").rpartition(".")
+    for word in (*package.split("."), short):
+        _identifier(word, name)
+    words = {"Name": _camel(short), "name": short, "where": f"{package}.{short}", "roots": "", "Kind": "A pass"}
+    root = _checkout() if out is None else None
+    if root:
+        made = {
+            root / "passes" / package.replace(".", "/") / f"{short}.py": _fill("pass.py", words),
+            root / "tests" / "passes" / f"test_{short}.py": _fill("test_pass.py", words),
+        }
+        tests = f"pytest tests/passes/test_{short}.py"
+    else:
+        project = f"porter-{short.replace('_', '-')}"
+        folder, module = Path(out or project), f"porter_{short}"
+        words |= {"project": project, "package": module, "group": "passes", "roots": f', roots=["{module}"]'}
+        made = {
+            folder / "pyproject.toml": _fill("project.toml", words),
+            folder / module / "__init__.py": f'"""Passes for porter: {short}."""\n',
+            folder / module / package / "__init__.py": f'"""Passes of the group {package}."""\n',
+            folder / module / package / f"{short}.py": _fill("pass.py", words),
+            folder / "tests" / f"test_{short}.py": _fill("test_pass.py", words),
+        }
+        tests = f"cd {folder} && pytest"
+    _write(made)
+    click.echo("\n".join([*map(str, made), "", f"try  {tests}"]))
+
+
+def _fill(template: str, words: dict[str, str]) -> str:
+    text = (files("porter.cli") / "templates" / f"{template}.tmpl").read_text(encoding="utf-8")
+    return Template(text).substitute(words)
+
+
+def _identifier(word: str, name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", word) or keyword.iskeyword(word):
+        raise PorterError(f"name '{name}'", expected="lower case words, as modules are called", hint="fusion.gate")
+
+
+def _camel(word: str) -> str:
+    return "".join(part.capitalize() for part in word.split("_"))
+
+
+def _checkout() -> Path | None:
+    """The checkout of porter that the working directory lies in."""
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "passes" / "__init__.py").is_file() and (folder / "porter" / "passes").is_symlink():
+            return folder
+    return None
+
+
+def _write(made: dict[Path, str]) -> None:
+    """All the files, none of which may exist."""
+    for path in made:
+        if path.exists():
+            raise PorterError(f"{path} exists", hint="another name, or another folder with -o")
+    for path, text in made.items():
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
