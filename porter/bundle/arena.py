@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,13 +53,13 @@ def plan(buffers: Iterable[Life], alignment: int = ALIGNMENT) -> Plan:
 
     The name breaks ties, so equal programs get equal plans.
     """
-    placed: list[tuple[int, int, Life]] = []  # offset, end, life
+    placed: list[tuple[int, int, str, Life]] = []  # offset, end, name, life; sorted
     offsets: dict[str, int] = {}
     for life in sorted(buffers, key=lambda b: (-b.bytes, b.first, b.name)):
         size = -(-max(life.bytes, 1) // alignment) * alignment
         best: tuple[int, int] | None = None  # slack, offset
         free = 0
-        for offset, end, other in sorted(placed, key=lambda p: (p[0], p[1])):
+        for offset, end, _, other in placed:
             if not life.meets(other):
                 continue
             gap = offset - free
@@ -67,5 +68,5 @@ def plan(buffers: Iterable[Life], alignment: int = ALIGNMENT) -> Plan:
             free = max(free, end)
         offset = best[1] if best else free
         offsets[life.name] = offset
-        placed.append((offset, offset + size, life))
-    return Plan(offsets, max((end for _, end, _ in placed), default=0))
+        insort(placed, (offset, offset + size, life.name, life))
+    return Plan(offsets, max((end for _, end, *_ in placed), default=0))
