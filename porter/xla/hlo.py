@@ -1,0 +1,122 @@
+"""StableHLO and HLO of jax functions, as text or bytes that hold no source paths; and text run on XLA's CPU.
+
+    text = stablehlo(function, types, "tpu")      # what the bundle ships; the same function gives the same text
+    outputs = run_text(text, inputs)              # on the CPU
+    bytes = hlo_proto(function, types)            # an HloModuleProto, what neuronx-cc reads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+from jax.interpreters import mlir
+
+from porter.errors import PorterError
+
+
+@contextmanager
+def no_paths() -> Iterator[None]:
+    """jax without source files and tracebacks in what it lowers, so that equal programs have equal bytes."""
+    wanted = {"jax_hlo_source_file_canonicalization_regex": ".*", "jax_include_full_tracebacks_in_locations": False}
+    before = {k: getattr(jax.config, k) for k in wanted}
+    try:
+        for k, v in wanted.items():
+            jax.config.update(k, v)
+        yield
+    finally:
+        for k, v in before.items():
+            jax.config.update(k, v)
+
+
+def stablehlo(function: Callable[..., Any], types: Sequence[Any], platform: str, name: str = "main") -> str:
+    """The function as StableHLO text for a platform ('cpu', 'tpu'), without locations."""
+    return text_of(exported(function, types, (platform,), name))
+
+
+def exported(function: Callable[..., Any], types: Sequence[Any], platforms: Sequence[str], name: str = "main") -> Any:
+    """jax.export of the function for platforms, with its module named."""
+
+    def named(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    named.__name__ = named.__qualname__ = name
+    with no_paths():
+        return export.export(jax.jit(named), platforms=list(platforms))(*types)
+
+
+def text_of(e: Any) -> str:
+    """An exported function's module, printed without locations."""
+    from jax.extend.mlir.dialects import stablehlo as dialect
+
+    with mlir.make_ir_context() as context:
+        module = dialect.deserialize_portable_artifact(context, e.mlir_module_serialized)
+        return str(module.operation.get_asm(enable_debug_info=False))
+
+
+def hlo_proto(function: Callable[..., Any], types: Sequence[Any], name: str = "main") -> bytes:
+    """The function as a serialized xla.HloModuleProto, before XLA's optimizations."""
+
+    def named(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    named.__name__ = named.__qualname__ = name
+    with no_paths():
+        lowered = jax.jit(named, keep_unused=True).lower(*types)
+        return bytes(lowered.compiler_ir("hlo").as_serialized_hlo_module_proto())
+
+
+def call(text: str, platform: str = "cpu") -> Callable[..., list[Any]]:
+    """A jax function that runs StableHLO text, inlined where it is traced. Raises PorterError on text that is no module."""
+    from jax.extend.mlir.dialects import stablehlo as dialect
+
+    with mlir.make_ir_context():
+        from jax.extend.mlir import ir
+
+        try:
+            module = ir.Module.parse(text)
+        except ir.MLIRError as error:
+            raise PorterError("StableHLO text", expected="a module that parses", found=str(error).splitlines()[0]) from None
+        main = next(op for op in module.body.operations if str(op.attributes["sym_name"]) == '"main"')
+        kind = main.attributes["function_type"].value
+        ins = [_aval(t) for t in kind.inputs]
+        outs = [_aval(t) for t in kind.results]
+        code = dialect.serialize_portable_artifact(module, dialect.get_current_version())
+    tree_in = jax.tree.structure((tuple(ins), {}))
+    tree_out = jax.tree.structure(list(outs))
+    e = export.Exported(
+        fun_name="main", in_tree=tree_in, in_avals=tuple(ins), out_tree=tree_out, out_avals=tuple(outs),
+        _has_named_shardings=True, _in_named_shardings=(None,) * len(ins), _out_named_shardings=(None,) * len(outs),
+        in_shardings_hlo=(None,) * len(ins), out_shardings_hlo=(None,) * len(outs), nr_devices=1, platforms=(platform,),
+        ordered_effects=(), unordered_effects=(), disabled_safety_checks=(), mlir_module_serialized=code,
+        calling_convention_version=export.maximum_supported_calling_convention_version,
+        module_kept_var_idx=tuple(range(len(ins))), uses_global_constants=False, _get_vjp=None,
+    )  # fmt: skip
+    return e.call
+
+
+def run_text(text: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of StableHLO text on XLA's CPU, which multiplies float32 exactly whatever precision is asked."""
+    function = call(text)
+    return [np.asarray(x) for x in jax.jit(lambda *a: function(*a))(*inputs)]
+
+
+def _aval(t: Any) -> Any:
+    from jax.extend.mlir import ir
+
+    kind = ir.RankedTensorType(t)
+    return jax.core.ShapedArray(tuple(kind.shape), _DTYPES[str(kind.element_type)])
+
+
+_DTYPES = {
+    "f64": np.dtype("float64"), "f32": np.dtype("float32"), "f16": np.dtype("float16"), "bf16": jax.numpy.bfloat16.dtype,
+    "i1": np.dtype(bool), "i4": jax.numpy.int4.dtype, "ui4": jax.numpy.uint4.dtype,
+    **{f"i{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)}, **{f"ui{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
+    "f8E4M3FN": jax.numpy.float8_e4m3fn.dtype, "f8E5M2": jax.numpy.float8_e5m2.dtype,
+    "f8E4M3B11FNUZ": jax.numpy.float8_e4m3b11fnuz.dtype, "f8E8M0FNU": jax.numpy.float8_e8m0fnu.dtype,
+    "f4E2M1FN": jax.numpy.float4_e2m1fn.dtype,
+}  # fmt: skip
