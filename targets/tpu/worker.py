@@ -1,0 +1,115 @@
+"""A process of its own that compiles for TPUs ahead of time: libtpu holds a lock and prints, and must not touch the caller's jax.
+
+    python -m porter.targets.tpu.worker TOPOLOGY < jobs.json > verdicts.json
+
+A job is {"name", "pieces": [{"language", "function", "text", "inputs": [buffer...], "outputs": [buffer...]}], "arguments":
+[[buffer, shape, dtype]...], "results": [buffer...]}: pieces run in order over named buffers in one jitted function. A
+verdict is {"name", "ok", "message", "size", "sha256", "resources", "cost", "copies", "seconds"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from typing import Any
+
+
+def main() -> None:
+    topology = sys.argv[1]
+    jobs = json.load(sys.stdin)
+    stdout, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no verdict
+    import jax
+    from jax.experimental import topologies
+    from jax.sharding import SingleDeviceSharding
+
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*")
+    jax.config.update("jax_include_full_tracebacks_in_locations", False)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    sharding = SingleDeviceSharding(devices[0])
+    json.dump([_compile(job, sharding) for job in jobs], stdout)
+
+
+def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.layout import Format, Layout
+
+    verdict: dict[str, Any] = {"name": job["name"], "ok": False, "message": ""}
+    try:
+        calls = [(_function(p), p["inputs"], p["outputs"]) for p in job["pieces"]]
+        types, formats = [], []
+        for _, shape, dtype in job["arguments"]:
+            # Row-major as the bundle stores them: XLA would choose for itself, and a kernel then pays a copy.
+            formats.append(Format(Layout(tuple(range(len(shape)))), sharding))
+            types.append(jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype), sharding=sharding))
+        names = [a[0] for a in job["arguments"]]
+
+        def program(*arguments: Any) -> list[Any]:
+            buffers = dict(zip(names, arguments, strict=True))
+            for function, inputs, outputs in calls:
+                found = function(*(buffers[i] for i in inputs))
+                buffers.update(zip(outputs, found if isinstance(found, tuple | list) else (found,), strict=True))
+            return [buffers[r] for r in job["results"]]
+
+        program.__name__ = re.sub(r"\W", "_", job["name"]) or "program"
+        compiled = jax.jit(program, in_shardings=tuple(formats), keep_unused=True).lower(*types).compile()
+    except Exception as error:
+        verdict["message"] = _sentence(error)
+        return verdict
+    text = compiled.as_text()
+    code = compiled.runtime_executable().serialize()
+    memory = compiled.memory_analysis()
+    verdict.update(
+        ok=True, size=len(code), sha256=hashlib.sha256(code).hexdigest(), cost=_cost(compiled.cost_analysis()),
+        copies=_copies(text), products=_products(text),
+        resources={"code": memory.generated_code_size_in_bytes, "arguments": memory.argument_size_in_bytes,
+                   "outputs": memory.output_size_in_bytes, "temporaries": memory.temp_size_in_bytes, "vmem": _vmem(text)},
+    )  # fmt: skip
+    return verdict
+
+
+def _function(piece: dict[str, Any]) -> Any:
+    if piece["language"] == "stablehlo":
+        from porter.xla.hlo import call
+
+        return call(piece["text"], "tpu")
+    space: dict[str, Any] = {"__name__": piece["function"]}
+    exec(compile(piece["text"], f"<{piece['function']}>", "exec"), space)
+    return space[piece["function"]]
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}" if lines else type(error).__name__
+
+
+def _cost(found: Any) -> dict[str, float]:
+    """XLA's figures; one that is not above zero is dropped, since it only says that XLA does not know."""
+    return {k: float(found[k]) for k in ("flops", "transcendentals", "bytes accessed", "optimal_seconds") if found.get(k, 0) > 0}
+
+
+def _copies(text: str) -> dict[str, int]:
+    """copy and transpose instructions in the scheduled program: layouts that somebody pinned, paid for. An asynchronous
+    copy-start between memories is prefetching, and not counted."""
+    return {op: len(re.findall(rf"= \S+ {op}\(", text)) for op in ("copy", "transpose")}
+
+
+def _products(text: str) -> list[str]:
+    """operand_precision of the products that XLA itself emits (a Pallas call is opaque here)."""
+    return sorted(set(re.findall(r"operand_precision=\{([^}]*)\}", text)))
+
+
+def _vmem(text: str) -> int:
+    """The most VMEM that one instruction of the program holds (memory space 1), as the compiler reports it."""
+    sizes = [0]
+    for found in re.findall(r'"used_scoped_memory_configs":\[([^\]]*)\]', text):
+        configs = re.findall(r'"memory_space":"1","offset":"(\d+)","size":"(\d+)"', found)
+        sizes.append(max((int(o) + int(s) for o, s in configs), default=0))
+    return max(sizes)
+
+
+if __name__ == "__main__":
+    main()
