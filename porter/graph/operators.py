@@ -25,6 +25,17 @@ def schema(op_type: str, opset: int, domain: str = "") -> onnx.defs.OpSchema | N
 
 
 @cache
+def _readable(op_type: str, opset: int) -> bool:
+    """Whether a model of that opset may have the operator: also one that was replaced under its own name later."""
+    if schema(op_type, opset) is not None:
+        return True
+    try:
+        return onnx.defs.get_schema(op_type, opset, "").deprecated and schema(op_type, HOME_OPSET) is not None
+    except onnx.defs.SchemaError:
+        return False
+
+
+@cache
 def _standard() -> dict[str, int]:
     """Every operator of ai.onnx and the opset that brought it."""
     first: dict[str, int] = {}
@@ -51,7 +62,7 @@ def refuse_unknown(
             _refuse_domain(place, domain, node.op_type, local)
         if "" not in opsets:
             raise PorterError(place, expected="an opset of ai.onnx in opset_import", found="none")
-        if schema(node.op_type, opsets[""]) is None:
+        if not _readable(node.op_type, opsets[""]):
             _refuse_operator(place, node.op_type, opsets[""])
 
 
