@@ -71,7 +71,7 @@ class Numpy:
         return x.astype(dtype, copy=False)
 
     def bitcast(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        return np.ascontiguousarray(x).view(dtype)
+        return np.array(x, order="C").view(dtype)
 
     # what numpy calls otherwise, or does not have
 
@@ -153,6 +153,9 @@ class Numpy:
     def window_reduce(self, kind: str, x: np.ndarray, **options: Any) -> np.ndarray:
         return windows.window_reduce(kind, x, **options)
 
+    def determinant(self, x: np.ndarray) -> np.ndarray:
+        return np.linalg.det(x)
+
     def gather_nd(self, x: np.ndarray, indices: np.ndarray, batch_dims: int = 0) -> np.ndarray:
         return x[_coordinates(x, indices, batch_dims)]
 
@@ -225,4 +228,4 @@ def _scatter(x: np.ndarray, where: tuple[np.ndarray, ...], updates: np.ndarray, 
 float64 = Numpy("float64", double=True)
 source = Numpy("source", double=False)
 
-__all__ = ["Numpy", "WIDE", "float64", "source"]
+__all__ = ["WIDE", "Numpy", "float64", "source"]

@@ -14,31 +14,38 @@ from porter.graph import Function, Node, attributes, read
 from porter.ops.types import schema
 
 
-def body_of(node: Node, opset: int, types: Sequence[np.dtype | None]) -> Function | None:
-    """ONNX's own function body of the node's operator, or None where the standard gives none.
+def body_of(
+    node: Node, opset: int, types: Sequence[np.dtype | None]
+) -> tuple[Function | None, dict[str, Any]]:
+    """ONNX's own function body of the node's operator and its attributes' defaults; None where the standard gives none.
 
     Some bodies depend on the call (which inputs are there, their types, attributes), so those are built for it.
     """
     found = schema(node.domain, node.op_type, opset)
     if found is None:
-        return None
+        return None, {}
+    defaults = {
+        name: helper.get_attribute_value(a.default_value)
+        for name, a in found.attributes.items()
+        if a.default_value.name
+    }
     if found.has_function:
-        return _fixed(node.domain, node.op_type, opset)
+        return _fixed(node.domain, node.op_type, opset), defaults
     if not found.has_context_dependent_function:
-        return None
+        return None, {}
     call = helper.make_node(
         node.op_type,
         [f"i{k}" if v is not None else "" for k, v in enumerate(node.inputs)],
         [f"o{k}" for k in range(len(node.outputs))],
         domain=node.domain,
-        **{k: v for k, v in attributes(node, {}).items()},
+        **attributes(node, {}),
     )
     number = [0 if t is None else helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in types]
     protos = [helper.make_tensor_type_proto(n, None) for n in number]
     text = found.get_context_dependent_function_with_opset_version(
         opset, call.SerializeToString(), [p.SerializeToString() for p in protos]
     )
-    return _read(text, opset) if text else None
+    return (_read(text, opset) if text else None), defaults
 
 
 @cache

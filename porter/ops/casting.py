@@ -54,7 +54,7 @@ def convert(xp, x, dtype, saturate=1, round_mode="up"):
     if dtype in FLOAT_CODES and x.dtype != dtype:
         x = x if x.dtype in (np.float32, np.float64) else xp.cast(x, np.float32)
         return to_code(xp, x, dtype, saturate, round_mode)
-    if x.dtype in FLOAT_CODES and dtype.kind in "iub" or dtype.itemsize == 1 and dtype.kind == "V":
+    if (x.dtype in FLOAT_CODES and dtype.kind in "iub") or (dtype.itemsize == 1 and dtype.kind == "V"):
         x = xp.cast(x, np.float32) if x.dtype in FLOAT_CODES else x
     return xp.cast(x, dtype)
 

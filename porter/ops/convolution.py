@@ -108,8 +108,8 @@ def conv_transpose(
     if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         want = output_shape or [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
         cuts = [f - n for f, n in zip(full, want[-rank:], strict=True)]
-        # what has to go is halved; the odd element is cut at the end unless SAME_UPPER keeps it there
-        halves = [(c // 2, c - c // 2) if auto_pad != "SAME_UPPER" else (c - c // 2, c // 2) for c in cuts]
+        # what has to go is halved; the odd element is cut at the start, with SAME_UPPER at the end
+        halves = [(c // 2, c - c // 2) if auto_pad == "SAME_UPPER" else (c - c // 2, c // 2) for c in cuts]
     else:
         halves = paired(pads, auto_pad, x.shape[2:], kernel, strides, dilations)
     outer = [(r - a, r - c + e) for r, (a, c), e in zip(reach, halves, extra, strict=True)]

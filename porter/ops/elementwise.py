@@ -87,8 +87,8 @@ def div(xp, a, b):
 
 @op("Mod", since=10)
 def mod(xp, a, b, *, fmod=0):
-    """a - b * floor(a / b), with the sign of b; with fmod the sign of a. Floats are always fmod's."""
-    return xp.fmod(a, b) if fmod or is_float(a.dtype) else xp.remainder(a, b)
+    """a - b * floor(a / b), with the sign of b; with fmod a - b * truncate(a / b), with the sign of a."""
+    return xp.fmod(a, b) if fmod else xp.remainder(a, b)
 
 
 @op("Pow", since=7)
@@ -103,25 +103,25 @@ def reciprocal(xp, x):
     return 1.0 / x
 
 
-@op("Max", since=8)
+@op("Max")
 def max_(xp, *data_0):
     """The largest of the inputs, broadcast against each other; NaN where one is."""
     return reduce(xp.maximum, data_0)
 
 
-@op("Min", since=8)
+@op("Min")
 def min_(xp, *data_0):
     """The smallest of the inputs, broadcast against each other; NaN where one is."""
     return reduce(xp.minimum, data_0)
 
 
-@op("Sum", since=8)
+@op("Sum")
 def sum_(xp, *data_0):
     """a + b + ..., broadcast against each other."""
     return reduce(xp.add, data_0)
 
 
-@op("Mean", since=8)
+@op("Mean")
 def mean(xp, *data_0):
     """(a + b + ...) / number of inputs."""
     return reduce(xp.add, data_0) / float(len(data_0))
@@ -152,9 +152,11 @@ def is_inf(xp, x, *, detect_negative=1, detect_positive=1):
 
 @op("BitShift", since=11)
 def bit_shift(xp, x, y, *, direction):
-    """x shifted by y bits; those shifted out are lost. A shift by the width or more gives 0."""
+    """x shifted by y bits; those shifted out are lost. What is left of a shift by the width or more is the sign."""
     width = 8 * x.dtype.itemsize
     moved = (xp.left_shift if direction == "LEFT" else xp.right_shift)(x, xp.minimum(y, width - 1))
+    if direction == "RIGHT" and x.dtype.kind == "i":
+        return moved
     return xp.where(xp.less(y, width), moved, xp.full((), 0, x.dtype))
 
 

@@ -54,7 +54,7 @@ class Scope:
     opsets: Mapping[str, int]
     bound: Mapping[str, Any] | None = None
     values: dict[Value, Array] = field(default_factory=dict)
-    types: dict[Value, np.dtype] = field(default_factory=dict)
+    types: dict[Value, np.dtype | None] = field(default_factory=dict)
     watch: Callable[[Value, Array, np.dtype | None], None] | None = None
     checks: bool = False
 
@@ -63,7 +63,7 @@ class Scope:
         self.types[value] = declared if declared is not None else array.dtype
 
     def get(self, value: Value) -> Array:
-        """The array of a value: computed, given, or a constant that is read now."""
+        """The array of a value: computed, given, or a constant that is read now; None where a call left it out."""
         if value not in self.values:
             stored = constant(value)
             if stored is None:
@@ -165,7 +165,7 @@ def run(
 
 def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
     """The node's outputs, each with its array and its declared type."""
-    function = scope.functions.get(node.op_identifier())
+    function, defaults = scope.functions.get(node.op_identifier()), {}
     args = [None if v is None else scope.get(v) for v in node.inputs]
     types = [None if v is None else scope.types[v] for v in node.inputs]
     opset = scope.opsets.get(node.domain, 1)
@@ -175,19 +175,24 @@ def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | 
         if function is None:
             definition = find(node.domain, node.op_type, opset)
             if definition is None:
-                function = body_of(node, opset, types)
+                function, defaults = body_of(node, opset, types)
         if function is not None:
-            arrays, declared = _call(function, node, args, types, scope)
+            bound = defaults | parameters(function, node, scope.bound)
+            arrays, declared = _call(function, bound, args, types, scope)
         else:
             definition = definition or lookup(node.domain, node.op_type, opset, node=source_name(node))
             arrays, declared = apply(definition, node, args, types, scope, opset)
     except PorterError as error:
         raise _at(node, error) from error
     except (ValueError, TypeError, IndexError, ZeroDivisionError, FloatingPointError) as error:
-        shapes = ", ".join("absent" if a is None else f"{onnx_name(t)}{list(a.shape)}" for a, t in zip(args, types))
-        raise _at(node, PorterError("its operator", expected="inputs that fit together", found=f"{shapes}: {error}")) \
+        raise _at(node, PorterError("its operator", expected="inputs that fit together", found=_shapes(args, error))) \
             from error  # fmt: skip
     return [(v, a, t) for v, a, t in zip(node.outputs, arrays, declared, strict=False) if a is not None]
+
+
+def _shapes(args: Sequence[Array], error: Exception) -> str:
+    shown = ("absent" if a is None else f"{onnx_name(a.dtype)}{list(a.shape)}" for a in args)
+    return f"{', '.join(shown)}: {error}"
 
 
 def _at(node: Node, error: PorterError) -> PorterError:
@@ -199,37 +204,18 @@ def _at(node: Node, error: PorterError) -> PorterError:
 
 
 def _call(
-    function: Function, node: Node, args: list[Array], types: list[Any], scope: Scope
+    function: Function, bound: Mapping[str, Any], args: list[Array], types: list[Any], scope: Scope
 ) -> tuple[list[Array], list[Any]]:
-    inner = Scope(scope.xp, scope.functions, function.opset_imports, parameters(function, node, scope.bound))
+    inner = Scope(scope.xp, scope.functions, function.opset_imports, bound, checks=scope.checks)
     for value, array, declared in zip(function.inputs, args, types, strict=False):
         if array is not None:
             inner.put(value, array, declared)
-    absent = frozenset(v for v in function.inputs if v not in inner.values)
-    run(_WithoutInputs(function, absent) if absent else function, inner, {v.name for v in function.outputs})
+    for value in function.inputs:
+        inner.values.setdefault(value, None)
+        inner.types.setdefault(value, None)
+    run(function, inner, {v.name for v in function.outputs})
     arrays = [inner.get(v) for v in function.outputs]
     return arrays, [inner.types[v] for v in function.outputs]
-
-
-class _WithoutInputs:
-    """A function's nodes with the inputs that a call left out read as absent."""
-
-    def __init__(self, function: Function, absent: frozenset[Value]) -> None:
-        self.nodes = []
-        copy = function.clone()
-        dropped = [new for new, old in zip(copy.inputs, function.inputs, strict=True) if old in absent]
-        renamed = dict(zip(copy.inputs, function.inputs, strict=True))
-        for node in copy:
-            for index, value in enumerate(node.inputs):
-                if value in dropped:
-                    node.replace_input_with(index, None)
-                elif value in renamed:
-                    node.replace_input_with(index, renamed[value])
-            self.nodes.append(node)
-        self.outputs = copy.outputs
-
-    def __iter__(self) -> Any:
-        return iter(self.nodes)
 
 
 def apply(
@@ -276,6 +262,8 @@ def compute(
             prepared.append(array)
         else:
             prepared.append(xp.widen(array))
+    if definition.host and xp.lazy and not all(a is None or xp.concrete(a) for a in args):
+        raise NotKnown(definition.name, expected="values that are known", found=f"a {definition.host}")
     missing = len(definition.parameters) - len(prepared)
     if definition.variadic is None and missing > 0:
         prepared += [None] * missing
@@ -313,7 +301,8 @@ class Body:
     def __init__(self, graph: Graph, node: Node, scope: Scope) -> None:
         self.graph = graph
         self.outer = scope
-        self.seen = [v for v in captured(node)]
+        self.seen = captured(node)
+        self.outputs = len(graph.outputs)
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
         outer = self.outer
@@ -327,6 +316,12 @@ class Body:
                 inner.watch(value, array, inner.types[value])
         run(self.graph, inner, {v.name for v in self.graph.outputs})
         return tuple(inner.get(v) for v in self.graph.outputs)
+
+    def empty(self, index: int) -> np.ndarray:
+        """What output `index` collects in no turns at all."""
+        value = self.graph.outputs[index]
+        dims = () if value.shape is None else tuple(n if isinstance(n, int) else 0 for n in value.shape.dims)
+        return np.zeros((0, *dims), dtype(value))
 
 
 def _given(graph: Any, inputs: Mapping[str, Array], scope: Scope) -> frozenset[Value]:

@@ -8,7 +8,20 @@ import jax
 import numpy as np
 from jax import lax
 
-from porter.graph import DataType, Graph, Model, Node, Shape, TensorType, Value, captured, constant, dtype, shape, source_name
+from porter.graph import (
+    DataType,
+    Graph,
+    Model,
+    Node,
+    Shape,
+    TensorType,
+    Value,
+    captured,
+    constant,
+    dtype,
+    shape,
+    source_name,
+)
 from porter.ops.evaluation import Scope, results_of
 from porter.ops.lax import jax_namespace
 from porter.ops.namespace import NotKnown

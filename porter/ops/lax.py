@@ -51,10 +51,10 @@ class Jax:
     def __getattr__(self, name: str) -> Any:
         if name in _UNARY:
             primitive = _UNARY[name]
-            function: Callable[..., Any] = lambda x: primitive(x)  # noqa: E731
+            function: Callable[..., Any] = lambda x: primitive(x)
         elif name in _BINARY:
             binary = _BINARY[name]
-            function = lambda x, y: binary(*_pair(x, y))  # noqa: E731
+            function = lambda x, y: binary(*_pair(x, y))
         else:
             raise AttributeError(f"ops.{self.name} has no function '{name}'; see porter.ops.namespace")
         self.__dict__[name] = function
@@ -327,6 +327,9 @@ class Jax:
             window_dilation=(*ones, *dilations),
         )
 
+    def determinant(self, x: Any) -> Any:
+        return jax.numpy.linalg.det(x)
+
     # indexing: indices are in range already, so the out-of-range rule is a formality
 
     def take(self, x: Any, indices: Any, axis: int) -> Any:
@@ -383,33 +386,53 @@ class Jax:
     def cond(self, flag: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
         if self.concrete(flag):
             return then() if bool(np.asarray(flag).reshape(-1)[0]) else otherwise()
-        return lax.cond(self.reshape(flag, ()), lambda: _arrays(then()), lambda: _arrays(otherwise()))
+        chosen = self.reshape(flag, ())
+        return _shapes_kept(lambda: lax.cond(chosen, lambda: _arrays(then()), lambda: _arrays(otherwise())))
 
     def loop(
         self, trip_count: Any, flag: Any, state: tuple[Any, ...], body: Callable[..., Any], scans: int
-    ) -> tuple[tuple[Any, ...], list[list[Any]]]:
-        """As in numpy where the number of turns is known (the loop unrolls), else a while_loop without collected rows."""
-        if self.concrete(flag) and self.concrete(trip_count):
+    ) -> tuple[tuple[Any, ...], list[Any]]:
+        """As in numpy: a few turns unroll, many are a scan, an unknown number is a while_loop that collects no rows."""
+        known = self.concrete(trip_count) and trip_count is not None
+        if self.concrete(flag) and known and trip_count <= _UNROLLED:
             rows: list[list[Any]] = [[] for _ in range(scans)]
-            i = 0
-            while (trip_count is None or i < trip_count) and self.concrete(flag) and bool(np.all(flag)):
-                flag, state, new = body(np.int64(i), flag, state)
+            turns = trip_count if bool(np.all(flag)) else 0
+            held = state
+            for i in range(turns):
+                flag, held, new = body(np.int64(i), flag, held)
                 for row, value in zip(rows, new, strict=True):
                     row.append(value)
-                i += 1
-            if self.concrete(flag):
-                return state, rows
-        if scans:
-            raise NotKnown("Loop", expected="a number of turns known beforehand", found="a computed one")
+                if not self.concrete(flag):
+                    break
+                if not bool(np.all(flag)):
+                    return held, rows
+            else:
+                return held, rows
+        if not scans:
+            return self._while(trip_count, flag, state, body), []
+        if not known or not self.concrete(flag) or not bool(np.all(flag)):
+            raise NotKnown("Loop", expected="a number of turns that is known", found="a computed one")
+
+        def step(carry: Any, i: Any) -> Any:
+            held, values, new = body(i, np.asarray(True), carry)
+            if not self.concrete(held) or not bool(np.all(held)):
+                raise NotKnown("Loop", expected="a number of turns that is known", found="a computed condition")
+            return _arrays(values), _arrays(new)
+
+        final, columns = _shapes_kept(lambda: lax.scan(step, _arrays(state), lax.iota(np.int64, trip_count)))
+        return final, list(columns)
+
+    def _while(self, trip_count: Any, flag: Any, state: tuple[Any, ...], body: Callable[..., Any]) -> tuple[Any, ...]:
         limit = np.int64(np.iinfo(np.int64).max) if trip_count is None else trip_count
-        start = (np.int64(0), self.reshape(lax.asarray(flag), ()), _arrays(state))
 
         def turn(carry: Any) -> Any:
             n, held, values = carry
             held, values, _ = body(n, held, values)
             return n + 1, self.reshape(lax.asarray(held), ()), _arrays(values)
 
-        return lax.while_loop(lambda c: lax.bitwise_and(c[1], lax.lt(*_pair(c[0], limit))), turn, start)[2], []
+        start = (lax.asarray(np.int64(0)), self.reshape(lax.asarray(flag), ()), _arrays(state))
+        more = lambda c: lax.bitwise_and(c[1], lax.lt(*_pair(c[0], limit)))
+        return _shapes_kept(lambda: lax.while_loop(more, turn, start))[2]
 
     def scan(
         self, body: Callable[..., Any], state: tuple[Any, ...], xs: tuple[Any, ...]
@@ -421,7 +444,7 @@ class Jax:
             held, new = body(carry, rows)
             return _arrays(held), _arrays(new)
 
-        return lax.scan(step, _arrays(state), _arrays(xs))
+        return _shapes_kept(lambda: lax.scan(step, _arrays(state), _arrays(xs)))
 
 
 _SCATTER = {
@@ -431,6 +454,18 @@ _SCATTER = {
     "max": lax.scatter_max,
     "min": lax.scatter_min,
 }
+
+
+# Loops of at most this many turns unroll: each turn then knows its number.
+_UNROLLED = 32
+
+
+def _shapes_kept(build: Callable[[], Any]) -> Any:
+    """What `build` makes; jax wants every branch and every turn to return the same shapes."""
+    try:
+        return build()
+    except TypeError as error:
+        raise NotKnown("control flow", expected="the same shapes on every way", found=str(error)) from error
 
 
 def _arrays(values: Any) -> Any:

@@ -38,7 +38,7 @@ def rms_normalization(xp, x, scale, *, axis=-1, epsilon=1e-5, stash_type=1):
     return xp.cast(v / xp.sqrt(mean(xp, v * v, _tail(x, axis)) + epsilon), x.dtype) * scale
 
 
-@op("InstanceNormalization", since=6)
+@op("InstanceNormalization")
 def instance_normalization(xp, x, scale, b, *, epsilon=1e-5):
     """(x - mean) / sqrt(variance + epsilon) * scale + b, statistics per picture and channel."""
     axes = tuple(range(2, x.ndim))

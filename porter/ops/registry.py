@@ -37,6 +37,14 @@ FAMILIES = (
     "pooling",
     "casting",
     "quantized",
+    "resize",
+    "recurrent",
+    "control",
+    "selection",
+    "signal",
+    "vision",
+    "loss",
+    "older",
 )
 
 # What a definition may ask of the evaluator beside attributes.

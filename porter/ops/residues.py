@@ -88,19 +88,20 @@ def bilinear(product: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, l
     def part(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.asarray(product(x, y)).astype(np.int64) % m
 
+    shift = np.asarray(1 << LIMB)
     high = part(a_high, b_high)
     middle = add(part(a_low, b_high), part(a_high, b_low), m)
-    shifted = multiply(add(multiply(high, np.int64(1 << LIMB), m), middle, m), np.int64(1 << LIMB), m)
+    shifted = multiply(add(multiply(high, shift, m), middle, m), shift, m)
     return add(shifted, part(a_low, b_low), m)
 
 
 def hashed(key: int, *parts: np.ndarray) -> np.ndarray:
     """A keyed function of residues, 64 bits (splitmix64's finalizer, which mixes every input bit into every other)."""
     with np.errstate(over="ignore"):
-        state = np.uint64(key % (1 << 64))
+        state = np.asarray(key % (1 << 64), np.uint64)
         for part in parts:
             state = _mix(state ^ part.astype(np.uint64))
-    return np.asarray(state)
+    return state
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 def key_of(seed: int, name: str) -> int:
     """A 64-bit key for a function's name, the same on every machine."""
-    state = np.uint64(seed)
+    state = np.asarray(seed, np.uint64)
     with np.errstate(over="ignore"):
         for byte in name.encode():
             state = _mix(np.asarray(state ^ np.uint64(byte + 1)))
