@@ -110,8 +110,11 @@ def _on_host(bundle: Bundle, kernel: Kernel, arrays: list[np.ndarray], ready: di
     if kernel.name not in ready:
         ready[kernel.name] = graph.load(bundle.path / kernel.file)
     model = ready[kernel.name]
-    names = [v.name for v in model.graph.inputs]
-    results = ops.evaluate(model, dict(zip(names, arrays, strict=True)), ops.source)
+    given = {
+        str(v.name): a if (shape := graph.shape(v)) is None else a.reshape(shape)
+        for v, a in zip(model.graph.inputs, arrays, strict=True)
+    }
+    results = ops.evaluate(model, given, ops.source)
     return [results[v.name] for v in model.graph.outputs]
 
 

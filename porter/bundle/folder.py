@@ -34,7 +34,7 @@ def staging(dest: str | Path, force: bool = False) -> Iterator[Path]:
     """
     dest = Path(dest)
     if os.path.lexists(dest):
-        _refuse(dest, force)
+        refuse(dest, force)
     made = _parents(dest)
     _sweep(dest)
     folder = dest.with_name(f".{dest.name}.porter-{os.getpid()}")
@@ -52,7 +52,7 @@ def staging(dest: str | Path, force: bool = False) -> Iterator[Path]:
         raise
 
 
-def _refuse(dest: Path, force: bool) -> None:
+def refuse(dest: Path, force: bool) -> None:
     if not force:
         raise PorterError(f"{dest} exists", hint="--force to replace it, or another folder with -o")
     if not dest.is_dir() or dest.is_symlink():
