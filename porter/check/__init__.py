@@ -23,8 +23,9 @@ _WORDS = {
     "rounding": "contract",
     "precision": "contract",
     "budgets": "contract",
-    "draw": "draw",
-    "edges": "draw",
+    "draw": "inputs",
+    "edges": "inputs",
+    "Inputs": "inputs",
     "compare": "numeric",
     "compare_region": "region",
     "Verdict": "verdict",
@@ -39,7 +40,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WORDS:
         raise AttributeError(f"module 'porter.check' has no attribute '{name}'")
     module = import_module(f"porter.check.{_WORDS[name]}")
-    # importing the submodule 'draw' binds the module under the function's name; the function is what is meant
+    # kept, so that the next use does not import again
     value = globals()[name] = getattr(module, name)
     return value
 

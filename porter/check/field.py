@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from porter.check.draw import draw
 from porter.check.execution import run
+from porter.check.inputs import draw
 from porter.errors import Undecided
 from porter.graph import Function, Graph, Model
-from porter.ops.field import Field, NeedsExponents
+from porter.ops.field import Field
 from porter.ops.namespace import is_float
 from porter.ops.residue_array import UNDEFINED, Residues
+from porter.ops.residue_values import NeedsExponents
 from porter.ops.residues import P, hashed
 
 SEEDS = 2

@@ -19,8 +19,8 @@ from porter import graph, ops
 from porter.check import gate, measure
 from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
-from porter.check.draw import draw
 from porter.check.execution import Subject, checked_inputs, run
+from porter.check.inputs import Inputs, draw
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError
 from porter.graph import Model, Node, Value
@@ -61,13 +61,14 @@ def compare(
     findings: list[Finding] = []
     failed: Sample | None = None
     extra = 0
-    more = [draw(old.model, seed + draws + i) for i in range(MORE)] if inputs is None else []
+    drawn = all(isinstance(sample, Inputs) for sample in samples)  # more of the user's own cannot be had
     while samples and failed is None:
         sample = samples.pop(0)
         here = _judge(old, new, sample, pairs, contract, errors, arithmetic, seed)
         bad = [f for f in here if not f.ok]
-        if bad and extra < len(more) and all(errors[f.tensor].after and errors[f.tensor].marginal for f in bad):
-            samples.append(more[extra])  # perhaps chance: the errors of further draws are judged together with these
+        if bad and drawn and extra < MORE and all(errors[f.tensor].after and errors[f.tensor].marginal for f in bad):
+            # perhaps chance: the errors of further draws are judged together with these
+            samples.append(draw(old.model, seed + 100 + extra))
             extra += 1
             continue
         findings = _worse(findings, here)
@@ -108,7 +109,7 @@ def _samples(model: Model, inputs: Sample | Sequence[Sample] | None, seed: int, 
     checked: list[Sample] = []
     for sample in given:
         arrays = checked_inputs(model, sample)
-        checked.append(sample if all(sample[k] is arrays[k] for k in arrays) else arrays)
+        checked.append(sample if all(sample[k] is arrays[k] for k in arrays) else arrays)  # the label is kept
     return checked
 
 

@@ -71,11 +71,11 @@ def _role(node: Node, index: int) -> Role | None:
     at = f"{node.op_type} '{graph.source_name(node)}'"
     match node.op_type, index:
         case ("Gather" | "GatherElements" | "ScatterElements", 1):
-            data = graph.shape(node.inputs[0])
+            data = _shape(node, 0)
             axis = _int(node, "axis", 0)
             return None if not data else Role("index", 0, data[axis], f"indexes axis {axis} of {list(data)} in {at}")
         case ("GatherND" | "ScatterND", 1):
-            data, indices = graph.shape(node.inputs[0]), graph.shape(node.inputs[1])
+            data, indices = _shape(node, 0), _shape(node, 1)
             if not data or not indices:
                 return None
             start = _int(node, "batch_dims", 0) if node.op_type == "GatherND" else 0
@@ -84,19 +84,19 @@ def _role(node: Node, index: int) -> Role | None:
             depth = graph.constant(node.inputs[1])
             return None if depth is None else Role("index", 0, int(np.ravel(depth)[0]), f"a class of {at}")
         case ("RotaryEmbedding", 3):
-            cache = graph.shape(node.inputs[1])
+            cache = _shape(node, 1)
             return None if not cache else Role("index", 0, cache[0], f"positions of a cache of {cache[0]} in {at}")
         case ("Attention", 3):
             return Role("mask" if _is_bool(node.inputs[3]) else "bias_mask", why=f"the mask of {at}")
         case ("Attention", 6):
-            keys = graph.shape(node.inputs[1])
+            keys = _shape(node, 1)
             return None if not keys else Role("length", 1, keys[-2] + 1, f"keys that count in {at}")
         case ("LSTM" | "GRU" | "RNN", 4) | ("ReverseSequence", 1):
-            data = graph.shape(node.inputs[0])
+            data = _shape(node, 0)
             axis = _int(node, "time_axis", 0) if node.op_type == "ReverseSequence" else 0
             return None if not data else Role("length", 1, data[axis] + 1, f"steps that count in {at}")
         case ("TopK", 1):
-            data = graph.shape(node.inputs[0])
+            data = _shape(node, 0)
             return None if not data else Role("count", 1, data[_int(node, "axis", -1)] + 1, f"how many {at} keeps")
         case ("Loop", 0):
             return Role("count", 1, 5, f"iterations of {at}")
@@ -133,6 +133,11 @@ def _onward(node: Node, index: int) -> Iterator[tuple[Value, int]]:
 def _int(node: Node, name: str, default: int) -> int:
     value = graph.attributes(node).get(name, default)
     return value if isinstance(value, int) else default
+
+
+def _shape(node: Node, index: int) -> tuple[int, ...] | None:
+    value = node.inputs[index]
+    return None if value is None else graph.shape(value)
 
 
 def _is_bool(value: Value | None) -> bool:

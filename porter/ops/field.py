@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,8 @@ from porter.ops import residues as mod
 from porter.ops import windows
 from porter.ops.arrays import source
 from porter.ops.namespace import is_float
-from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Degree, Residues
+from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Residues
+from porter.ops.residue_values import NeedsExponents, Values
 from porter.ops.residues import P, Q
 
 # Unary functions without laws, odd ones f(x) = x h(x * x), even ones f(x) = h(x * x).
@@ -42,32 +42,11 @@ _ORDER = {"less": np.less, "less_equal": np.less_equal, "greater": np.greater, "
 _PAIRED = frozenset("remainder fmod truncated_divide".split())
 
 
-class NeedsExponents(Exception):
-    """An exp was met while residues modulo q were left out to save time."""
-
-
-class Field:
-    """Residues under the names of `porter.ops.namespace`.
-
-    seed       of every hash key and random value
-    folded     whether operators on constants alone are computed in the source dtypes first, as constant folding does
-    exponents  whether values carry residues modulo q; without, exp raises NeedsExponents
-    renews_values  whether `renew` replaces values, or their exponents only
-    degree     grows to an upper bound of the degree of everything computed: chance of error is degree / p
-    """
+class Field(Values):
+    """Residues under the names of `porter.ops.namespace`; see `Values` for what a field is made with."""
 
     name = "field"
     rounds = True
-
-    def __init__(self, seed: int, *, folded: bool = False, exponents: bool = True, renews_values: bool = True) -> None:
-        self.renews_values = renews_values
-        self.seed = seed
-        self.lazy = folded
-        self.exponents = exponents
-        self.degree = 0
-
-    def __repr__(self) -> str:
-        return "ops.field"
 
     def __getattr__(self, name: str) -> Any:
         """A function of that name: of residues where an argument is one, numpy's otherwise."""
@@ -124,86 +103,6 @@ class Field:
         if isinstance(x, Residues):  # an array of its own, since `renew` changes it
             return x.each(lambda part: part).typed(x.dtype if dtype is None else dtype)
         return np.asarray(x) if dtype is None else source.settle(x, dtype)
-
-    # making
-
-    def random(self, name: str, shape: Sequence[int], dtype: np.dtype) -> Residues:
-        """Uniform residues, the same for the same seed, name and shape; never 0."""
-        rng = np.random.default_rng([mod.key_of(self.seed, name), *map(int, shape)])
-        q = rng.integers(1, Q, tuple(shape)) if self.exponents else None
-        return Residues(self, rng.integers(1, P, tuple(shape)), q, dtype=dtype)
-
-    def lift(self, x: Any) -> Residues:
-        """A number or an array as residues: integers and weights exactly, a single constant as what it means."""
-        if isinstance(x, Residues):
-            return x
-        array = np.asarray(x)
-        dtype = array.dtype if is_float(array.dtype) else np.dtype(np.float32)
-        if array.dtype.kind in "iub":
-            wide = array.astype(object) % P if array.dtype == np.uint64 else array.astype(np.int64)
-            return Residues(self, (wide % P).astype(np.int64), self._second((wide % Q).astype(np.int64)),
-                            dtype=dtype, known=array.astype(np.float64))  # fmt: skip
-        values = array.astype(np.float64)
-        tag = None
-        if not np.isfinite(values).all():
-            tag = np.where(np.isnan(values), UNDEFINED, np.where(values > 0, HIGH, LOW) * np.isinf(values)).astype(
-                np.int8
-            )
-        if values.size == 1 and tag is None:
-            p, q = self.constant(float(values.reshape(-1)[0]), "float64" if isinstance(x, float) else array.dtype.name)
-            first, second = np.full(values.shape, p, np.int64), np.full(values.shape, q, np.int64)
-        else:
-            first = mod.from_floats(values, P)
-            second = mod.from_floats(values, Q) if self.exponents else first
-        return Residues(self, first, self._second(second), tag, dtype=dtype, known=values)
-
-    def constant(self, value: float, dtype: str) -> tuple[int, int]:
-        """The residues of a constant: a * sqrt(m / n), a root of a square-free integer being a generator of its own."""
-        if value == 0:
-            return 0, 0
-        factor, under = mod.meaning(value, dtype)
-        top, over = mod.squarefree(under.numerator), mod.squarefree(under.denominator)
-        out = []
-        for m in (P, Q):
-            residue = mod.from_fraction(factor * Fraction(top[0], over[0]), m)
-            residue = residue * self._root(top[1], m) * pow(self._root(over[1], m), -1, m) % m
-            out.append(residue)
-        return out[0], out[1]
-
-    def _root(self, n: int, m: int) -> int:
-        """The generator that stands for sqrt(n), n free of squares; 1 for 1."""
-        return 1 if n == 1 else 2 + mod.key_of(self.seed, f"sqrt {n} mod {m}") % (m - 3)
-
-    def _second(self, q: np.ndarray) -> np.ndarray | None:
-        return q if self.exponents else None
-
-    def renew(self, x: Residues) -> None:
-        """Make x a value of its own, which depends on its first residue alone: a fresh variable, the same in two
-        models that agree so far. Constants stay; with `renews_values` false only the exponent is new."""
-        if x.known is not None:
-            return
-        self.degree += x.degree
-        value = mod.hashed(mod.key_of(self.seed, "renewed"), x.p)
-        if self.renews_values:
-            x.p = (value % np.uint64(P)).astype(np.int64)
-            x.fraction = Degree()
-        x.q = self._after(value)
-
-    def keyed(self, name: str, *args: Any) -> Residues:
-        """A function without laws: a hash of its arguments."""
-        lifted = [self.lift(a) for a in args]
-        self.degree += sum(x.degree for x in lifted)
-        value = mod.hashed(mod.key_of(self.seed, name), *np.broadcast_arrays(*(x.p for x in lifted)))
-        tag = None
-        if any(x.tag is not None for x in lifted):
-            tags = np.broadcast_arrays(*(x.tags for x in lifted))
-            tag = np.where(np.any([t != 0 for t in tags], axis=0), UNDEFINED, 0).astype(np.int8)
-        return Residues(self, (value % np.uint64(P)).astype(np.int64), self._after(value), tag, dtype=lifted[0].dtype)
-
-    def _after(self, value: np.ndarray) -> np.ndarray | None:
-        if not self.exponents:
-            return None
-        return (mod.hashed(mod.key_of(self.seed, "exponent"), value) % np.uint64(Q)).astype(np.int64)
 
     # elementwise
 
@@ -262,7 +161,7 @@ class Field:
             p = np.where(x.tag == LOW, 0, p)
             tag = np.where(x.tag == LOW, 0, x.tag).astype(np.int8)
             value = np.where(x.tag == LOW, 0, value)
-        q = np.where(p == 0, 0, self._after(value))
+        q = np.where(p == 0, 0, mod.hashed(mod.key_of(self.seed, "exponent"), value) % np.uint64(Q)).astype(np.int64)
         return Residues(self, p, q, tag, dtype=x.dtype)
 
     def field_expm1(self, x: Residues) -> Residues:
@@ -309,7 +208,7 @@ class Field:
     def field_where(self, flag: Any, a: Any, b: Any) -> Residues:
         if isinstance(flag, Residues):
             flag = self._compare("not_equal", flag, 0)
-        return self.lift(a).joined(lambda x, y: np.where(flag, x, y), self.lift(b))
+        return self.lift(a).joined(lambda x, y: np.asarray(np.where(flag, x, y)), self.lift(b))
 
     def field_maximum(self, a: Any, b: Any) -> Residues:
         return self._choose(a, b, np.greater_equal)
@@ -320,15 +219,7 @@ class Field:
     def _choose(self, a: Any, b: Any, keep: Callable[..., np.ndarray]) -> Residues:
         a, b = self.lift(a), self.lift(b)
         self.degree += a.degree + b.degree
-        flag = keep(self.order(a), self.order(b))
-        return a.joined(lambda x, y: np.where(flag, x, y), b)
-
-    def order(self, x: Residues) -> np.ndarray:
-        """The key by which x is ordered: a hash of 62 bits, -inf below and inf above all."""
-        key = (mod.hashed(mod.key_of(self.seed, "order"), x.p) >> np.uint64(2)).astype(np.int64) + 1
-        if x.tag is not None:
-            key = np.where(x.tag == LOW, 0, np.where(x.tag == HIGH, np.int64(2**62 + 1), key))
-        return key
+        return self.where(keep(self.order(a), self.order(b)), a, b)
 
     def _compare(self, name: str, a: Any, b: Any) -> np.ndarray:
         a, b = self.lift(a), self.lift(b)
@@ -364,7 +255,7 @@ class Field:
                 f"einsum '{equation}' in a prime field", expected="at most two operands", found=str(len(xs))
             )
         length = xs[0].size if xs[0].size < xs[1].size else xs[1].size
-        return self._bilinear(lambda a, b: np.einsum(equation, a, b, optimize=True), *xs, length)
+        return self._bilinear(lambda a, b: np.einsum(equation, a, b, optimize=True), xs[0], xs[1], length)
 
     def field_conv(self, x: Any, w: Any, **options: Any) -> Residues:
         x, w = self.lift(x), self.lift(w)
@@ -392,7 +283,7 @@ class Field:
     def field_cumprod(self, x: Residues, axis: int) -> Residues:
         rows, total = [], None
         for i in range(x.shape[axis]):
-            row = x.each(lambda part, i=i: np.take(part, [i], axis=axis))
+            row = self.take(x, np.array([i]), axis=axis)
             total = row if total is None else total * row
             rows.append(total)
         return self.concatenate(rows, axis=axis)
@@ -416,11 +307,11 @@ class Field:
 
     def field_argmax(self, x: Residues, axis: int | None = None) -> np.ndarray:
         self.degree += x.degree
-        return np.argmax(self.order(x), axis=axis)
+        return np.asarray(np.argmax(self.order(x), axis=axis))
 
     def field_argmin(self, x: Residues, axis: int | None = None) -> np.ndarray:
         self.degree += x.degree
-        return np.argmin(self.order(x), axis=axis)
+        return np.asarray(np.argmin(self.order(x), axis=axis))
 
     def field_sort_with_index(self, x: Residues, axis: int, descending: bool) -> tuple[Residues, np.ndarray]:
         self.degree += x.degree
