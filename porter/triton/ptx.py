@@ -22,6 +22,8 @@ _DOT = re.compile(r"\b(tt\.dot|ttng\.warp_group_dot|ttng\.tc_gen5_mma)\s([^:]*(?
 _SHAPED = re.compile(r"(?:tensor|!ttg\.memdesc)<((?:\d+x)+)(\w+)")
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8", "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}
 
+_OPERANDS = {"bf16": "bfloat16", "fp16": "float16"}  # a product of float32 in one pass has narrowed its operands
+
 
 def units(ptx: str) -> tuple[str, ...]:
     """The matrix instructions of a kernel by unit and operand kind, e.g. ('wgmma.bf16',); 'tcgen05.f16' is bf16 too."""
@@ -32,14 +34,19 @@ def dots(ttgir: str) -> Counter[tuple[tuple[int, int, int, int], str]]:
     """Products in Triton's GPU IR: how many of each (batch, m, n, k) and operand format; float32 is 'tf32' or 'fp32'."""
     found: Counter[tuple[tuple[int, int, int, int], str]] = Counter()
     for operation, arguments, kinds in _DOT.findall(ttgir):
-        (left, dtype), (right, _) = _SHAPED.findall(kinds)[:2]
-        *batch, m, k = map(int, left[:-1].split("x"))
-        n = int(right[:-1].split("x")[-1])
+        shape, dtype = _shape(kinds)
         if dtype == "f32":
             cut = operation != "tt.dot" or "inputPrecision = tf32" in arguments
             dtype = "tf32" if cut else "fp32"
-        found[(batch[0] if batch else 1, m, n, k), _NAMES.get(dtype, dtype)] += 1
+        found[shape, _NAMES.get(dtype, dtype)] += 1
     return found
+
+
+def _shape(kinds: str) -> tuple[tuple[int, int, int, int], str]:
+    """(batch, m, n, k) and the left operand's format, of the types of a product's operands."""
+    (left, dtype), (right, _) = _SHAPED.findall(kinds)[:2]
+    *batch, m, k = map(int, left[:-1].split("x"))
+    return (batch[0] if batch else 1, m, int(right[:-1].split("x")[-1]), k), dtype
 
 
 def realized(product: Product, count: int, found: Counter[tuple[tuple[int, int, int, int], str]]) -> str:
@@ -59,12 +66,41 @@ def realized(product: Product, count: int, found: Counter[tuple[tuple[int, int, 
     return next((name for least, name in schemes.get(dtype, ()) if passes >= least), dtype)
 
 
-def mismatch(products: Sequence[Product], ttgir: str) -> str | None:
-    """A sentence about the first product that is not what the text asks for; None when all are."""
+def requested_otherwise(products: Sequence[Product], ttir: str) -> str | None:
+    """A sentence about the first product for which Triton's own IR holds another request than the tile program."""
+    held: dict[tuple[int, int, int, int], set[str]] = {}
+    for _, arguments, kinds in _DOT.findall(ttir):
+        shape, dtype = _shape(kinds)
+        if dtype == "f32":
+            named = re.search(r"inputPrecision = (\w+)", arguments)
+            dtype = {"ieee": "fp32"}.get(named[1], named[1]) if named else "fp32"
+        held.setdefault(shape, set()).add(_NAMES.get(dtype, dtype))
+    for p in products:
+        found = held.get((p.batch, p.m, p.n, p.k), set())
+        if p.precision not in found and _OPERANDS.get(p.precision) not in found:
+            return f"{_described(p)} is asked for as {p.precision}, and requested of Triton as {_listed(found)}"
+    return None
+
+
+def mismatch(products: Sequence[Product], ttir: str, ttgir: str) -> str | None:
+    """A sentence about the first product that is requested, or compiled, otherwise than the tile program asks; None
+    when all are as asked."""
+    wrong = requested_otherwise(products, ttir)
+    if wrong:
+        return wrong
     found = dots(ttgir)
     for p in products:
         same = sum((q.batch, q.m, q.n, q.k) == (p.batch, p.m, p.n, p.k) for q in products)
         got = realized(p, same, found)
-        if got not in (p.precision, {"bf16": "bfloat16", "fp16": "float16"}.get(p.precision)):
-            return f"the product [{p.m}, {p.k}] x [{p.k}, {p.n}] is asked for as {p.precision}, and compiled as {got}"
+        if got not in (p.precision, _OPERANDS.get(p.precision)):
+            return f"{_described(p)} is asked for as {p.precision}, and compiled as {got}"
     return None
+
+
+def _described(p: Product) -> str:
+    batch = f"{p.batch} x " if p.batch > 1 else ""
+    return f"the product {batch}[{p.m}, {p.k}] x [{p.k}, {p.n}]"
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
