@@ -37,6 +37,7 @@ class Partition(Pass):
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         limits = target_of(device.family).limits(device) if device is not None else Limits()
+        _copied_outputs(model)
         ops.infer(model)
         clusters = _ordered(_Partitioner(model, limits).clusters())
         described = [(tuple(n.op_type for n in c.nodes), tuple(dict.fromkeys(map(graph.source_name, c.nodes)))) for c in clusters]
@@ -216,6 +217,17 @@ def meaning(function: Any, model: Model) -> Any:
     """The jaxpr of a kernel's function, from the types of its inputs."""
     types = [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in function.inputs]
     return ops.trace(function, model, types)
+
+
+def _copied_outputs(model: Model) -> None:
+    """An output that is an input or a weight gets a node: a kernel that copies it."""
+    for number, value in enumerate(model.graph.outputs):
+        if value.producer() is None:
+            result = graph.new_value(value.name, graph.dtype(value), graph.shape(value))
+            copy = graph.new_node("Identity", [value], outputs=[result], name=f"copy_{value.name}")
+            model.graph.append(copy)
+            value.name = f"{value.name}_copied" if value.is_initializer() else value.name
+            model.graph.outputs[number] = result
 
 
 def _call(model: Model, cluster: Cluster, known: dict[str, str]) -> Node:

@@ -96,6 +96,10 @@ class Target(ABC):
         """The vendor's toolchain, None where it is not installed (then porter says what was not checked)."""
         return None
 
+    def unchecked(self, device: Device) -> str:
+        """What could not be checked where `toolchain` is None, and what to install; '' where nobody can have it here."""
+        return ""
+
     def compile(self, emitted: Sequence[Emitted], device: Device) -> list[Compiled]:
         """Hand each distinct kernel to the vendor's toolchain; one verdict each, in order."""
         return []

@@ -1,0 +1,123 @@
+"""The two checks of a kernel: its tile program against its function in full, its text against the tile program by samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from porter import ops
+from porter.check import draw
+from porter.check.execution import run as evaluate
+from porter.check.execution import single_thread
+from porter.check.gate import Errors, floor
+from porter.check.measure import distance
+from porter.device import Device
+from porter.errors import CheckFailed
+from porter.porting.kernels import Distinct
+from porter.tile import interpret
+from porter.tile.points import footprint, sample
+from porter.tile.program import Program
+from porter.tile.target import Emitted, Target
+
+DRAWS = 4  # a failure by less than four times the limit may be chance; more draws decide
+TEXT_ULPS = 16  # of the largest value: the interpreters' exp and sums differ from numpy's in the last bits
+
+
+@dataclass(frozen=True)
+class KernelCheck:
+    """What was seen: errors of the tile program, difference of the text, and which grid points ran."""
+
+    ok: bool
+    tile: dict[str, float] = field(default_factory=dict)
+    text: dict[str, float] = field(default_factory=dict)
+    points: int = 0
+    grid: int = 0
+    message: str = ""
+
+    def json(self) -> dict[str, Any]:
+        return {"ok": self.ok, "tile": self.tile, "text": self.text, "points": self.points, "grid": self.grid}
+
+
+def check_kernel(kernel: Distinct, program: Program, emitted: Emitted, target: Target, device: Device, seed: int = 0) -> KernelCheck:
+    """Both checks, on inputs that neither side chose. Raises CheckFailed with the kernel, the output and the amount."""
+    with single_thread():
+        inputs, outputs, tile = check_tile(kernel, program, seed)
+        return check_text(kernel, emitted, target, device, inputs, outputs, tile, seed)
+
+
+def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, float]]:
+    """The tile program, every grid point, against the function in float64; its error held against the function's own."""
+    names = [str(v.name) for v in kernel.alone.graph.inputs]
+    wanted = [str(v.name) for v in kernel.alone.graph.outputs]
+    errors = {n: Errors() for n in wanted}
+    first: tuple[list[np.ndarray], list[np.ndarray]] | None = None
+    for attempt in range(DRAWS):
+        drawn = draw(kernel.alone, seed + attempt)
+        arrays = [drawn[n] for n in names]
+        truth = evaluate(kernel.alone, drawn, ops.float64)
+        source = evaluate(kernel.alone, drawn, ops.source)
+        outputs = interpret.run(program, arrays)
+        first = first or (arrays, outputs)
+        metric, bad = {}, ""
+        for name, got in zip(wanted, outputs, strict=True):
+            exact, e = np.asarray(truth[name]), errors[name]
+            if got.dtype.kind in "iub":
+                if not np.array_equal(got, source[name]):
+                    bad = f"{name}: {np.count_nonzero(got != source[name])} of {got.size} integers differ"
+                continue
+            e.floor = floor(exact, got.dtype)
+            e.add("before", exact, source[name])
+            e.add("after", exact, got)
+            judged = e.judge(exact, got)
+            metric = {**metric, "sqnr_db": min(judged.distance.sqnr_db, metric.get("sqnr_db", 300.0)),
+                      "error_ratio": max(judged.values["error_ratio"], metric.get("error_ratio", 0.0))}  # fmt: skip
+            if not judged.ok:
+                bad = f"{name}: {judged.distance.moved} of {got.size} elements moved, worst {judged.distance.max_abs:.3g}; {judged.limit}"
+        if not bad:
+            assert first is not None
+            return (*first, metric)
+        if not all(e.marginal for e in errors.values()):
+            break
+    raise CheckFailed(f"kernel {kernel.name}: tile program against its function", expected="the error of the source formats", found=bad)
+
+
+def check_text(
+    kernel: Distinct, emitted: Emitted, target: Target, device: Device, inputs: list[np.ndarray], wanted: list[np.ndarray],
+    tile: dict[str, float], seed: int = 0,
+) -> KernelCheck:  # fmt: skip
+    """The emitted text against the tile program, nearly bit for bit, on grid points that cover every edge."""
+    program = emitted.kernel.program
+    points = sample(program, seed)
+    grid = int(np.prod([a.steps for a in program.grid], dtype=int))
+    everything = len(points) == grid
+    got = target.execute(emitted, inputs, device, None if everything else points)
+    masks = [np.ones(w.shape, bool) for w in wanted] if everything else footprint(program, points)
+    text: dict[str, float] = {"max_abs": 0.0}
+    for number, (g, w, mask) in enumerate(zip(got, wanted, masks, strict=True)):
+        a, b = np.asarray(g)[mask], w[mask]
+        if a.dtype.kind in "iub":
+            if not np.array_equal(a, b):
+                raise _differs(kernel, emitted, number, f"{np.count_nonzero(a != b)} of {a.size} integers differ")
+            continue
+        seen = distance(b, a)
+        text["max_abs"] = max(text["max_abs"], seen.max_abs)
+        finite = np.abs(b.astype(np.float64))[np.isfinite(b.astype(np.float64))]
+        unit = float(ops_eps(b.dtype)) * float(finite.max(initial=0.0))
+        allowed = TEXT_ULPS * unit if b.dtype.itemsize >= 4 else unit
+        if not seen.max_abs <= allowed:
+            raise _differs(kernel, emitted, number, f"{seen.max_abs:.3g} apart, allowed {allowed:.3g}")
+    return KernelCheck(True, tile, text, len(points), grid)
+
+
+def ops_eps(dtype: np.dtype) -> float:
+    """The spacing of a float dtype above 1."""
+    from porter import formats
+
+    return float(formats.of(dtype.name).eps)
+
+
+def _differs(kernel: Distinct, emitted: Emitted, output: int, found: str) -> CheckFailed:
+    return CheckFailed(f"kernel {kernel.name}: {emitted.language} text against its tile program, output {output}",
+                       expected="the same numbers", found=found)  # fmt: skip

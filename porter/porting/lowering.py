@@ -1,0 +1,127 @@
+"""Every distinct kernel on one device: tiled, lowered to text, checked twice, compiled, and its time estimated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from porter.device import Device
+from porter.errors import CheckFailed
+from porter.pipeline.cache import Cache, sources
+from porter.porting.checks import KernelCheck, check_kernel
+from porter.porting.kernels import Distinct, Program
+from porter.tile.form import Cut
+from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Target
+from porter.tile.text import show
+from porter.tile.tiler import tile_form
+
+
+@dataclass
+class Lowered:
+    """The device's kernels: emitted text, checks, verdicts of the toolchain; and what went to the host, with the reason."""
+
+    kernels: dict[str, Emitted] = field(default_factory=dict)
+    checks: dict[str, KernelCheck] = field(default_factory=dict)
+    compiled: dict[str, Compiled] = field(default_factory=dict)
+    whole: Any = None  # the toolchain's verdict on the program as a whole, where it gives one
+    host: dict[str, str] = field(default_factory=dict)
+
+    def json(self, program: Program) -> dict[str, Any]:
+        calls = Counter(launch.kernel for launch in program.launches)
+        host_ops = {program.kernels[name].op: why for name, why in self.host.items()}
+        return {
+            "calls": sum(calls.values()), "unique": len(self.kernels), "checked": sum(c.ok for c in self.checks.values()),
+            "languages": dict(Counter(e.language for e in self.kernels.values())),
+            "host": sum(calls[name] for name in self.host), "host_ops": host_ops,
+        }  # fmt: skip
+
+    def metric(self) -> dict[str, Any]:
+        """The worst kernel of each check."""
+        tile = [c.tile for c in self.checks.values()]
+        text = [c.text for c in self.checks.values()]
+        return {
+            "sqnr_db": min((t["sqnr_db"] for t in tile if "sqnr_db" in t), default=300.0),
+            "error_ratio": max((t["error_ratio"] for t in tile if "error_ratio" in t), default=1.0),
+            "text_max_abs": max((t["max_abs"] for t in text), default=0.0),
+        }
+
+
+def lower(program: Program, target: Target, device: Device, kept: Cache, progress: Callable[[str, int, int], None]) -> Lowered:
+    """Tile, lower and check every distinct kernel. Raises CheckFailed naming the kernel and the source layer."""
+    limits = target.limits(device)
+    found = Lowered()
+    layers = {launch.kernel: launch.source for launch in reversed(program.launches)}
+    for number, kernel in enumerate(program.kernels.values()):
+        progress(kernel.name, number, len(program.kernels))
+        if kernel.host or kernel.form is None:
+            found.host[kernel.name] = kernel.host
+            continue
+        try:
+            tiled = tile_form(kernel.form, limits, name=kernel.name)
+            emitted = target.lower(Kernel(kernel.name, tiled, kernel.meaning), device)
+        except (Cut, CannotEmit) as e:
+            found.host[kernel.name] = f"{device.name} cannot say it: {e}"
+            continue
+        found.kernels[kernel.name] = emitted
+        try:
+            found.checks[kernel.name] = _checked(kernel, emitted, target, device, kept)
+        except CheckFailed as e:
+            raise CheckFailed(f"{device.name}: {e}", hint=f"source layer: {', '.join(layers[kernel.name])}") from None
+    return found
+
+
+def _checked(kernel: Distinct, emitted: Emitted, target: Target, device: Device, kept: Cache) -> KernelCheck:
+    key = hashlib.sha256(repr((_sources(), device.name, emitted.text, show(emitted.kernel.program), str(kernel.meaning))).encode()).hexdigest()
+    known = kept.get(key)
+    if known is not None:
+        return KernelCheck(**known)
+    made = check_kernel(kernel, emitted.kernel.program, emitted, target, device)
+    kept.put(key, made.json())
+    return made
+
+
+@cache
+def _sources() -> str:
+    """A hash of all of porter, its targets, and the libraries it computes with: verdicts are theirs."""
+    digest = hashlib.sha256(sources().encode())
+    root = Path(__file__).parent.parent
+    for name in ("tile", "triton", "xla", "porting", "targets"):
+        for path in sorted((root / name).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def compile_all(program: Program, lowered: Lowered, target: Target, device: Device) -> tuple[dict[str, Any] | None, str]:
+    """The toolchain's part of the report, and what could not be checked without it."""
+    toolchain = target.toolchain(device)
+    if toolchain is None:
+        return None, target.unchecked(device)
+    verdicts = target.compile(list(lowered.kernels.values()), device)
+    lowered.compiled = {v.name: v for v in verdicts}
+    failed = [v for v in verdicts if not v.ok]
+    report = {"name": toolchain.name, "version": toolchain.version, "compiled": sum(v.ok for v in verdicts), "failed": len(failed)}
+    if failed:
+        raise CheckFailed(f"{device.name}: {toolchain.name} {toolchain.version} refuses kernel {failed[0].name}", found=failed[0].message)
+    return report, ""
+
+
+def estimate(program: Program, lowered: Lowered, target: Target, device: Device) -> dict[str, Any]:
+    """Latency of one run: the winning bound of each launch plus its overhead, summed."""
+    totals: Counter[str] = Counter()
+    latency = 0.0
+    for launch in program.launches:
+        if launch.kernel not in lowered.kernels:
+            continue
+        bounds = dict(target.seconds(lowered.kernels[launch.kernel].kernel.program, device))
+        overhead = bounds.pop("overhead", 0.0)
+        winner = max(bounds, key=lambda b: bounds[b])
+        totals[winner] += bounds[winner]
+        totals["overhead"] += overhead
+        latency += bounds[winner] + overhead
+    bound = max(totals, key=lambda b: totals[b]) if totals else "overhead"
+    return {"latency_s": latency, "bound": bound, "origin": "model"}

@@ -1,0 +1,147 @@
+"""`port`: a model to one bundle per target, every step checked; what it returns is the JSON document of the command."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from porter import check, graph, pipeline
+from porter.check import Budget
+from porter.check.execution import checked_inputs
+from porter.device import Device
+from porter.errors import CheckFailed, PorterError
+from porter.graph import Model
+from porter.pipeline.cache import Cache
+from porter.porting import assemble, endtoend, lowering
+from porter.porting.kernels import program_of
+from porter.tile.target import target_of
+
+Progress = Callable[[str, int, int], None]
+
+FP32 = "cleanup, fusion, layout, tiling.partition"
+BF16 = "cleanup, fusion, layout, quantization.bf16, cleanup, tiling.partition"
+PIPELINES = {"fp32": FP32, "bf16": BF16}
+
+
+@dataclass
+class TargetReport:
+    """One target's part of the document (design section 5)."""
+
+    target: str
+    status: str = "ok"
+    bundle: str | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    kernels: dict[str, Any] = field(default_factory=dict)
+    end_to_end: dict[str, Any] = field(default_factory=dict)
+    toolchain: dict[str, Any] | None = None
+    estimate: dict[str, Any] = field(default_factory=dict)
+    message: str = ""
+    unchecked: str = ""  # what could not be checked here, and the extra that would
+
+    def step(self, name: str, contract: str, metric: dict[str, Any], began: float, rewrites: int = 0, status: str = "ok") -> None:
+        seconds = round(time.perf_counter() - began, 4)
+        self.steps.append({"name": name, "contract": contract, "status": status, "rewrites": rewrites, "metric": metric, "seconds": seconds})
+
+    def json(self) -> dict[str, Any]:
+        document = {k: getattr(self, k) for k in ("target", "status", "bundle", "steps", "kernels", "end_to_end", "toolchain", "estimate")}
+        return {**document, **({"message": self.message} if self.message else {}), **({"unchecked": self.unchecked} if self.unchecked else {})}
+
+
+@dataclass
+class PortResult:
+    """What a port did: the document, and the exit code that it means."""
+
+    model: str
+    dims: dict[str, int]
+    targets: list[TargetReport]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done and checked, 1 a check failed, 3 something could not be checked."""
+        if any(t.status != "ok" for t in self.targets):
+            return 1
+        return 3 if any(t.unchecked for t in self.targets) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"model": self.model, "dims": self.dims, "targets": [t.json() for t in self.targets]}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for, the same for every target."""
+
+    precision: str = "fp32"
+    budgets: tuple[Budget, ...] = ()
+    inputs: Mapping[str, np.ndarray] | None = None
+    emulate: bool = False
+    save_steps: bool = False
+    force: bool = False
+    cache: bool = True
+
+
+def port(
+    model: Path | str, *, targets: Sequence[Device], out: Path | str, dims: Mapping[str, int] | None = None,
+    precision: str = "fp32", budgets: Sequence[Budget] = (), inputs: Mapping[str, np.ndarray] | None = None,
+    emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, progress: Progress | None = None,
+) -> PortResult:  # fmt: skip
+    """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception."""
+    if precision not in PIPELINES:
+        raise PorterError("--precision", expected=f"one of {', '.join(PIPELINES)}", found=precision)
+    path, out = Path(model), Path(out)
+    assemble.check_destination(out, force)
+    loaded = graph.load(path, dims or {})
+    if inputs is not None:
+        inputs = checked_inputs(loaded, inputs)
+    options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache)
+    identity = hashlib.sha256(path.read_bytes()).hexdigest()
+    bound = {d: int(n) for d, n in (dims or {}).items()}
+    reports = []
+    for device in targets:
+        place = out if len(targets) == 1 else out / device.name.replace(":", "-")
+        report = TargetReport(device.name)
+        reports.append(report)
+        try:
+            _port_one(loaded, identity, path, bound, device, place, options, report, progress or (lambda *_: None))
+        except CheckFailed as e:
+            report.status, report.message = "failed", str(e)
+    return PortResult(str(path), bound, reports)
+
+
+def _port_one(
+    model: Model, identity: str, path: Path, dims: dict[str, int], device: Device, out: Path, options: Options,
+    report: TargetReport, progress: Progress,
+) -> None:  # fmt: skip
+    target = target_of(device.family)
+    sample = dict(options.inputs) if options.inputs is not None else check.draw(model)
+    kept = out.with_name(f"{out.name}-failed")
+    result = pipeline.run(
+        model, PIPELINES[options.precision], device, keep=kept, save=out.with_name(f"{out.name}-steps") if options.save_steps else None,
+        no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
+    )  # fmt: skip
+    report.steps += [s.json() for s in result.steps]
+
+    began = time.perf_counter()
+    program = program_of(result.model)
+    cache = Cache.open("kernels", no_cache=not options.cache)
+    lowered = lowering.lower(program, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of))
+    report.kernels = lowered.json(program)
+    report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
+
+    began = time.perf_counter()
+    report.toolchain, report.unchecked = lowering.compile_all(program, lowered, target, device)
+    if report.toolchain is not None:
+        report.step("toolchain", "exact", {k: report.toolchain[k] for k in ("compiled", "failed")}, began)
+
+    began = time.perf_counter()
+    report.end_to_end = endtoend.compare(model, program, lowered, target, device, sample, options.precision, options.budgets, emulate=options.emulate)
+    report.step("end_to_end", "precision" if options.precision != "fp32" else "rounding", report.end_to_end, began)
+
+    report.estimate = lowering.estimate(program, lowered, target, device)
+    assemble.write(out, model, result.model, identity, path, dims, device, program, lowered, report, options.precision, options.force)
+    report.bundle = str(out)
