@@ -177,7 +177,7 @@ class _Partitioner:
 
     def _try(self, alone: Model) -> Trial:
         try:
-            form = canonical(pull(meaning(alone.graph, alone)), keep_last=len(self.limits.multiples))
+            form = canonical(pull(meaning(alone.graph, alone)), keep_last=self.limits.apart)
             axes = choose(form, self.limits)
         except (Cut, PorterError) as e:
             return Trial("movement", why=str(e).splitlines()[0])

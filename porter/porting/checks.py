@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +13,14 @@ from porter.check import draw
 from porter.check.execution import run as evaluate
 from porter.check.execution import single_thread
 from porter.check.gate import Errors, floor
-from porter.check.measure import distance
+from porter.check.measure import difference, distance, rms
 from porter.device import Device
 from porter.errors import CheckFailed
+from porter.formats.matmul import PRECISIONS
 from porter.porting.kernels import Distinct
 from porter.tile import interpret
 from porter.tile.points import footprint, sample
-from porter.tile.program import Program
+from porter.tile.program import Dot, Program, walk
 from porter.tile.target import Emitted, Target
 
 DRAWS = 4  # a failure by less than four times the limit may be chance; more draws decide
@@ -70,8 +72,10 @@ def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[
             e.floor = floor(exact, got.dtype)
             e.add("before", exact, source[name])
             e.add("after", exact, got)
+            e.must.append(formats_make(program, exact))
             judged = e.judge(exact, got)
-            metric = {**metric, "sqnr_db": min(judged.distance.sqnr_db, metric.get("sqnr_db", 300.0)),
+            growth = judged.values["error_base"] / max(rms(difference(exact, np.asarray(source[name]))), e.floor)
+            metric = {**metric, "growth": max(growth, metric.get("growth", 1.0)), "sqnr_db": min(judged.distance.sqnr_db, metric.get("sqnr_db", 300.0)),
                       "error_ratio": max(judged.values["error_ratio"], metric.get("error_ratio", 0.0))}  # fmt: skip
             if not judged.ok:
                 bad = f"{name}: {judged.distance.moved} of {got.size} elements moved, worst {judged.distance.max_abs:.3g}; {judged.limit}"
@@ -81,6 +85,22 @@ def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[
         if not all(e.marginal for e in errors.values()):
             break
     raise CheckFailed(f"kernel {kernel.name}: tile program against its function", expected="the error of the source formats", found=bad)
+
+
+def formats_make(program: Program, truth: np.ndarray) -> tuple[float, float]:
+    """The error (rms, worst) that the program's dots must make of a result: from the product's format and the length K.
+
+    Adding K products one after another in float32 (u = 2**-24), partial sums grow as sqrt(k), each rounding errs by u/sqrt(3)
+    of its partial sum: together u sqrt(K/6) of the result's rms. The product itself drops what its precision says
+    (porter.formats.matmul), as an rms 1/sqrt(3) of it. Dots in a row add as squares; four times the rms is the worst of many.
+    """
+    square = 0.0
+    for s in walk(program.body):
+        if isinstance(s, Dot):
+            length = math.prod(program.axis(a).extent for a in s.axes)
+            square += 2.0**-48 * length / 6 + PRECISIONS[s.precision].roundoff ** 2 / 3
+    made = math.sqrt(square) * rms(truth[np.isfinite(truth)])
+    return made, 4 * made
 
 
 def check_text(

@@ -28,3 +28,8 @@ class Limits:
     ragged_loops: bool = True  # a loop's last tile may stick out; else its tile divides the extent, or the axis is resident
     grid: int = (1 << 31) - 1  # grid points
     float32_product: str = "fp32"  # how float32 operands of a dot are multiplied (porter.formats.matmul)
+
+    @property
+    def apart(self) -> int:
+        """How many of the last positions of an access the tiler must not merge with their neighbours."""
+        return len(self.multiples) or (2 if self.partitions else 0)

@@ -25,7 +25,7 @@ def tile(
 
 def tile_form(form: Form, limits: Limits, *, name: str = "kernel") -> Program:
     """The tile program of an axis form."""
-    form = canonical(form, keep_last=len(limits.multiples) or (2 if limits.partitions else 0))
+    form = canonical(form, keep_last=limits.apart)
     program = schedule(form, choose(form, limits), name, product=limits.float32_product)
     verify(program)
     return program
