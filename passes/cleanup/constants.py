@@ -24,7 +24,7 @@ from porter.graph import (
     shape,
 )
 from porter.pipeline import Pass, exact
-from porter.rewrite import Rewrite, all_graphs, note, region
+from porter.rewrite import Rewrite, all_graphs, forget, note, region
 
 #: operators that are not folded: what they give is new each time, or is stored better as it is
 KEPT = frozenset(
@@ -55,7 +55,9 @@ class Constants(Pass):
                 record = note(number, "constant", [node])
                 for value, array in zip(node.outputs, results, strict=True):
                     _replace(graph, value, array)
+                read = [value for value in node.inputs if value is not None]
                 remove([node])
+                forget(graph, read)
                 yield record
 
     def _results(self, model: Model, node: Node) -> list[Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from porter.graph import attributes
+from porter.graph import attributes, shape
 from porter.pipeline import exact
 from porter.rewrite import rewrite
 
@@ -14,9 +14,8 @@ after = ("constants",)
 
 def same_shape(m):
     """The result has x's shape: nothing is broadcast."""
-    before, result = m.shape("x"), m.outputs[0].shape
-    known = before is not None and result is not None
-    return (known and before == tuple(result)) or m.refuse(f"x of shape {before} is broadcast to {result}")
+    before, result = m.shape("x"), shape(m.outputs[0])
+    return (before is not None and before == result) or m.refuse(f"x of shape {before} is broadcast to {result}")
 
 
 def keeps_x(rule):

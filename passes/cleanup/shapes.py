@@ -32,7 +32,7 @@ def reshape_chain(op, x, inner, outer):
 @reshape_chain.to
 def one_reshape(op, x, m):
     target = static(m.outputs[0])
-    return op.Reshape(x, list(target), allowzero=int(0 in target)) if target is not None else m.refuse("the shape is not static")
+    return op.Reshape(x, list(target), allowzero=1 if 0 in target else None) if target is not None else m.refuse("the shape is not static")
 
 
 @rewrite
@@ -54,7 +54,7 @@ def not_in_full(m):
 @as_reshape.to
 def in_full(op, x, m):
     target = static(m.outputs[0])
-    return op.Reshape(x, list(target), allowzero=int(0 in target))
+    return op.Reshape(x, list(target), allowzero=1 if 0 in target else None)
 
 
 @rewrite

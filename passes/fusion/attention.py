@@ -61,10 +61,11 @@ def grouped_heads(op, q, k, v, k1, k2, k3, v1, v2, v3, mask=None, **attention):
 @grouped_heads.when
 def each_head_repeated_in_place(m):
     for position, name in ((1, "k"), (2, "v")):
-        dims, repeated = m.shape(name), m.node.inputs[position].producer()
-        apart = None if repeated is None else shape(repeated.inputs[0])
-        if dims is None or apart is None or len(dims) != 4 or apart != (*dims[:2], apart[2], *dims[2:]):
-            return m.refuse(f"{name} of shape {dims} is expanded to {apart}, not repeated once per head of its group")
+        dims, last = m.shape(name), m.node.inputs[position].producer()
+        wide = shape(last.inputs[0])
+        apart = shape(last.inputs[0].producer().inputs[0])
+        if not dims or not wide or apart != (*dims[:2], 1, *dims[2:]) or wide != (*dims[:2], wide[2], *dims[2:]):
+            return m.refuse(f"{name} is expanded from {apart} to {wide}, not repeated once per head of its group")
     return True
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar
 
 from porter.graph import Model
+from porter.passes.cleanup import shapes
 from porter.passes.cleanup.constants import Constants
 from porter.passes.cleanup.dead import Dead
 from porter.passes.cleanup.duplicates import Duplicates
-from porter.pipeline import Pass, exact
+from porter.pipeline import Pass, Rules, exact
 from porter.rewrite import Rewrite
 
 
@@ -22,8 +24,6 @@ class Tidy(Pass):
     after: ClassVar[tuple[str, ...]] = ("attention", "gemm", "rope", "swiglu")
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
-        number = 0
-        for work in (Constants(), Duplicates(), Dead()):
-            for record in work.run(model, device):
-                number += 1
-                yield replace(record, number=number)
+        steps = (Rules(shapes.rules, exact), Constants(), Duplicates(), Dead())
+        for number, record in enumerate(chain.from_iterable(step.run(model, device) for step in steps), 1):
+            yield replace(record, number=number)

@@ -19,6 +19,7 @@ _WORDS = {
     "Rewrite": "driver",
     "apply": "driver",
     "note": "driver",
+    "forget": "driver",
     "fuse": "joining",
     "all_graphs": "driver",
     "region": "regions",

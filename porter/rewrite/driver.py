@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,6 @@ from porter.graph import (
     source_name,
 )
 from porter.rewrite.build import Built, build
-from porter.rewrite.match import Miss
 from porter.rewrite.regions import SMALL, boundary, content, has_subgraphs, region, upstream
 from porter.rewrite.rule import Match, Rule
 
@@ -105,12 +104,9 @@ def all_graphs(model: Model) -> Iterator[Graph]:
 
 
 def rewrite_once(model: Model, graph: Graph, m: Match, number: int, types: dict[str, list[Value]]) -> Rewrite | None:
-    """Makes one change; None, and nothing changed, where the rule's other side refuses or does not fit the types."""
-    terms = m.rule.replacement(m)
-    if terms is None:
-        return None
+    """Makes one change; None, and nothing changed, where the rule's other side does not fit the place."""
     known = set(model.functions)
-    built = build(model, graph, m, terms)
+    built = build(model, graph, m, m.terms)
     reason = _cannot_stand(m, built)
     record = None if reason else _record(model, m, built, number, types)
     if record is None:
@@ -212,7 +208,17 @@ def _put(graph: Graph, m: Match, built: Built) -> None:
             new.name = name
     for node in reversed(nodes):
         if not any(value.is_graph_output() or value.uses() for value in node.outputs):
+            read = [value for value in node.inputs if value is not None]
             remove([node])
+            forget(graph, read)
+
+
+def forget(graph: Graph, values: Iterable[Value]) -> None:
+    """Drops those of the values that are weights of the graph and that nothing reads any more."""
+    for value in values:
+        kept = value.uses() or value.is_graph_input() or value.is_graph_output()
+        if value.is_initializer() and not kept and graph.initializers.get(value.name or "") is value:
+            del graph.initializers[value.name or ""]
 
 
 def _rounds(node: Node) -> bool:
@@ -234,6 +240,3 @@ def _static(value: Value) -> bool:
 
 def _sources(nodes: Sequence[Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source_name(node) for node in nodes))
-
-
-__all__ = ["Miss", "Rewrite", "all_graphs", "apply", "note", "rewrite_once"]

@@ -24,9 +24,10 @@ from porter.graph import (
     replace_uses,
     source_name,
 )
-from porter.rewrite.driver import Rewrite
 from porter.rewrite.build import DOMAIN
+from porter.rewrite.driver import Rewrite
 from porter.rewrite.regions import boundary, canonical, content, region
+from porter.rewrite.terms import COMMUTATIVE
 
 
 def fuse(model: Model, nodes: Sequence[Node], name: str, number: int) -> Rewrite:
@@ -36,7 +37,8 @@ def fuse(model: Model, nodes: Sequence[Node], name: str, number: int) -> Rewrite
     preceded by the operator's), so that equal chains share one function whatever their strides.
     """
     last = nodes[-1]
-    inputs = boundary(nodes, last.outputs, keep=[v for node in nodes for v in node.inputs if v is not None and constant_tensor(v) is not None])
+    weights = [value for node in nodes for value in node.inputs if value is not None and constant_tensor(value) is not None]
+    inputs = boundary(nodes, last.outputs, keep=weights)
     before = region(nodes, inputs, list(last.outputs), model.functions, opset=model.opset_imports.get("", HOME_OPSET))
     made, given = _function(model, nodes, inputs, name)
     for found in model.functions.values():
@@ -71,7 +73,7 @@ def _function(model: Model, nodes: Sequence[Node], inputs: Sequence[Value], name
     copies: dict[Value | None, Value | None] = {None: None}
     copies.update((value, new_value(f"x{number}")) for number, value in enumerate(inputs))
     given: dict[str, object] = {}
-    body = []
+    body: list[Node] = []
     for node in nodes:
         references = []
         for key, value in attributes(node).items():
@@ -79,12 +81,20 @@ def _function(model: Model, nodes: Sequence[Node], inputs: Sequence[Value], name
             given[outer] = value
             references.append(RefAttr(key, outer, node.attributes[key].type))
         copies.update((value, new_value(f"{node.op_type.lower()}{len(body)}")) for value in node.outputs)
-        operands = [copies[value] for value in node.inputs]
+        operands = [copies[value] for value in _chained_first(node, body[-1].outputs if body else [], copies)]
         body.append(Node(node.domain, node.op_type, operands, references, outputs=[copies[value] for value in node.outputs]))  # type: ignore[misc]
     opsets = {"": model.opset_imports.get("", HOME_OPSET)}
     graph = Graph([copies[v] for v in inputs], [copies[v] for v in nodes[-1].outputs], nodes=body, opset_imports=opsets, name=name)  # type: ignore[misc]
     parameters = [Attr(key, AttributeType.UNDEFINED, None) for key in given]
     return Function(DOMAIN, name, "", graph=graph, attributes=parameters), given
+
+
+def _chained_first(node: Node, chained: Sequence[Value], copies: dict[Value | None, Value | None]) -> list[Value | None]:
+    """The operands, with what comes from the chain first where the order means nothing: one spelling, one function."""
+    operands = list(node.inputs)
+    if node.op_type in COMMUTATIVE and len(operands) == 2 and copies[operands[1]] in chained:
+        return operands[::-1]
+    return operands
 
 
 def _same(a: Function, b: Function) -> bool:

@@ -66,6 +66,7 @@ class Match:
         self.outputs = outputs
         self.params: dict[str, Any] = {**binding.params, **fixed}
         self.reason: str | None = None
+        self.terms: tuple[Term, ...] = ()
 
     @property
     def node(self) -> Node:
@@ -198,20 +199,21 @@ class Rule:
             if not condition(m):
                 m.reason = m.reason or f"{condition.__name__.replace('_', ' ')} does not hold"
                 return False
-        return True
+        m.terms = self._replacement(m)
+        return bool(m.terms)
 
     @property
     def is_onnx(self) -> bool:
         """Whether ONNX has an operator of this name."""
         return self.fused and schema(self.name, HOME_OPSET) is not None
 
-    def replacement(self, m: Match) -> tuple[Term, ...] | None:
-        """The other side for one match, as terms over its names; None where it refused (`m.reason` says why)."""
+    def _replacement(self, m: Match) -> tuple[Term, ...]:
+        """The other side for one match, as terms over its names; empty where it refused (`m.reason` says why)."""
         if self.target is not None:
             result = self.target(Operators(), **_arguments(self.target, m))
             if result is None or result is False:
                 m.reason = m.reason or "the replacement cannot be computed"
-                return None
+                return ()
             return tuple(lift(term) for term in (result if isinstance(result, tuple) else (result,)))  # type: ignore[misc]
         main = self.spellings[0].pattern.signature
         values = tuple(Var(var.name) if m.value(var.name) is not None else None for var in main.values)
