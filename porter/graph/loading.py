@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from porter.graph.dims import bind
-from porter.graph.inference import infer_types
+from porter.graph.inference import check_types, infer_types
 from porter.graph.reading import Source, read
 from porter.graph.repair import note
 from porter.graph.upgrade import upgrade
@@ -22,6 +22,7 @@ def load(source: Source, dims: Mapping[str, int] | None = None) -> ir.Model:
     """
     model = read(source)
     bind(model, dims or {})
+    check_types(model)  # arity and attributes, as the model's own opset has them
     note(model, infer_types(model))
     upgrade(model)
     infer_types(model)

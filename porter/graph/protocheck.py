@@ -36,6 +36,11 @@ def check_proto(where: str, proto: onnx.ModelProto) -> list[str]:
     return notes
 
 
+def counted(count: int, what: str) -> str:
+    """'1 node', '2 nodes'."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def byte_size(tensor: onnx.TensorProto) -> int:
     """The bytes that the tensor's shape and type need."""
     return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
@@ -94,7 +99,8 @@ def _drop_redefined(graph: onnx.GraphProto) -> list[str]:
     first = graph.node[dropped[0]].output[0]
     for index in reversed(dropped):
         del graph.node[index]
-    return [f"{len(dropped)} constants were defined twice, the first '{first}'; the last definition was kept"]
+    count = counted(len(dropped), "constant")
+    return [f"{count} defined more than once, the first '{first}'; the last definition was kept"]
 
 
 def _check_calls(where: str, proto: onnx.ModelProto) -> None:
@@ -168,7 +174,7 @@ def _check_nodes(
         if cycle:
             path = " -> ".join(f"'{nodes[i].name or nodes[i].op_type}'" for i in [*reversed(cycle), cycle[-1]])
             raise PorterError(where, expected="a graph without cycles", found=f"the cycle {path}")
-        notes.append(f"{late} nodes stood before what they read; the nodes were put in order")
+        notes.append(f"{counted(late, 'node')} before what they read; the nodes were put in order")
 
 
 def _free(graph: onnx.GraphProto) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from porter.graph.edit import fresh
+from porter.graph.protocheck import counted
 from porter.graph.values import every_graph
 
 NOTES = "porter.notes"
@@ -60,7 +61,7 @@ def _weights_among_inputs(model: ir.Model) -> list[str]:
     if not weights or (model.ir_version or 0) < 4:
         return []
     listed = ", ".join(f"'{value.name}'" for value in weights[:4]) + (", ..." if len(weights) > 4 else "")
-    return [f"{len(weights)} inputs with a default value are kept as weights: {listed}"]
+    return [f"{counted(len(weights), 'input')} with a default value, kept as weights: {listed}"]
 
 
 def _explicit_axes(model: ir.Model) -> None:
@@ -87,9 +88,9 @@ def _node_names(model: ir.Model) -> list[str]:
         seen.add(node.name)
     mends = []
     if empty:
-        mends.append(f"{empty} nodes had no name; named after their operator and output")
+        mends.append(f"{counted(empty, 'node')} had no name; named after operator and output")
     if double:
-        mends.append(f"{double} nodes shared a name with another; a number was added")
+        mends.append(f"{counted(double, 'node')} shared a name with another; a number was added")
     return mends
 
 
@@ -104,7 +105,8 @@ def _shadowed(model: ir.Model) -> list[str]:
         _rename_shadows(root, set(), changed)
     if not changed:
         return []
-    return [f"{len(changed)} values of subgraphs had the name of a value outside, the first '{changed[0]}'; renamed"]
+    count = counted(len(changed), "value")
+    return [f"{count} of subgraphs had the name of a value outside, the first '{changed[0]}'; renamed"]
 
 
 def _rename_shadows(graph: ir.Graph, outer: set[str], changed: list[str]) -> None:

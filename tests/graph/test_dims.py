@@ -1,0 +1,211 @@
+"""Free dims: which are asked for, which follow, and what is said when a number cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from porter import graph
+from porter.errors import PorterError
+from porter.graph.sizes import Size, parse
+
+
+def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), [output], name=f"/{op.lower()}/{output}", **attributes)
+
+
+@pytest.fixture
+def cache(model: Callable) -> onnx.ModelProto:
+    """One step of attention with a cache: an exporter that names each dim of its own."""
+    nodes = [
+        node("Concat", "k k_new", "keys", axis=1),
+        node("Concat", "v v_new", "values", axis=1),
+        node("Transpose", "keys", "kt", perm=[0, 2, 1]),
+        node("MatMul", "q kt", "scores"),
+        node("Add", "scores mask", "masked"),
+        node("MatMul", "masked values", "y"),
+    ]
+    inputs = {
+        "q": ["batch", 1, 8],
+        "k": ["s0", "s1", 8], "k_new": ["s0", 1, 8],
+        "v": ["s2", "s3", 8], "v_new": ["s2", 1, 8],
+        "mask": [1, 1, "s4"],
+    }  # fmt: skip
+    return model(nodes, inputs, {"y": ["batch", 1, 8], "keys": ["s0", "s1 + 1", 8]})
+
+
+def bound(proto: onnx.ModelProto, dims: Mapping[str, int]) -> dict[str, tuple[int, ...] | None]:
+    loaded = graph.load(proto, dims)
+    return {value.name or "": graph.shape(value) for value in [*loaded.graph.inputs, *loaded.graph.outputs]}
+
+
+def refusal(proto: onnx.ModelProto, dims: Mapping[str, int]) -> str:
+    with pytest.raises(PorterError) as error:
+        graph.load(proto, dims)
+    return str(error.value)
+
+
+def test_dims_are_listed_with_their_places_and_what_they_follow(cache: onnx.ModelProto) -> None:
+    assert graph.dims(graph.read(cache)) == (
+        graph.Dim("batch", ("q[0]",)),
+        graph.Dim("s0", ("k[0]", "k_new[0]"), "batch"),
+        graph.Dim("s1", ("k[1]",)),
+        graph.Dim("s2", ("v[0]", "v_new[0]"), "batch"),
+        graph.Dim("s3", ("v[1]",), "s1"),
+        graph.Dim("s4", ("mask[2]",), "s1 + 1"),
+    )
+
+
+@pytest.mark.parametrize("given", [{"batch": 2, "s1": 5}, {"s2": 2, "s3": 5}, {"k[0]": 2, "mask[2]": 6}])
+def test_any_name_of_a_class_binds_all_of_it(given: dict[str, int], cache: onnx.ModelProto) -> None:
+    shapes = bound(cache, given)
+    assert shapes["q"] == (2, 1, 8) and shapes["k"] == shapes["v"] == (2, 5, 8) and shapes["mask"] == (1, 1, 6)
+    assert shapes["y"] == (2, 1, 8) and shapes["keys"] == (2, 6, 8)
+
+
+def test_what_was_found_is_noted(cache: onnx.ModelProto) -> None:
+    notes = graph.notes(graph.load(cache, {"batch": 2, "s1": 5}))
+    assert "dim 's3' is 5, as node '/matmul/y' (MatMul) needs s1 + 1 = s3 + 1" in notes
+
+
+def test_missing_dims_are_asked_for_once_each(cache: onnx.ModelProto) -> None:
+    assert refusal(cache, {}) == (
+        "the inputs\n  expected a number for every free dim\n  found none for 'batch' (q[0]), 's1' (k[1])\n"
+        "  try  --dim batch=N --dim s1=N"
+    )
+
+
+def test_a_nameless_dim_is_asked_for_by_place(model: Callable) -> None:
+    proto = model([node("Relu", "input", "y")], {"input": [None, None]}, {"y": None})
+    assert refusal(proto, {"input[1]": 4}).endswith("found none for input[0]\n  try  --dim 'input[0]=N'")
+    assert bound(proto, {"input[0]": 3, "input[1]": 4})["y"] == (3, 4)
+
+
+def test_a_contradiction_names_the_node_that_sees_it(cache: onnx.ModelProto) -> None:
+    assert refusal(cache, {"batch": 2, "s1": 5, "s3": 4}) == (
+        "node '/matmul/y' (MatMul)\n  expected s1 + 1 = s3 + 1\n  found 6 and 5\n  try  other numbers with --dim"
+    )
+
+
+def test_a_broadcast_takes_one_for_any_size(model: Callable) -> None:
+    proto = model([node("Add", "a b", "y")], {"a": ["n", 4], "b": ["m", 4]}, {"y": None})
+    assert bound(proto, {"n": 3, "m": 1})["y"] == (3, 4)
+    assert bound(proto, {"n": 1, "m": 3})["y"] == (3, 4)
+    assert bound(proto, {"n": 3})["b"] == (3, 4)
+    assert refusal(proto, {"n": 3, "m": 2}).startswith("node '/add/y' (Add)\n  expected n = m, or one of them 1\n")
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_impossible_numbers(number: int, cache: onnx.ModelProto) -> None:
+    assert refusal(cache, {"batch": number}) == f"dim 'batch'\n  expected a number of 1 or more\n  found {number}"
+
+
+def test_an_unknown_name_gets_the_nearest(cache: onnx.ModelProto) -> None:
+    text = refusal(cache, {"bacth": 2})
+    assert text.startswith("dim 'bacth'\n  expected a free dim of the inputs ('batch', 's0', 's1', 's2', 's3', 's4')")
+    assert text.endswith("try  --dim 'batch=2'")
+
+
+def test_a_dim_of_an_output_is_not_bound(model: Callable) -> None:
+    proto = model([node("NonZero", "x", "y")], {"x": [4]}, {"y": [1, "found"]}, types={"y": TensorProto.INT64})
+    assert refusal(proto, {"found": 2}).endswith("found a dim of the outputs, which is inferred")
+
+
+def test_a_fixed_dim_may_be_given_but_not_changed(model: Callable) -> None:
+    proto = model([node("Relu", "x", "y")], {"x": [4]}, {"y": [4]})
+    assert bound(proto, {"x[0]": 4})["x"] == (4,)
+    assert refusal(proto, {"x[0]": 5}) == "dim 'x[0]'\n  expected 4, which the model fixes\n  found 5"
+
+
+def test_a_name_and_a_place_that_disagree(cache: onnx.ModelProto) -> None:
+    assert refusal(cache, {"s0": 2, "k[0]": 3}) == "dim 's0'\n  expected one number\n  found both 2 and 3 given"
+
+
+def test_a_reshape_with_a_fixed_size_fixes_the_dim(model: Callable) -> None:
+    proto = model([node("Reshape", "x s", "y")], {"x": ["n", 6]}, {"y": None}, {"s": np.asarray([4, 3], np.int64)})
+    assert bound(proto, {}) == {"x": (2, 6), "y": (4, 3)}
+    assert "n*6 = 12" in refusal(proto, {"n": 3}).replace("6*n", "n*6")
+
+
+def test_dims_written_as_sums_follow_their_parts(model: Callable) -> None:
+    inputs = {"a": ["past"], "b": ["new"], "c": ["past + new"], "d": ["2*past"]}
+    nodes = [node("Concat", "a b c d", "y", axis=0)]
+    proto = model(nodes, inputs, {"y": None})
+    assert bound(proto, {"past": 3, "new": 2})["y"] == (3 + 2 + 5 + 6,)
+    assert bound(proto, {"past": 3, "past + new": 5})["b"] == (2,)
+    assert refusal(proto, {"past": 3, "past + new": 2}).startswith("dim '")
+
+
+def test_an_input_without_a_rank(model: Callable) -> None:
+    proto = model([node("Relu", "x", "y")], {"x": None}, {"y": None})
+    assert refusal(proto, {}).startswith("input 'x'\n  expected a shape, or at least a rank\n  found none")
+    assert bound(proto, {"x[0]": 2, "x[1]": 3})["y"] == (2, 3)
+
+
+def test_shapes_are_followed_through_functions_and_shape_arithmetic(model: Callable) -> None:
+    body = [
+        node("Shape", "a", "s"),
+        helper.make_node("Constant", [], ["i"], value_int=1),
+        node("Gather", "s i", "n"),
+        helper.make_node("Constant", [], ["ax"], value_ints=[0]),
+        node("Unsqueeze", "n ax", "nu"),
+        helper.make_node("Constant", [], ["minus"], value_ints=[-1]),
+        node("Concat", "minus nu", "shape", axis=0),
+        node("Reshape", "b shape", "r"),
+        node("MatMul", "a r", "out"),
+    ]
+    function = helper.make_function("local", "F", ["a", "b"], ["out"], body, [helper.make_opsetid("", 24)])
+    proto = model(
+        [helper.make_node("F", ["a", "b"], ["y"], domain="local", name="call")],
+        {"a": ["m", "k"], "b": ["k2", "k"]}, {"y": None}, functions=[function],
+    )  # fmt: skip
+    assert [dim.follows for dim in graph.dims(graph.read(proto))] == [None, None, "k"]
+    assert bound(proto, {"m": 2, "k": 3})["b"] == (3, 3)
+
+
+NAMES = st.sampled_from(["a", "b", "n.0"])
+SIZES = st.recursive(
+    st.one_of(st.integers(0, 9).map(Size.of), NAMES.map(Size.of)),
+    lambda inner: st.tuples(inner, inner, st.sampled_from("+-*")).map(
+        lambda t: t[0] + t[1] if t[2] == "+" else t[0] - t[1] if t[2] == "-" else t[0] * t[1]
+    ),
+    max_leaves=6,
+)
+
+
+@given(SIZES, SIZES, st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
+def test_arithmetic_of_sizes_is_that_of_numbers(left: Size, right: Size, a: int, b: int, n: int) -> None:
+    at = {"a": Size.of(a), "b": Size.of(b), "n.0": Size.of(n)}
+    x, y = left.at(at).number, right.at(at).number
+    assert x is not None and y is not None
+    assert (left + right).at(at).number == x + y
+    assert (left - right).at(at).number == x - y
+    assert (left * right).at(at).number == x * y
+    quotient = (left * right).over(right)
+    assert quotient is None or (quotient * right) == left * right
+
+
+@given(SIZES)
+def test_a_size_prints_and_parses(size: Size) -> None:
+    if all(coefficient > 0 for _, coefficient in size.terms):
+        assert parse(str(size)) == size
+
+
+@pytest.mark.parametrize("name", ["batch-size", "p2o.DynamicDimension.0", "unk__749", "a/b", "batch size"])
+def test_names_that_are_no_sums(name: str) -> None:
+    assert parse(name) == Size.of(name)
+
+
+def test_a_real_decoder_asks_for_four_numbers(models: Path) -> None:
+    path = models / "llama_gqa" / "decode.onnx"
+    asked = [dim.name for dim in graph.dims(graph.read(path)) if dim.follows is None]
+    assert len(asked) == 4
+    loaded = graph.load(path, dict(zip(asked, (2, 2, 14, 13), strict=True)))
+    assert all(graph.shape(value) is not None for value in loaded.graph.inputs)

@@ -1,0 +1,409 @@
+"""What is wrong with a file is found before anything is built from it, and said in words that mend it."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from porter import graph
+from porter.errors import PorterError
+
+RELU = helper.make_node("Relu", ["x"], ["y"], name="act")
+
+
+def message(call: Callable[[], object]) -> str:
+    with pytest.raises(PorterError) as error:
+        call()
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+def refusal(proto: onnx.ModelProto) -> str:
+    return message(lambda: graph.load(proto))
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    path = tmp_path / "modle.onnx"
+    assert message(lambda: graph.read(path)) == (
+        f"{path}\n  expected an ONNX file\n  found nothing at this path\n  try  {tmp_path}/model.onnx"
+    )
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        (b"", "an empty file"),
+        (b"hello, I am a text\n" * 20, "bytes that are no ONNX model"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "bytes that are no ONNX model"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer\n  try  git lfs pull"),
+    ],
+)
+def test_not_an_onnx_file(content: bytes, found: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    assert message(lambda: graph.read(path)) == f"{path}\n  expected an ONNX file\n  found {found}"
+
+
+def test_a_truncated_file_at_every_length(tmp_path: Path, model: Callable) -> None:
+    weights = {"w": np.ones((3, 3), np.float32)}
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")
+    content = model([node], {"x": [1, 3]}, {"y": [1, 3]}, weights).SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(PorterError):
+            graph.load(path)
+    path.write_bytes(content[:60])
+    assert "a truncated file: 'graph' has " in message(lambda: graph.read(path))
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"")
+    assert message(lambda: graph.read(tmp_path)).endswith(f"found a folder\n  try  {tmp_path}/a.onnx")
+
+
+def test_a_cycle_names_its_nodes(model: Callable) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "c"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="second"),
+        helper.make_node("Abs", ["b"], ["c"], name="third"),
+        helper.make_node("Neg", ["c"], ["y"], name="outside"),
+    ]
+    text = refusal(model(nodes, {"x": [3]}, {"y": [3]}))
+    cycle = text.split("the cycle ")[1]
+    assert set(cycle.split(" -> ")) == {"'first'", "'second'", "'third'"}
+    assert cycle.split(" -> ")[0] == cycle.split(" -> ")[-1]
+
+
+def test_a_node_that_reads_itself_through_its_subgraph(model: Callable) -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["y"], ["z"])], "inner", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [3])]
+    )
+    node = helper.make_node("If", ["c"], ["y"], name="branch", then_branch=inner, else_branch=inner)
+    text = refusal(model([node], {"c": []}, {"y": [3]}, types={"c": TensorProto.BOOL}))
+    assert "the cycle 'branch' -> 'branch'" in text
+
+
+def test_an_undefined_value(model: Callable) -> None:
+    node = helper.make_node("Add", ["x", "ghost"], ["y"], name="sum")
+    assert refusal(model([node], {"x": [3]}, {"y": [3]})) == (
+        "the model: node 'sum' (Add)\n  expected inputs that are computed\n"
+        "  found 'ghost', which neither the graph's inputs, weights nor nodes define"
+    )
+
+
+def test_an_output_that_nothing_computes(model: Callable) -> None:
+    text = refusal(model([RELU], {"x": [3]}, {"y": [3], "z": [3]}))
+    assert text.endswith("expected an output that is computed\n  found output 'z', defined nowhere")
+
+
+def test_two_definitions(model: Callable) -> None:
+    nodes = [RELU, helper.make_node("Abs", ["x"], ["y"], name="other")]
+    assert refusal(model(nodes, {"x": [3]}, {"y": [3]})) == (
+        "the model\n  expected one definition of each value\n"
+        "  found 'y' defined twice: node 'act' (Relu) and node 'other' (Abs)"
+    )
+
+
+def test_a_constant_that_is_defined_again_keeps_the_last_definition(model: Callable, witness: Callable) -> None:
+    constants = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.float32(value))) for value in (1, 2)
+    ]
+    proto = model([*constants, helper.make_node("Add", ["x", "c"], ["y"])], {"x": [1]}, {"y": [1]})
+    before = proto.SerializeToString()
+    loaded = graph.load(proto)
+    assert "1 constant defined more than once, the first 'c'; the last definition was kept" in graph.notes(loaded)
+    assert witness(graph.to_proto(loaded), {"x": np.float32([1])})[0] == [3]
+    assert proto.SerializeToString() == before, "the caller's message was changed"
+
+
+@pytest.mark.parametrize(
+    "node, ending",
+    [
+        (helper.make_node("Rleu", ["x"], ["y"], name="n"), "an operator of ai.onnx\n  found operator Rleu\n  try  Relu"),
+        (
+            helper.make_node("Mish", ["x"], ["y"], name="n"),
+            "an operator of opset 13\n  found operator Mish\n  try  Mish exists since opset 18",
+        ),
+        (
+            helper.make_node("Upsample", ["x"], ["y"], name="n"),
+            "an operator of opset 13\n  found operator Upsample\n  try  Upsample was withdrawn before opset 13",
+        ),
+        (
+            helper.make_node("Scaler", ["x"], ["y"], name="n", domain="ai.onnx.ml"),
+            "a model of ai.onnx operators: classical machine learning has no place on these devices\n"
+            "  found operator ai.onnx.ml.Scaler\n  try  keep the pre- or postprocessing outside of the model",
+        ),
+        (
+            helper.make_node("FastGelu", ["x"], ["y"], name="n", domain="com.microsoft"),
+            "operators of ai.onnx or model-local functions, not onnxruntime's own\n"
+            "  found operator com.microsoft.FastGelu\n  try  export without onnxruntime's graph optimizer",
+        ),
+        (
+            helper.make_node("Thing", ["x"], ["y"], name="n", domain="my.ops"),
+            "operators of ai.onnx or functions that the model defines\n  found operator my.ops.Thing",
+        ),
+    ],
+    ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
+)
+def test_unknown_operators(node: onnx.NodeProto, ending: str, model: Callable) -> None:
+    proto = model([node], {"x": [3]}, {"y": [3]}, opset=13)
+    assert refusal(proto) == f"the model: node 'n'\n  expected {ending}"
+
+
+def test_an_unknown_operator_in_a_subgraph(model: Callable) -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Bogus", ["x"], ["z"], name="deep")], "g", [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [3])],
+    )  # fmt: skip
+    node = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
+    assert "node 'deep'" in refusal(model([node], {"c": [], "x": [3]}, {"y": [3]}, types={"c": TensorProto.BOOL}))
+
+
+def test_functions_that_call_each_other(model: Callable) -> None:
+    functions = [
+        helper.make_function("f", name, ["a"], ["b"], [helper.make_node(callee, ["a"], ["b"], domain="f")],
+                             [helper.make_opsetid("f", 1)])
+        for name, callee in (("P", "Q"), ("Q", "P"))
+    ]  # fmt: skip
+    proto = model([helper.make_node("P", ["x"], ["y"], domain="f")], {"x": [3]}, {"y": [3]}, functions=functions)
+    assert refusal(proto).endswith("expected functions that do not call themselves\n  found f.P -> f.Q -> f.P")
+
+
+def test_types_that_do_not_fit(model: Callable) -> None:
+    node = helper.make_node("Add", ["x", "i"], ["y"], name="sum")
+    text = refusal(model([node], {"x": [3], "i": [3]}, {"y": [3]}, types={"i": TensorProto.INT64}))
+    assert text == (
+        "node 'sum' (Add)\n  expected inputs and outputs of one type\n"
+        "  found 'x' of type tensor(float) and 'i' of type tensor(int64)\n  try  a Cast between them"
+    )
+
+
+def test_a_type_the_operator_does_not_take(model: Callable) -> None:
+    text = refusal(model([helper.make_node("Sin", ["x"], ["y"], name="wave")], {"x": [3]}, {"y": [3]},
+                         types={"x": TensorProto.INT32, "y": TensorProto.INT32}))  # fmt: skip
+    assert text.startswith("node 'wave' (Sin)\n  expected 'input' to be one of tensor(") and "tensor(int32)" in text
+
+
+def test_shapes_that_do_not_fit(model: Callable) -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="proj")
+    text = refusal(model([node], {"x": [2, 3]}, {"y": None}, {"w": np.ones((4, 5), np.float32)}))
+    assert text.startswith("node 'proj' (MatMul)\n  expected inputs that fit each other\n  found Incompatible dimensions")
+    assert "'x' float[2,3], 'w' float[4,5]" in text
+
+
+@pytest.mark.parametrize(
+    "node, ending",
+    [
+        (helper.make_node("Add", ["x"], ["y"], name="n"), "expected 2 inputs\n  found 1"),
+        (helper.make_node("Relu", ["x"], ["y"], name="n", slope=1.0), "expected attributes among none\n  found 'slope'"),
+        (
+            helper.make_node("Elu", ["x"], ["y"], name="n", alpha=1),
+            "expected attribute 'alpha' of type float\n  found int",
+        ),
+        (helper.make_node("Concat", ["x", "x"], ["y"], name="n"), "expected an attribute 'axis'\n  found none"),
+    ],
+    ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
+)
+def test_nodes_that_their_operator_does_not_allow(node: onnx.NodeProto, ending: str, model: Callable) -> None:
+    proto = model([node], {"x": [3]}, {"y": None})
+    with pytest.raises(PorterError) as error:
+        graph.validate(graph.read(proto))
+    assert str(error.value) == f"node 'n' ({node.op_type})\n  {ending}"
+    with pytest.raises(PorterError):
+        graph.load(proto)
+
+
+def test_a_huge_tensor_without_data_takes_no_memory(model: Callable) -> None:
+    proto = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": [1]}, {"y": None})
+    proto.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[1 << 20, 1 << 20])
+    tracemalloc.start()
+    text = refusal(proto)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert text.startswith("the model: tensor 'w'\n  expected 1099511627776 values of data for shape [1048576, 1048576]")
+    assert peak < 1 << 20
+
+
+def test_a_huge_computed_value_takes_no_memory(model: Callable) -> None:
+    node = helper.make_node("ConstantOfShape", ["s"], ["y"], name="fill")
+    tracemalloc.start()
+    loaded = graph.load(model([node], {}, {"y": None}, {"s": np.asarray([1 << 20, 1 << 20], np.int64)}))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert graph.shape(loaded.graph.outputs[0]) == (1 << 20, 1 << 20) and peak < 8 << 20
+
+
+@pytest.mark.parametrize("dims, kind", [([-1], TensorProto.FLOAT), ([1], 99), ([1], 0)])
+def test_tensors_of_impossible_type_or_shape(dims: list[int], kind: int, model: Callable) -> None:
+    proto = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": [1]}, {"y": None})
+    proto.graph.initializer.add(name="w", data_type=kind, dims=dims, raw_data=bytes(4))
+    assert refusal(proto).startswith("the model: tensor 'w'\n")
+
+
+# external data
+
+
+@pytest.fixture
+def outside(tmp_path: Path, model: Callable) -> Callable[..., Path]:
+    """A model beside weights.bin of 64 bytes, its tensor's entry changed."""
+
+    def write(**entries: str) -> Path:
+        folder = tmp_path / "model"
+        folder.mkdir(exist_ok=True)
+        (folder / "weights.bin").write_bytes(np.arange(16, dtype=np.float32).tobytes())
+        proto = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": [4]}, {"y": [4]})
+        tensor = proto.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[4])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in ({"location": "weights.bin", "offset": "16", "length": "16"} | entries).items():
+            tensor.external_data.add(key=key, value=value)
+        (folder / "m.onnx").write_bytes(proto.SerializeToString())
+        return folder / "m.onnx"
+
+    return write
+
+
+def test_external_data_is_mapped(outside: Callable) -> None:
+    loaded = graph.load(outside())
+    array = graph.constant(loaded.graph.initializers["w"])
+    assert array is not None and array.tolist() == [4, 5, 6, 7]
+    assert not array.flags.owndata and not array.flags.writeable
+
+
+def test_a_model_read_by_a_relative_path(outside: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = outside(location="../secret.bin")
+    (path.parent.parent / "secret.bin").write_bytes(bytes(64))
+    monkeypatch.chdir(path.parent)
+    assert "which leads out of it" in message(lambda: graph.read("m.onnx"))
+
+
+@pytest.mark.parametrize(
+    "entries, ending",
+    [
+        ({"location": "/etc/hostname"}, "external data in the model's folder\n  found the path '/etc/hostname'"),
+        ({"location": "../weights.bin"}, "external data in the model's folder\n  found '../weights.bin', which leads out of it"),
+        ({"location": "a/../../b"}, "external data in the model's folder\n  found 'a/../../b', which leads out of it"),
+        ({"location": ""}, "the name of a file beside the model\n  found external data without a location"),
+        ({"location": "gone.bin"}, "its data in 'gone.bin' beside the model\n  found no such file"),
+        ({"offset": "52"}, "bytes 52 to 68 of 'weights.bin'\n  found a file of 64 bytes\n  try  fetch or export the weights again"),
+        ({"offset": "-4"}, "a byte offset of its external data\n  found '-4'"),
+        ({"length": "12"}, "16 bytes of external data for shape [4]\n  found length 12"),
+    ],
+)  # fmt: skip
+def test_external_data_that_is_missing_short_or_elsewhere(entries: dict, ending: str, outside: Callable) -> None:
+    path = outside(**entries)
+    assert message(lambda: graph.read(path)) == f"{os.path.realpath(path)}: tensor 'w'\n  expected {ending}"
+
+
+def test_a_link_out_of_the_folder(outside: Callable) -> None:
+    path = outside(location="link.bin")
+    target = path.parent.parent / "elsewhere.bin"
+    target.write_bytes(bytes(64))
+    (path.parent / "link.bin").symlink_to(target)
+    assert f"found 'link.bin', a link to '{target}'" in message(lambda: graph.read(path))
+
+
+def test_a_link_within_the_folder(outside: Callable) -> None:
+    path = outside(location="link.bin")
+    (path.parent / "link.bin").symlink_to("weights.bin")
+    value = graph.read(path).graph.initializers["w"]
+    assert graph.constant(value).tolist() == [4, 5, 6, 7]  # type: ignore[union-attr]
+
+
+def test_external_data_of_a_constant_is_confined_too(outside: Callable, model: Callable) -> None:
+    path = outside()
+    tensor = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../weights.bin")
+    path.write_bytes(
+        model([helper.make_node("Constant", [], ["y"], value=tensor)], {}, {"y": [4]}).SerializeToString()
+    )
+    assert "tensor 'c'" in message(lambda: graph.read(path))
+
+
+def test_external_data_without_a_folder(outside: Callable) -> None:
+    content = outside().read_bytes()
+    assert message(lambda: graph.read(content)).endswith("try  give the path of the model's file")
+
+
+# repairs
+
+
+def test_nodes_out_of_order_are_sorted_and_said(model: Callable, witness: Callable) -> None:
+    nodes = [
+        helper.make_node("Neg", ["a"], ["y"], name="last"),
+        helper.make_node("Relu", ["x"], ["a"], name="first"),
+    ]
+    loaded = graph.load(model(nodes, {"x": [2]}, {"y": [2]}))
+    assert [node.name for node in loaded.graph] == ["first", "last"]
+    assert graph.notes(loaded) == ("1 node before what they read; the nodes were put in order",)
+    assert witness(graph.to_proto(loaded), {"x": np.float32([-1, 2])})[0].tolist() == [0, -2]
+
+
+def test_names_are_made_unique_and_said(model: Callable) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="n"),
+        helper.make_node("Abs", ["a"], ["b"], name="n"),
+        helper.make_node("Neg", ["b"], ["y"]),
+        helper.make_node("Exp", ["b"], ["n_1"], name="n_1"),
+    ]
+    loaded = graph.read(model(nodes, {"x": [2]}, {"y": [2]}))
+    assert [node.name for node in loaded.graph] == ["n", "n_2", "Neg_y", "n_1"]
+    assert [graph.source_name(node) for node in loaded.graph] == ["n", "n_2", "Neg_y", "n_1"]
+    assert graph.notes(loaded) == (
+        "1 node had no name; named after operator and output",
+        "1 node shared a name with another; a number was added",
+    )
+
+
+def test_weights_listed_as_inputs_are_weights(model: Callable) -> None:
+    node = helper.make_node("Add", ["x", "w"], ["y"], name="n")
+    weights = {"w": np.ones(3, np.float32)}
+    for ir_version, notes in ((3, ()), (8, ("1 input with a default value, kept as weights: 'w'",))):
+        proto = model([node], {"x": [3], "w": [3]}, {"y": [3]}, weights, opset=8, ir_version=ir_version)
+        loaded = graph.load(proto)
+        assert [value.name for value in loaded.graph.inputs] == ["x"]
+        assert graph.notes(loaded) == notes
+
+
+def test_a_name_of_a_subgraph_that_hides_one_outside_is_changed(model: Callable, witness: Callable) -> None:
+    branches = [
+        helper.make_graph(
+            [helper.make_node(op, ["x"], ["a"], name=op)], op, [], [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])]
+        )
+        for op in ("Neg", "Exp")
+    ]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="r"),
+        helper.make_node("If", ["c"], ["b"], name="if", then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Add", ["a", "b"], ["y"], name="s"),
+    ]
+    loaded = graph.load(model(nodes, {"x": [2], "c": []}, {"y": [2]}, types={"c": TensorProto.BOOL}))
+    assert "2 values of subgraphs had the name of a value outside, the first 'a'; renamed" in graph.notes(loaded)
+    feeds = {"x": np.float32([1, -2]), "c": np.asarray(True)}
+    assert witness(graph.to_proto(loaded), feeds)[0].tolist() == [0, 2]
+
+
+def test_a_wrongly_declared_output_is_said(model: Callable) -> None:
+    loaded = graph.load(model([RELU], {"x": [3]}, {"y": [4]}))
+    assert graph.notes(loaded) == ("output 'y' was declared as [4], but the graph gives [3]",)
+    assert graph.shape(loaded.graph.outputs[0]) == (3,)
+
+
+def test_a_word_for_a_domain_is_the_standards(model: Callable) -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx")], {"x": [3]}, {"y": [3]})
+    proto.opset_import[0].domain = "ai.onnx"
+    assert graph.load(proto).opset_imports == {"": graph.HOME_OPSET}
+
+
+def test_domains_that_no_node_uses_leave(model: Callable) -> None:
+    proto = model([RELU], {"x": [3]}, {"y": [3]})
+    proto.opset_import.add(domain="com.microsoft", version=1)
+    assert graph.load(proto).opset_imports == {"": graph.HOME_OPSET}
