@@ -60,9 +60,9 @@ class Numpy:
 
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
         x = np.asarray(x)
-        if self.double:
-            return self.widen(x)
-        return x if dtype is None or x.dtype == dtype else x.astype(dtype)
+        dtype = x.dtype if dtype is None else self.float_type(dtype) if self.double else dtype
+        x = self.widen(x) if self.double else x
+        return x if x.dtype == dtype or (self.double and is_float(x.dtype)) else x.astype(dtype)
 
     def cast(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         dtype = np.dtype(dtype)

@@ -27,25 +27,20 @@ def to_code(xp, x, dtype, saturate=1, round_mode="up"):
 
 def _to_power_of_two(xp, x, saturate, round_mode):
     """The exponent alone: rounded up, down, or to the nearest; E8M0 has no zero, no sign and no infinity."""
-    low, high = 2.0**-127, 2.0**127
-    bits = xp.bitcast(xp.cast(xp.abs(x), np.float32) if x.dtype != np.float32 else xp.abs(x), np.uint32)
-    exponent, fraction = xp.right_shift(bits, np.uint32(23)), xp.bitwise_and(bits, np.uint32(0x7FFFFF))
+    magnitude = xp.abs(x.astype(np.float64))  # where every code is a normal number
+    bits = xp.bitcast(magnitude, np.uint64)
+    exponent = xp.cast(xp.right_shift(bits, np.uint64(52)), np.int64) - (1023 - 127)
+    fraction = xp.bitwise_and(bits, np.uint64(2**52 - 1))
     if round_mode == "up":
-        more = xp.greater(fraction, 0)
+        exponent = exponent + xp.cast(xp.greater(fraction, np.uint64(0)), np.int64)
     elif round_mode == "nearest":
-        more = xp.greater_equal(fraction, 0x400000)
-    else:
-        more = xp.full((), False, np.bool_)
-    # subnormal floats are below the smallest code, whose exponent field is 0 as theirs is
-    tiny = xp.equal(exponent, 0)
-    more = xp.where(tiny, xp.greater(fraction, 0x400000), more)
-    code = exponent + xp.cast(more, np.uint32)
-    top = xp.greater_equal(code, 255)
-    code = xp.minimum(code, 254 if saturate else 255)
-    code = xp.where(xp.isnan(x), xp.full((), 255, np.uint32), code)
+        exponent = exponent + xp.cast(xp.greater_equal(fraction, np.uint64(2**51)), np.int64)
+    code = xp.minimum(xp.maximum(exponent, 0), 254)
+    lost = xp.isnan(x)
     if not saturate:
-        outside = xp.logical_or(xp.logical_or(top, xp.less(xp.abs(x), low)), xp.greater(xp.abs(x), high))
-        code = xp.where(outside, xp.full((), 255, np.uint32), code)
+        outside = xp.logical_or(xp.less(magnitude, 2.0**-127), xp.greater(exponent, 254))
+        lost = xp.logical_or(lost, outside)
+    code = xp.where(lost, xp.full((), 255, np.int64), code)
     return xp.bitcast(xp.cast(code, np.uint8), _E8M0)
 
 
@@ -72,6 +67,6 @@ def cast_like(xp, x, target_type, *, saturate=1, round_mode="up", types=()):
 
 
 @op("BitCast", since=26, moves=True)
-def bit_cast(xp, x, *, to):
+def bit_cast(xp, x, *, to, types=()):
     """The same bits read as another type of the same width."""
-    return xp.bitcast(x, dtype_of(to))
+    return xp.bitcast(x if x.dtype == types[0] else x.astype(types[0]), dtype_of(to))

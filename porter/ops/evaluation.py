@@ -263,7 +263,7 @@ def compute(
         else:
             prepared.append(xp.widen(array))
     if definition.host and xp.lazy and not all(a is None or xp.concrete(a) for a in args):
-        raise NotKnown(definition.name, expected="values that are known", found=f"a {definition.host}")
+        raise NotKnown(definition.name, expected="values that are known", found=definition.host)
     missing = len(definition.parameters) - len(prepared)
     if definition.variadic is None and missing > 0:
         prepared += [None] * missing

@@ -1,7 +1,7 @@
 """The jax namespaces: operators as lax primitives, one where one will do, and no sub-jaxprs.
 
 `jax_namespace` rounds narrow floats after every operator, as the source model does; `kernel_namespace` is what kernels
-are traced with: float32 throughout, rounding only where the model casts. jax is set up for 64-bit types here, once.
+are traced with: float32 throughout, rounding only where the model casts. jax is set up here, once: 64-bit types, on the CPU.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 from jax import lax
 
 from porter.ops.einsum import expand, pair
-from porter.ops.namespace import NARROW, NotKnown, highest, is_float, lowest
+from porter.ops.namespace import INT_CODES, NARROW, NotKnown, highest, is_float, lowest
 
 jax.config.update("jax_enable_x64", True)
+if not jax.config.jax_platforms:  # operators are traced and evaluated on the host; a user's own choice stands
+    jax.config.update("jax_platforms", "cpu")
 
 _UNARY = {
     "exp": lax.exp, "log": lax.log, "sqrt": lax.sqrt, "sin": lax.sin, "cos": lax.cos, "tan": lax.tan,
@@ -83,7 +85,7 @@ class Jax:
 
     def cast(self, x: Any, dtype: np.dtype) -> Any:
         dtype = np.dtype(dtype)
-        if not self.concrete(x) and is_float(x.dtype) and dtype.kind in "iu":
+        if not self.concrete(x) and is_float(x.dtype) and (dtype.kind in "iu" or dtype in INT_CODES):
             # lax saturates where C wraps; every 32-bit value survives the way through int64
             x = self._convert(x, np.dtype(np.int64)) if dtype.itemsize < 8 else x
         if not self.concrete(x) and dtype == np.bool_ and x.dtype != np.bool_:
@@ -96,6 +98,7 @@ class Jax:
         return x.astype(dtype) if self.concrete(x) else lax.convert_element_type(x, dtype)
 
     def bitcast(self, x: Any, dtype: np.dtype) -> Any:
+        x = self._convert(x, np.dtype(np.uint8)) if x.dtype == np.bool_ else x
         return lax.bitcast_convert_type(x, dtype)
 
     # elementwise
@@ -428,9 +431,9 @@ class Jax:
         def turn(carry: Any) -> Any:
             n, held, values = carry
             held, values, _ = body(n, held, values)
-            return n + 1, self.reshape(lax.asarray(held), ()), _arrays(values)
+            return n + 1, self.reshape(jax.numpy.asarray(held), ()), _arrays(values)
 
-        start = (lax.asarray(np.int64(0)), self.reshape(lax.asarray(flag), ()), _arrays(state))
+        start = (jax.numpy.asarray(np.int64(0)), self.reshape(jax.numpy.asarray(flag), ()), _arrays(state))
         more = lambda c: lax.bitwise_and(c[1], lax.lt(*_pair(c[0], limit)))
         return _shapes_kept(lambda: lax.while_loop(more, turn, start))[2]
 
@@ -469,7 +472,7 @@ def _shapes_kept(build: Callable[[], Any]) -> Any:
 
 
 def _arrays(values: Any) -> Any:
-    return tuple(lax.asarray(v) for v in values)
+    return tuple(jax.numpy.asarray(v) for v in values)
 
 
 def _scalar(value: Any, like: Any) -> Any:

@@ -70,7 +70,7 @@ def _places(xp, x, y, kernel, strides, dilations, pads, column_major):
     sizes, out = x.shape[2:], y.shape[2:]
     rank = len(kernel)
     order = range(rank - 1, -1, -1) if column_major else range(rank)
-    inside = xp.full((), True, np.bool_)
+    inside = np.array(True)
     flat = np.zeros((), np.int64)  # among the elements of one channel, in the order of x's memory
     index = np.zeros((), np.int64)  # the same place as the output counts it
     coordinates = []

@@ -7,7 +7,7 @@ import numpy as np
 from porter.ops.namespace import ints, normal
 from porter.ops.registry import op
 
-_DATA = "data-dependent shape"
+_DATA = "data-dependent shape"  # why these stay on the host
 
 
 @op("TopK", since=10, static=("k",))

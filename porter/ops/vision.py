@@ -159,7 +159,7 @@ def _bins(start: int, length: int, count: int, size: int) -> list[tuple[int, int
     return [(min(max(a, 0), size), min(max(b, 0), size)) for a, b in edges]
 
 
-@op("Dropout", since=12)
+@op("Dropout", since=12, static=("ratio", "training_mode"))
 def dropout(xp, x, ratio=None, training_mode=None, *, seed=None, outputs=1):
     """x, and a mask of ones: dropping is for training, and its result is random."""
     if training_mode is not None and bool(np.all(training_mode)) and (ratio is None or float(np.max(ratio)) > 0):

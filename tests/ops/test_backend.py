@@ -1,0 +1,126 @@
+"""The official ONNX backend tests: what every operator means, said by somebody else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from cases import Case, cases
+
+from porter import graph, ops
+from porter.ops.namespace import FLOAT_CODES, INT_CODES, NotKnown, is_float
+
+# Cases whose recorded outputs porter does not reproduce within the case's own tolerance, and why.
+EXACTER = {
+    "node/test_dft_inverse": "recorded values carry float32 noise of 1.9e-7 where the transform of float64 input is 0",
+    "node/test_dft_inverse_opset19": "the same recorded values",
+}
+ROUNDED = {
+    "node/test_attention_4d_causal_fp16_expanded": "two of 192 elements are one float16 step off: recorded with another "
+    "order of roundings in the middle",
+}
+# Models that jax cannot run because a shape follows from data.
+DATA_DEPENDENT = ("nonzero", "compress", "unique", "nonmaxsuppression", "roialign", "maxroipool")
+
+
+def difference(got: Any, want: np.ndarray, case: Case) -> str | None:
+    """What is wrong with an output, by the rules of onnx.backend.test.runner; None if nothing is."""
+    got = np.asarray(got)
+    if (got.dtype, got.shape) != (want.dtype, want.shape):
+        return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
+    rtol = case.case.rtol
+    if want.dtype.name == "bfloat16":
+        rtol = max(rtol, 2**-6)  # as the runner has it: two steps of bfloat16
+    if want.dtype in FLOAT_CODES or want.dtype.name == "bfloat16":
+        got, want = got.astype(np.float32), want.astype(np.float32)
+    elif want.dtype in INT_CODES:
+        got, want = got.astype(np.int32), want.astype(np.int32)
+    try:
+        np.testing.assert_allclose(got, want, rtol=rtol, atol=case.case.atol)
+    except AssertionError as error:
+        return " ".join(str(error).split())[:200]
+    return None
+
+
+def failures(chosen: tuple[Case, ...], run: Callable[[Any, dict[str, np.ndarray]], dict[str, Any]]) -> dict[str, str]:
+    """What each failing case says."""
+    found = {}
+    for case in chosen:
+        try:
+            model = graph.read(case.model)
+            for inputs, outputs in case.sets():
+                feeds = dict(zip((str(v.name) for v in model.graph.inputs), inputs, strict=True))
+                results = list(run(model, feeds).values())
+                assert len(results) == len(outputs)
+                bad = [d for got, want in zip(results, outputs, strict=True) if (d := difference(got, want, case))]
+                if bad:
+                    found[case.id] = bad[0]
+        except Exception as error:  # a crash is a failure of its case, and the sweep goes on
+            found[case.id] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def in_source(model: Any, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    return ops.evaluate(model, feeds, ops.source)
+
+
+def in_float64(model: Any, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    results = ops.evaluate(model, feeds, ops.float64)
+    for value in model.graph.outputs:
+        declared, array = graph.dtype(value), results[value.name]
+        if declared is not None and is_float(array.dtype):
+            results[value.name] = array.astype(declared)
+    return results
+
+
+def in_jax(model: Any, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Compiled with every input traced; where a shape needs their values, with small inputs known."""
+    names = [v.name for v in model.graph.outputs]
+
+    def run(free: list[str]) -> dict[str, Any]:
+        def traced(*arrays: Any) -> list[Any]:
+            given = feeds | dict(zip(free, arrays, strict=True))
+            results = ops.evaluate(model, given, ops.jax_namespace)
+            return [jax.numpy.asarray(results[name]) for name in names]
+
+        return dict(zip(names, jax.jit(traced)(*(feeds[name] for name in free)), strict=True))
+
+    try:
+        return run(list(feeds))
+    except NotKnown:
+        return run([name for name, x in feeds.items() if x.ndim > 1 or (is_float(x.dtype) and x.ndim)])
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # onnx overflows on purpose when it makes the cases
+        yield
+
+
+def test_the_rule_keeps_1900_cases():
+    kinds = {kind: sum(case.kind == kind for case in cases()) for kind in {case.kind for case in cases()}}
+    assert kinds == {"node": 1776, "simple": 7, "pytorch-converted": 82, "pytorch-operator": 35}
+
+
+def test_all_cases_in_the_source_types():
+    assert failures(cases(), in_source).keys() == (EXACTER | ROUNDED).keys()
+
+
+def test_a_sample_under_jax():
+    sample = tuple(case for case in cases()[::20] if case.id not in JAX)
+    assert failures(sample, in_jax) == {}
+
+
+@pytest.mark.slow
+def test_all_cases_in_float64():
+    assert failures(cases(), in_float64).keys() == FLOAT64.keys()
+
+
+@pytest.mark.slow
+def test_all_cases_under_jax():
+    assert failures(cases(), in_jax).keys() == JAX.keys()
