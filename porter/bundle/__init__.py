@@ -23,6 +23,7 @@ _WORDS = {
     "lives": "arena",
     "plan": "arena",
     "staging": "folder",
+    "available": "folder",
     "Lazy": "weights",
     "write": "writer",
     "Bundle": "reader",

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from porter.bundle.inputs import check_inputs
 from porter.bundle.manifest import Buffer, Kernel
 from porter.bundle.reader import Bundle
-from porter.device import Device, load_device, package
+from porter.device import Device, load_device
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from porter.tile.target import Emitted, Target
+    from porter.tile.target import Emitted
 
 Progress = Callable[[str, int, int], None]  # the kernel's name, launches done, launches in all
 
@@ -34,17 +33,6 @@ class How:
     host: int
 
 
-def target_of(family: str) -> Target:
-    """The family's Target, from its package. Raises PorterError where the package has none."""
-    from porter.tile.target import Target
-
-    module = import_module(package(family))
-    for thing in vars(module).values():
-        if isinstance(thing, Target):
-            return thing
-    raise PorterError(f"{module.__name__} defines no target", expected="an instance of porter.tile.target.Target")
-
-
 def run(
     bundle: Bundle,
     inputs: Mapping[str, np.ndarray],
@@ -54,6 +42,8 @@ def run(
     """The outputs by name, and what produced them. Raises PorterError for inputs that do not fit the program."""
     manifest = bundle.manifest
     given = check_inputs(inputs, manifest.inputs)
+    from porter.tile.target import target_of
+
     device = device or load_device(manifest.target)
     target = target_of(device.family)
     memory = _Memory(bundle, {t.buffer: given[t.name] for t in manifest.inputs})

@@ -33,8 +33,7 @@ def staging(dest: str | Path, force: bool = False) -> Iterator[Path]:
     empty or something porter wrote: porter deletes nothing else. Raises PorterError before any work is done.
     """
     dest = Path(dest)
-    if os.path.lexists(dest):
-        refuse(dest, force)
+    available(dest, force)
     made = _parents(dest)
     _sweep(dest)
     folder = dest.with_name(f".{dest.name}.porter-{os.getpid()}")
@@ -52,7 +51,23 @@ def staging(dest: str | Path, force: bool = False) -> Iterator[Path]:
         raise
 
 
+def available(dest: str | Path, force: bool = False) -> None:
+    """Raises PorterError where `staging` would: before long work, and without making anything."""
+    dest = Path(dest)
+    if os.path.lexists(dest):
+        refuse(dest, force)
+    parent = dest.absolute().parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    with writing(dest):
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 def refuse(dest: Path, force: bool) -> None:
+    """Raises PorterError unless `force` may replace what is there."""
     if not force:
         raise PorterError(f"{dest} exists", hint="--force to replace it, or another folder with -o")
     if not dest.is_dir() or dest.is_symlink():
@@ -80,8 +95,6 @@ def _parents(dest: Path) -> list[Path]:
             for p in reversed(missing):
                 p.mkdir()
                 done.insert(0, p)
-            if not os.access(dest.absolute().parent, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except PorterError:
         for p in done:
             with contextlib.suppress(OSError):

@@ -38,9 +38,8 @@ def _model(path: str) -> dict[str, Any]:
     from porter import graph
 
     model = graph.read(model_file(path))
-    operators = Counter(
-        f"{n.domain}.{n.op_type}" if n.domain else n.op_type for g in graph.every_graph(model) for n in g
-    )
+    nodes = list(model.graph.all_nodes())  # those of subgraphs too; a function's body is inside its one node
+    operators = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes)
     weights = {id(v): v.const_value for g in graph.every_graph(model) for v in g.initializers.values()}
     held = [w for w in weights.values() if w is not None]
     return {
@@ -50,7 +49,7 @@ def _model(path: str) -> dict[str, Any]:
         "inputs": [_value(v) for v in model.graph.inputs if v.name not in model.graph.initializers],
         "outputs": [_value(v) for v in model.graph.outputs],
         "dims": [{"name": d.name, "places": list(d.places)} for d in graph.dims(model)],
-        "nodes": sum(operators.values()),
+        "nodes": len(nodes),
         "operators": dict(sorted(operators.items(), key=lambda o: (-o[1], o[0]))),
         "parameters": sum(int(w.size) for w in held),
         "weight_bytes": sum(int(w.nbytes) for w in held),

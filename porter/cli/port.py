@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from porter.bundle import available
 from porter.cli import options
 from porter.cli.output import amount, progress, seconds, stdout_for, table
 
@@ -49,8 +50,9 @@ def command(
     dims = options.dims(dim)
     budgets = options.budgets(budget)
     samples = options.samples(inputs)
+    available(out, force)
     with stdout_for(as_json) as emit, progress() as report:
-        from porter.pipeline.port import port  # loads the compilers' libraries, which may print
+        from porter.porting.port import port  # loads the compilers' libraries, which may print
 
         result = port(
             path,
@@ -70,6 +72,11 @@ def command(
         emit(document)
     if not as_json:
         click.echo(show(document))
+    for t in document["targets"]:
+        if t.get("message"):
+            click.echo(t["message"], err=True)
+        if t.get("unchecked"):
+            click.echo(f"{t['target']}: not checked: {t['unchecked']}", err=True)
     return int(result.exit_code)
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from porter.bundle import Buffer, Kernel, Launch, Manifest, Model, Tensor, execute, lives, plan, read, run, write
+from porter.bundle import Buffer, Kernel, Launch, Manifest, Model, Tensor, lives, plan, read, run, write
 from porter.device import Device, load_device
 from porter.errors import PorterError
 from porter.tile import interpret
@@ -47,7 +47,7 @@ class Interpreted(Target):
 def target(monkeypatch):
     found = Interpreted()
     found.seen = []
-    monkeypatch.setattr("porter.bundle.execute.target_of", lambda family: found)
+    monkeypatch.setattr("porter.tile.target.target_of", lambda family: found)
     return found
 
 
@@ -118,12 +118,6 @@ def test_inputs_are_checked_before_anything_runs(bundle, target):
     with pytest.raises(PorterError, match="input 'x' is missing"):
         run(bundle, {})
     assert target.seen == []
-
-
-def test_a_family_must_have_a_target(monkeypatch):
-    monkeypatch.setattr(execute, "package", lambda family: "email")  # a package that is no target's
-    with pytest.raises(PorterError, match="email defines no target"):
-        execute.target_of("any")
 
 
 def test_the_device_of_a_bundle_is_its_own(bundle, target):
