@@ -1,0 +1,403 @@
+"""The simulated `nki.isa`: what each instruction computes, and every rule that it must keep.
+
+Engines compute in float32 and convert on the way out, 32-bit integers excepted where the page says so. A broken rule
+raises CheckFailed with a sentence. Sources: the vendor's pages on each instruction and the architecture guides, as named
+in signatures.py and in the README.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from porter.formats import matmul
+from porter.targets.trainium.instructions import ACTIVATIONS, GPSIMD_ONLY, OPERATORS, Operator
+from porter.targets.trainium.signatures import SIGNATURES, problem
+from porter.targets.trainium.simulator.memory import Memories, Tensor, refuse
+
+Scalar = float | int
+Operand = Tensor | Scalar
+_MATRIX_TYPES = {2: ("float32", "bfloat16", "float16", "float8_e4m3", "float8_e5m2")}
+_MATRIX_TYPES[3] = _MATRIX_TYPES[2]
+_MATRIX_TYPES[4] = (*_MATRIX_TYPES[2], "float8_e4m3fn")
+_PREDICATES = ("uint8", "uint16", "uint32")
+_INT32 = ("int32", "uint32")
+
+
+class Token:
+    """An operator as an instruction's argument: `nl.add`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def convert(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """As an engine writes: from float32 to nearest even; to integers, nearest even and held at the ends of the range."""
+    if dtype.kind in "iu" and x.dtype.kind not in "iu":
+        info = np.iinfo(dtype)
+        return np.clip(np.nan_to_num(np.rint(x.astype(np.float64))), info.min, info.max).astype(dtype)
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return np.clip(x.astype(np.int64), info.min, info.max).astype(dtype)
+    return x.astype(dtype)
+
+
+def f32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32)
+
+
+class Isa:
+    """The instructions, run against one machine's memories. `dot` is the matrix unit."""
+
+    def __init__(self, memories: Memories, dot: Callable[..., np.ndarray] = matmul.dot) -> None:
+        self.memories, self.dot = memories, dot
+
+    def __getattribute__(self, name: str) -> Any:
+        """Every public call is held against the table of signatures on its way in."""
+        found = object.__getattribute__(self, name)
+        call = f"nisa.{name}"
+        if call not in SIGNATURES:
+            return found
+
+        def checked(*args: Any, **keywords: Any) -> None:
+            wrong = problem(call, len(args), keywords)
+            if wrong:
+                raise refuse(call, "a public call", wrong)
+            with np.errstate(all="ignore"):
+                found(*args, **keywords)
+
+        return checked
+
+    # what several instructions demand
+
+    def _tile(self, call: str, role: str, t: Any, spaces: Sequence[str] = ("sbuf", "psum")) -> Tensor:
+        if not isinstance(t, Tensor):
+            raise refuse(call, f"{role} is a tensor", type(t).__name__)
+        if t.space not in spaces:
+            raise refuse(call, f"{role} in {' or '.join(spaces)}", str(t))
+        if t.indices is not None:
+            raise refuse(call, f"{role} a direct view", f"{t} is gathered: only dma_copy takes that")
+        rows, start = t.shape[0], t.start
+        allowed = (0,) if rows > 64 else (0, 64) if rows > 32 else (0, 32, 64, 96)
+        if start not in allowed:
+            raise refuse(call, f"{rows} partitions of {role} start at {' or '.join(map(str, allowed))}", f"partition {start}")
+        return t
+
+    def _alike(self, call: str, *tiles: Tensor) -> None:
+        first = tiles[0]
+        for t in tiles[1:]:
+            if t.shape[0] != first.shape[0] or t.array.size != first.array.size:
+                raise refuse(call, f"the partitions and elements of {first}", str(t))
+
+    def _not_both_psum(self, call: str, a: Tensor, b: Tensor) -> None:
+        if a.space == b.space == "psum":
+            raise refuse(call, "at most one of two tensor operands in psum", f"{a} and {b}")
+
+    def _operator(self, call: str, op: Any) -> Operator:
+        if not isinstance(op, Token) or op.name not in OPERATORS:
+            raise refuse(call, f"an operator of {', '.join(OPERATORS)}", getattr(op, "name", repr(op)))
+        return OPERATORS[op.name]
+
+    def _write(self, dst: Tensor, value: np.ndarray, by_tensor_engine: bool = False) -> None:
+        dst.array[...] = convert(np.asarray(value), dst.dtype).reshape(dst.shape)
+        if dst.storage.started is not None:
+            self._started(dst)[...] = 1 if by_tensor_engine else 2
+
+    @staticmethod
+    def _started(t: Tensor) -> np.ndarray:
+        """The view's part of the record of who wrote this psum storage."""
+        marks = t.storage.started
+        assert marks is not None
+        base = t.storage.data.__array_interface__["data"][0]
+        at = (t.array.__array_interface__["data"][0] - base) // t.dtype.itemsize
+        steps = [s // t.dtype.itemsize for s in t.array.strides]
+        return np.lib.stride_tricks.as_strided(marks[at:], t.shape, steps)
+
+    def _vector(self, call: str, role: str, x: Operand, data: Tensor) -> np.ndarray | Scalar:
+        """A scalar, or a float32 [P, 1] tile, shaped to broadcast against data."""
+        if not isinstance(x, Tensor):
+            if isinstance(x, bool) or not isinstance(x, int | float):
+                raise refuse(call, f"{role} a number or a tile", type(x).__name__)
+            return x
+        self._tile(call, role, x)
+        if x.shape[0] != data.shape[0] or x.array.size != x.shape[0]:
+            raise refuse(call, f"{role} of shape [{data.shape[0]}, 1]", str(x))
+        return x.array.reshape((x.shape[0],) + (1,) * (data.array.ndim - 1))
+
+    # movement
+
+    def dma_copy(self, dst: Any, src: Any, **_: Any) -> None:
+        for role, t in (("dst", dst), ("src", src)):
+            if not isinstance(t, Tensor):
+                raise refuse("dma_copy", f"{role} is a tensor", type(t).__name__)
+            if t.space == "psum":
+                raise refuse("dma_copy", f"{role} in hbm or sbuf", str(t))
+        if dst.array.size != src.array.size:
+            raise refuse("dma_copy", f"{dst.array.size} elements, as many as {dst} has", str(src))
+        if dst.indices is not None:
+            raise refuse("dma_copy", "a direct destination", f"{dst} is gathered")
+        self.memories.touch(dst, src)
+        values = src.array
+        if src.indices is not None:
+            rows = src.indices.array.reshape(-1).astype(np.int64)
+            bad = rows[(rows < 0) | (rows >= src.rows)]
+            if bad.size:
+                raise refuse(f"dma_copy from {src.name}", f"row indices 0 to {src.rows - 1}", str(int(bad[0])))
+            size = src.dtype.itemsize
+            base = src.storage.data.__array_interface__["data"][0]
+            at = (src.array.__array_interface__["data"][0] - base) // size
+            row = src.storage.data.size // src.rows
+            flat = at + sum((np.arange(n).reshape((-1,) + (1,) * (src.array.ndim - 1 - d)) * (s // size)
+                             for d, (n, s) in enumerate(zip(src.shape, src.array.strides, strict=True)) if d),
+                            start=(rows * row).reshape((-1,) + (1,) * (src.array.ndim - 1)))  # fmt: skip
+            values = src.storage.data[flat]
+        if src.dtype != dst.dtype and not (src.dtype.kind in "iu" and dst.dtype.kind in "iu"):
+            values = f32(values)
+        self._write(dst, values)
+
+    def tensor_copy(self, dst: Any, src: Any, **_: Any) -> None:
+        dst, src = self._tile("tensor_copy", "dst", dst), self._tile("tensor_copy", "src", src)
+        self._alike("tensor_copy", dst, src)
+        self.memories.touch(dst, src)
+        self._write(dst, src.array if src.dtype == dst.dtype else f32(src.array))
+
+    def memset(self, dst: Any, value: Any, **_: Any) -> None:
+        dst = self._tile("memset", "dst", dst)
+        self.memories.touch(dst)
+        if dst.dtype.kind in "iu" and not np.iinfo(dst.dtype).min <= value <= np.iinfo(dst.dtype).max:
+            raise refuse("memset", f"a value that {dst.dtype.name} holds", str(value))
+        self._write(dst, np.full(dst.shape, value, np.int64 if dst.dtype.kind in "iu" else np.float32))
+
+    def tensor_copy_predicated(self, dst: Any, src: Any, predicate: Any, reverse_pred: bool = False, **_: Any) -> None:
+        call = "tensor_copy_predicated"
+        dst, predicate = self._tile(call, "dst", dst), self._tile(call, "predicate", predicate)
+        self._alike(call, dst, predicate)
+        if predicate.dtype.name not in _PREDICATES:
+            raise refuse(call, f"a predicate of {', '.join(_PREDICATES)}", predicate.dtype.name)
+        value: Any = src
+        if isinstance(src, Tensor):
+            src = self._tile(call, "src", src)
+            self._alike(call, dst, src)
+            self._not_both_psum(call, src, predicate)
+            if src.dtype != dst.dtype:
+                raise refuse(call, f"src of {dst.dtype.name}, as dst", src.dtype.name)
+            self.memories.touch(dst, src, predicate)
+            value = src.array.reshape(dst.shape)
+        else:
+            self.memories.touch(dst, predicate)
+        chosen = (predicate.array.reshape(dst.shape) != 0) != reverse_pred
+        self._write(dst, np.where(chosen, np.asarray(value).astype(dst.dtype), dst.array))
+
+    # the Tensor engine
+
+    def nc_matmul(self, dst: Any, stationary: Any, moving: Any, is_stationary_onezero: bool = False,
+                  is_moving_onezero: bool = False, is_transpose: bool = False, accumulate: bool | None = None,
+                  **_: Any) -> None:  # fmt: skip
+        call, chip = "nc_matmul", self.memories.chip
+        dst = self._tile(call, "dst", dst, ("psum",))
+        stationary = self._tile(call, "stationary", stationary, ("sbuf",))
+        moving = self._tile(call, "moving", moving, ("sbuf",))
+        k, m, n = stationary.shape[0], stationary.array.size // stationary.shape[0], moving.array.size // moving.shape[0]
+        types = _MATRIX_TYPES[chip.generation]
+        for role, t in (("stationary", stationary), ("moving", moving)):
+            if t.dtype.name not in types:
+                raise refuse(call, f"{role} of {', '.join(types)} on {chip.name}", t.dtype.name)
+        if (stationary.dtype.name == "float32") != (moving.dtype.name == "float32"):
+            raise refuse(call, "float32 on both sides or on neither", f"{stationary.dtype.name} and {moving.dtype.name}")
+        results = ("float32",) if chip.generation < 4 else ("float32", "bfloat16")
+        if dst.dtype.name not in results:
+            raise refuse(call, f"dst of {' or '.join(results)} on {chip.name}", dst.dtype.name)
+        if moving.shape[0] != k:
+            raise refuse(call, "as many partitions of moving as of stationary", f"{moving.shape[0]} and {k}")
+        if m > chip.stationary_max:
+            raise refuse(call, f"at most {chip.stationary_max} free elements of stationary", str(m))
+        if n > chip.moving_max:
+            raise refuse(call, f"at most {chip.moving_max} free elements of moving on {chip.name}", str(n))
+        if dst.shape[0] != m or dst.array.size != m * n:
+            raise refuse(call, f"dst of {m} partitions and {n} elements each", str(dst))
+        self._one_bank(call, dst)
+        marks = self._started(dst)
+        add = bool((marks == 1).all()) if accumulate is None else bool(accumulate)
+        if add and (marks == 0).any():
+            raise refuse(call, "accumulation onto what a matmul wrote", "memory that nobody has written")
+        if add and chip.generation < 4 and (marks == 2).any():
+            raise refuse(call, "accumulation onto what a matmul wrote",
+                         f"a value that another instruction wrote: undefined on {chip.name}")  # fmt: skip
+        self.memories.touch(dst, stationary, moving)
+        a = f32(stationary.array).reshape(k, m).T
+        b = f32(moving.array).reshape(k, n)
+        product = self.dot(a, b, precision="fp32").reshape(dst.shape)
+        self._write(dst, f32(dst.array) + product if add else product, by_tensor_engine=True)
+
+    def _one_bank(self, call: str, dst: Tensor) -> None:
+        chip = self.memories.chip
+        if chip.generation >= 4:
+            return
+        base = dst.storage.data.__array_interface__["data"][0]
+        row = dst.storage.width * dst.dtype.itemsize
+        low = (dst.array.__array_interface__["data"][0] - base) % row
+        high = low + sum(s * (n - 1) for s, n in zip(dst.array.strides[1:], dst.shape[1:], strict=True))
+        if low // chip.bank_bytes != high // chip.bank_bytes:
+            raise refuse(call, f"dst within one psum bank of {chip.bank_bytes} bytes a partition",
+                         f"bytes {low} to {high + dst.dtype.itemsize - 1} of {dst}")  # fmt: skip
+
+    def nc_transpose(self, dst: Any, data: Any, **_: Any) -> None:
+        call, chip = "nc_transpose", self.memories.chip
+        dst, data = self._tile(call, "dst", dst, ("psum",)), self._tile(call, "data", data, ("sbuf",))
+        p, f = data.shape[0], data.array.size // data.shape[0]
+        if f > chip.stationary_max:
+            raise refuse(call, f"at most {chip.stationary_max} free elements of data", str(f))
+        if dst.dtype != data.dtype:
+            raise refuse(call, f"dst of {data.dtype.name}, as data", dst.dtype.name)
+        if dst.shape[0] != f or dst.array.size != p * f:
+            raise refuse(call, f"dst of {f} partitions and {p} elements each", str(dst))
+        self._one_bank(call, dst)
+        self.memories.touch(dst, data)
+        values = data.array.reshape(p, f)
+        if chip.generation < 3 and data.dtype.kind not in "iu":  # a product with the identity there: 0 * Inf is NaN
+            odd = ~np.isfinite(f32(values)).all(axis=0)
+            values = np.where(odd[None, :], np.asarray(np.nan).astype(values.dtype), values)
+        self._write(dst, values.T, by_tensor_engine=True)
+
+    # the Vector, Scalar and GpSimd engines
+
+    def _binary(self, call: str, op: Operator, a: np.ndarray, b: Any, integers: bool, flip: bool = False) -> np.ndarray:
+        if op.bitvec or integers:
+            b = np.asarray(b).astype(a.dtype)
+        else:
+            a, b = f32(a), np.asarray(b).astype(np.float32)
+        return op.meaning(b, a) if flip else op.meaning(a, b)
+
+    def tensor_tensor(self, dst: Any, data1: Any, data2: Any, op: Any, **_: Any) -> None:
+        call = "tensor_tensor"
+        o = self._operator(call, op)
+        spaces = ("sbuf",) if o.name in GPSIMD_ONLY else ("sbuf", "psum")
+        dst, data1, data2 = (self._tile(call, r, t, spaces) for r, t in (("dst", dst), ("data1", data1), ("data2", data2)))
+        self._alike(call, dst, data1, data2)
+        self._not_both_psum(call, data1, data2)
+        tiles = (dst, data1, data2)
+        self._integer_rule(call, o, tiles)
+        native = all(t.dtype.name in _INT32 and t.space == "sbuf" for t in tiles)
+        self.memories.touch(*tiles)
+        b = data2.array.reshape(data1.shape)
+        self._write(dst, self._binary(call, o, data1.array, b, native and not o.bitvec))
+
+    def _integer_rule(self, call: str, o: Operator, tiles: Sequence[Tensor]) -> None:
+        if o.bitvec:
+            for t in tiles:
+                if t.dtype.kind not in "iu":
+                    raise refuse(call, f"integers: {o.name} works on bits", str(t))
+
+    def tensor_scalar(self, dst: Any, data: Any, op0: Any, operand0: Any, reverse0: bool = False, op1: Any = None,
+                      operand1: Any = None, reverse1: bool = False, **_: Any) -> None:  # fmt: skip
+        call = "tensor_scalar"
+        dst, data = self._tile(call, "dst", dst), self._tile(call, "data", data)
+        self._alike(call, dst, data)
+        steps = [(self._operator(call, op0), operand0, reverse0)]
+        if op1 is not None:
+            steps.append((self._operator(call, op1), operand1, reverse1))
+        if len({o.bitvec for o, _, _ in steps}) > 1:
+            raise refuse(call, "two bitvec operators or two arithmetic ones", " and ".join(o.name for o, _, _ in steps))
+        value = data.array
+        used = [dst, data]
+        for o, operand, flip in steps:
+            self._integer_rule(call, o, (dst, data))
+            if isinstance(operand, Tensor):
+                used.append(operand)
+                if not o.bitvec and operand.dtype != np.float32:
+                    raise refuse(call, "tile operands of float32", str(operand))
+            value = self._binary(call, o, value, self._vector(call, "operand", operand, data), False, flip)
+        self.memories.touch(*used)
+        self._write(dst, value)
+
+    def scalar_tensor_tensor(self, dst: Any, data: Any, op0: Any, operand0: Any, op1: Any, operand1: Any,
+                             reverse0: bool = False, reverse1: bool = False, **_: Any) -> None:  # fmt: skip
+        call = "scalar_tensor_tensor"
+        dst, data, second = (self._tile(call, r, t) for r, t in (("dst", dst), ("data", data), ("operand1", operand1)))
+        self._alike(call, dst, data, second)
+        self._not_both_psum(call, data, second)
+        first, last = self._operator(call, op0), self._operator(call, op1)
+        if first.bitvec or last.bitvec:
+            raise refuse(call, "arithmetic operators", f"{first.name} and {last.name}")
+        self.memories.touch(dst, data, second, *([operand0] if isinstance(operand0, Tensor) else []))
+        value = self._binary(call, first, data.array, self._vector(call, "operand0", operand0, data), False, reverse0)
+        self._write(dst, self._binary(call, last, value, second.array.reshape(data.shape), False, reverse1))
+
+    def tensor_reduce(self, dst: Any, op: Any, data: Any, axis: Any, negate: bool = False, **_: Any) -> None:
+        call = "tensor_reduce"
+        dst, data, o = self._tile(call, "dst", dst), self._tile(call, "data", data), self._operator(call, op)
+        axes = (axis,) if isinstance(axis, int) else tuple(axis)
+        rank = data.array.ndim
+        if not o.reduces:
+            raise refuse(call, "an operator that reduces", o.name)
+        if not axes or axes != tuple(range(rank - len(axes), rank)) or 0 in axes:
+            raise refuse(call, f"the last free dimensions of {rank}", f"axis {axes}")
+        kept = math.prod(data.shape[: rank - len(axes)])
+        if dst.shape[0] != data.shape[0] or dst.array.size != kept:
+            raise refuse(call, f"dst of {data.shape[0]} partitions and {kept // data.shape[0]} elements each", str(dst))
+        self._integer_rule(call, o, (dst, data))
+        self.memories.touch(dst, data)
+        reduce = {"add": np.sum, "subtract": None, "multiply": np.prod, "maximum": np.max, "minimum": np.min,
+                  "bitwise_and": np.bitwise_and.reduce, "bitwise_or": np.bitwise_or.reduce,
+                  "bitwise_xor": np.bitwise_xor.reduce}[o.name]  # fmt: skip
+        if reduce is None:
+            raise refuse(call, "a reduction that porter emits", o.name)
+        value = reduce(data.array if o.bitvec else f32(data.array), axis=axes)
+        self._write(dst, -value if negate else value)
+
+    def activation(self, dst: Any, op: Any, data: Any, bias: Any = None, scale: Any = 1.0, **_: Any) -> None:
+        call, chip = "activation", self.memories.chip
+        dst, data = self._tile(call, "dst", dst), self._tile(call, "data", data)
+        self._alike(call, dst, data)
+        if not isinstance(op, Token) or op.name not in ACTIVATIONS:
+            raise refuse(call, f"a function of {', '.join(ACTIVATIONS)}", getattr(op, "name", repr(op)))
+        f = ACTIVATIONS[op.name]
+        if chip.generation < 3 and bias is not None and not isinstance(bias, Tensor):
+            raise refuse(call, f"bias a [{data.shape[0]}, 1] tile on {chip.name}", f"the number {bias}")
+        used = [t for t in (dst, data, bias, scale) if isinstance(t, Tensor)]
+        if isinstance(scale, Tensor) and scale.dtype != np.float32:
+            raise refuse(call, "scale of float32", str(scale))
+        x = f32(data.array) * np.asarray(self._vector(call, "scale", scale, data)).astype(np.float32)
+        if bias is not None:
+            x = x + np.asarray(self._vector(call, "bias", bias, data)).astype(np.float32)
+        outside = x[(x < np.float32(f.low)) | (x > np.float32(f.high))]
+        if outside.size:
+            raise refuse(f"activation {f.name} to {dst}", f"inputs from {f.low:g} to {f.high:g}", f"{outside[0]:g}")
+        self.memories.touch(*used)
+        self._write(dst, f.meaning(x).astype(np.float32))
+
+    def reciprocal(self, dst: Any, data: Any, **_: Any) -> None:
+        dst, data = self._tile("reciprocal", "dst", dst), self._tile("reciprocal", "data", data)
+        self._alike("reciprocal", dst, data)
+        self.memories.touch(dst, data)
+        self._write(dst, np.float32(1) / f32(data.array))
+
+    def _pattern(self, call: str, dst: Tensor, pattern: Any, offset: int, channel_multiplier: int) -> np.ndarray:
+        if not 1 <= len(pattern) <= 4:
+            raise refuse(call, "a pattern of one to four dimensions", str(len(pattern)))
+        if math.prod(int(n) for _, n in pattern) != dst.array.size // dst.shape[0]:
+            raise refuse(call, f"a pattern of {dst.array.size // dst.shape[0]} elements a partition", str(pattern))
+        value = offset + channel_multiplier * np.arange(dst.shape[0], dtype=np.int64)
+        for step, count in pattern:
+            value = value[..., None] + int(step) * np.arange(int(count), dtype=np.int64)
+        if value.min() < -(2**31) or value.max() >= 2**31:
+            raise refuse(call, "values of 32 bits", f"{value.min()} to {value.max()}")
+        return value.reshape(dst.shape)
+
+    def iota(self, dst: Any, pattern: Any, offset: int = 0, channel_multiplier: int = 0, **_: Any) -> None:
+        dst = self._tile("iota", "dst", dst, ("sbuf",))
+        self.memories.touch(dst)
+        self._write(dst, self._pattern("iota", dst, pattern, offset, channel_multiplier))
+
+    def affine_select(self, dst: Any, pattern: Any, channel_multiplier: int, on_true_tile: Any, on_false_value: float,
+                      cmp_op: Any = None, offset: int = 0, **_: Any) -> None:  # fmt: skip
+        call = "affine_select"
+        dst, data = self._tile(call, "dst", dst, ("sbuf",)), self._tile(call, "on_true_tile", on_true_tile, ("sbuf",))
+        self._alike(call, dst, data)
+        o = OPERATORS["equal"] if cmp_op is None else self._operator(call, cmp_op)
+        self.memories.touch(dst, data)
+        chosen = o.meaning(self._pattern(call, dst, pattern, offset, channel_multiplier), np.int64(0)) != 0
+        self._write(dst, np.where(chosen, f32(data.array).reshape(dst.shape), np.float32(on_false_value)))

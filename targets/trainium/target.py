@@ -1,0 +1,83 @@
+"""The Trainium family as porter asks for it: limits, lowering to NKI, simulated execution, modelled time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from porter.errors import CheckFailed
+from porter.formats import matmul
+from porter.targets.trainium import cost
+from porter.targets.trainium.emit import Emitter
+from porter.targets.trainium.instructions import DTYPES
+from porter.targets.trainium.limits import chip, limits
+from porter.targets.trainium.signatures import check
+from porter.targets.trainium.simulator import Machine
+from porter.tile.limits import Limits
+from porter.tile.program import Program
+from porter.tile.target import Emitted, Kernel, Target, Toolchain
+
+if TYPE_CHECKING:
+    from porter.device import Device
+
+
+class Trainium(Target):
+    """Inferentia2 and Trainium 1 to 3."""
+
+    family = "trainium"
+    language = "nki"
+    why_no_toolchain = "neuronx-cc comes from AWS's own package index and runs on its instances: NKI text is simulated here"
+
+    def limits(self, device: Device) -> Limits:
+        return limits(device)
+
+    def lower(self, kernel: Kernel, device: Device) -> Emitted:
+        """NKI text. Raises CannotEmit with the reason, CheckFailed where a memory of the core is exceeded."""
+        emitter = Emitter(kernel.program, chip(device))
+        text = emitter.text()
+        check(text, f"kernel {kernel.name}")
+        grid = math.prod(a.steps for a in kernel.program.grid)
+        return Emitted(kernel, self.language, text, grid, emitter.program, emitter.memory, tuple(sorted(emitter.products)))
+
+    def execute(
+        self, emitted: Emitted, inputs: Sequence[np.ndarray], device: Device, points: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        """Runs the text's tile function at these points of the grid under the rules of the core.
+
+        Fresh memory is NaN, every access pattern is held against its tensor, what lived at once against SBUF and PSUM.
+        Raises CheckFailed with a sentence where the text breaks a rule.
+        """
+        program = emitted.kernel.program
+        machine = Machine(chip(device), matmul.dot)
+        names = machine.load(emitted.text, program.name)
+        given = [machine.tensor(x, p.name) for p, x in zip(program.inputs, inputs, strict=True)]
+        results = [machine.blank(p.shape, p.dtype, p.name) for p in program.outputs]
+        for r in results:
+            if r.dtype.kind in "iu":
+                r.array[...] = 0
+        counts = [a.steps for a in program.grid]
+        chosen = range(math.prod(counts)) if points is None else points
+        for point in chosen:
+            at = np.unravel_index(point, counts) if counts else ()
+            starts = [int(i) * a.tile for i, a in zip(at, program.grid, strict=True)]
+            try:
+                names[f"{program.name}_tile"](*given, *results, *starts)
+            except CheckFailed as e:
+                raise CheckFailed(f"kernel {program.name}, tile {point} of the grid: {e.where}", expected=e.expected,
+                                  found=e.found, hint=e.hint) from e  # fmt: skip
+            machine.memories.check_capacity(f"kernel {program.name}")
+            machine.memories.lives.clear()
+        return [r.array.reshape(p.shape).astype(np.dtype(p.dtype)) for p, r in zip(program.outputs, results, strict=True)]
+
+    def toolchain(self, device: Device) -> Toolchain | None:
+        """None: see `why_no_toolchain`."""
+        return None
+
+    def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
+        return cost.seconds(program, device)
+
+
+__all__ = ["DTYPES", "Trainium"]
