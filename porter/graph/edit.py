@@ -62,11 +62,17 @@ def new_node(
 def replace_uses(old: ir.Value, new: ir.Value) -> None:
     """Every reader of `old` reads `new`; where `old` is an output of a graph, `new` is, under the old name.
 
+    `new` takes the type and the shape of `old` where it has none.
+
     An output keeps its name, since it is the model's interface. Where `new` cannot take the name (it is an input, a weight or
     another output), an Identity carries it.
     """
     if old is new:
         return
+    if new.type is None:
+        new.type = old.type
+    if new.shape is None:
+        new.shape = old.shape
     if not old.is_graph_output():
         old.replace_all_uses_with(new)
         return

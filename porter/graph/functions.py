@@ -115,10 +115,14 @@ def inline(model: ir.Model, call: ir.Node) -> list[ir.Node]:
                 inner_graph.outputs[index] = actual[value]
     copy.outputs.clear()
     copy.remove([node for node in nodes if node.graph is not None])
-    for node in nodes:
+    for node in [*nodes, *(inner for body in [g for node in nodes for g in _nested(node)] for inner in body)]:
         node.name = f"{prefix}/{node.name or node.op_type}"
         for value in node.outputs:
-            value.name = fresh(f"{prefix}/{value.name or node.op_type}", used)
+            if value.name or node in nodes:
+                value.name = fresh(f"{prefix}/{value.name or node.op_type}", used)
+    for body in [g for node in nodes for g in _nested(node)]:
+        for value in [*body.inputs, *body.initializers.values()]:
+            value.name = fresh(f"{prefix}/{value.name}", used)
     inherit(nodes, [call])
     graph.insert_before(call, nodes)
     for old, new in zip(call.outputs, results, strict=False):

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from porter.errors import PorterError
+from porter.graph.edit import remember_sources
 from porter.graph.operators import HOME_OPSET, schema
 from porter.graph.values import SOURCE
 
@@ -134,7 +135,7 @@ class _Parser:
             imports.setdefault(function.domain, 1)
         least = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", imports.get("", HOME_OPSET))])
         graph.opset_imports.update(imports)
-        return ir.Model(
+        model = ir.Model(
             graph,
             ir_version=header.get("ir_version", least),
             functions=functions,
@@ -145,6 +146,8 @@ class _Parser:
             model_version=header.get("model_version"),
             metadata_props=header.get("metadata_props"),
         )
+        remember_sources(model)
+        return model
 
     def header(self) -> dict[str, Any]:
         self.need("<")
@@ -298,7 +301,7 @@ class _Parser:
         name = self.name()
         metadata = {SOURCE: name} if name != "_" else {}
         if self.take("from"):
-            metadata = {} if self.take("nothing") else {SOURCE: self.string()}
+            metadata = {SOURCE: self.string()}
         if self.take("with"):
             metadata.update(self.metadata())
         self.need("]")
@@ -393,7 +396,8 @@ class _Parser:
 
     def single(self, name: str, scope: _Scope, kind: str | None) -> ir.Attr:
         token = self.token
-        if token.kind == "string":
+        quoted_graph = self.text[self.at :].lstrip().startswith("(")
+        if token.kind == "string" and not quoted_graph:
             return ir.AttrString(name, self.string())
         if token.kind == "number":
             self.token = self.next_token()
@@ -401,7 +405,7 @@ class _Parser:
                 return ir.AttrInt64(name, int(token.text))
             return ir.AttrFloat32(name, float(np.float32(token.text)))
         # a type starts a tensor, any other word a graph
-        if token.text.upper() in ir.DataType.__members__:
+        if token.text.upper() in ir.DataType.__members__ and not quoted_graph:
             described, shape = self.type_of(self.name())
             return ir.AttrTensor(name, self.tensor_data(described, shape, name))
         return ir.AttrGraph(name, self.graph(scope))

@@ -201,8 +201,6 @@ def _label(node: ir.Node) -> str:
     parts = [word(node.name or "_")]
     if source is not None and source != node.name:
         parts.append(f"from {json.dumps(source)}")
-    elif source is None and node.name:
-        parts.append("from nothing")
     if more:
         parts.append(f"with {_metadata(more)}")
     return f"[{' '.join(parts)}] "
