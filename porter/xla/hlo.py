@@ -17,6 +17,7 @@ from jax import export
 from jax.interpreters import mlir
 
 from porter.errors import PorterError
+from porter.xla.products import by_passes
 
 
 @contextmanager
@@ -99,9 +100,12 @@ def call(text: str, platform: str = "cpu") -> Callable[..., list[Any]]:
     return e.call
 
 
-def run_text(text: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The outputs of StableHLO text on XLA's CPU, which multiplies float32 exactly whatever precision is asked."""
-    function = call(text)
+def run_text(text: str, inputs: Sequence[np.ndarray], *, passes: bool = False) -> list[np.ndarray]:
+    """The outputs of StableHLO text on XLA's CPU, which multiplies float32 exactly whatever precision is asked.
+
+    passes: multiply as a matrix unit of bf16 passes does at that precision (porter.xla.products.by_passes).
+    """
+    function = call(by_passes(text) if passes else text)
     return [np.asarray(x) for x in jax.jit(lambda *a: function(*a))(*inputs)]
 
 

@@ -77,6 +77,54 @@ def products(text: str) -> list[tuple[str, str, str]]:
     return found
 
 
+_LINE = re.compile(
+    r"^(\s*)(%[\w.$-]+) = (\"?stablehlo\.(?:dot_general|convolution)\"?)([ (])\s*(%[\w.$#-]+), (%[\w.$#-]+)(.*)$"
+)
+
+
+def by_passes(text: str) -> str:
+    """StableHLO text in which each float32 product is spelled out as the bf16 passes that a TPU makes of its precision."""
+    lines = []
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        types = _TYPES.search(line)
+        if match is None or types is None or not all(t.endswith("xf32") or t == "f32" for t in types.groups()):
+            lines.append(line)
+            continue
+        space, name, op, opening, left, right, rest = match.groups()
+        result = rest.rpartition("-> ")[2].strip()
+        scheme = PRECISIONS[products(line)[0][2]]
+        one = f"%p.{name[1:]}"
+
+        def parts(operand: str, side: str, kind: str) -> list[str]:
+            kept, whole = [], operand
+            for i in range(scheme.parts):
+                kept.append(f"{one}.{side}{i}")
+                lines.append(f"{space}{kept[-1]} = stablehlo.reduce_precision {whole}, format = e8m7 : tensor<{kind}>")
+                lines.append(f"{space}{one}.{side}rest{i} = stablehlo.subtract {whole}, {kept[-1]} : tensor<{kind}>")
+                whole = f"{one}.{side}rest{i}"
+            return kept
+
+        lefts, rights = parts(left, "a", types.group(1)), parts(right, "b", types.group(2))
+        flags = f"tensor<{result[len('tensor<'):-len('f32>')]}i1>"
+        total = ""
+        for number, (i, j) in enumerate(scheme.terms):
+            if total and (i, j) == (0, 0):  # Inf - Inf in the split is no NaN of the model
+                lines.append(f"{space}{one}.nan = stablehlo.compare NE, {total}, {total} : ({result}, {result}) -> {flags}")
+                lines.append(f"{space}{one}.zero = stablehlo.constant dense<0.0> : {result}")
+                lines.append(f"{space}{one}.small = stablehlo.select {one}.nan, {one}.zero, {total} : {flags}, {result}")
+                total = f"{one}.small"
+            last = number == len(scheme.terms) - 1
+            product = name if last and not total else f"{one}.t{number}"
+            lines.append(f"{space}{product} = {op}{opening}{lefts[i]}, {rights[j]}{rest}")
+            if total:
+                summed = name if last else f"{one}.s{number}"
+                lines.append(f"{space}{summed} = stablehlo.add {total}, {product} : {result}")
+                product = summed
+            total = product
+    return "\n".join(lines) + "\n"
+
+
 def require_products(where: str, found: Sequence[str], asked: Sequence[str]) -> None:
     """The schemes of float32 products that a program realizes must be the ones that were asked for.
 
@@ -86,8 +134,3 @@ def require_products(where: str, found: Sequence[str], asked: Sequence[str]) -> 
         raise CheckFailed(where, expected=f"float32 products as {', '.join(sorted(set(asked))) or 'none'}",
                           found=', '.join(sorted(set(found) - set(asked))),
                           hint="set the product's precision to HIGHEST, or port with --precision bf16")  # fmt: skip
-
-
-def enable_x64() -> None:
-    """64-bit types in jax, which porter's arithmetic needs everywhere."""
-    jax.config.update("jax_enable_x64", True)

@@ -54,7 +54,10 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
             return [buffers[r] for r in job["results"]]
 
         program.__name__ = re.sub(r"\W", "_", job["name"]) or "program"
-        compiled = jax.jit(program, in_shardings=tuple(formats), keep_unused=True).lower(*types).compile()
+        ranks = [len(x.shape) for x in jax.eval_shape(program, *types)]
+        results = [Format(Layout(tuple(range(n))), sharding) for n in ranks]
+        jitted = jax.jit(program, in_shardings=tuple(formats), out_shardings=results, keep_unused=True)
+        compiled = jitted.lower(*types).compile()
     except Exception as error:
         verdict["message"] = _sentence(error)
         return verdict
@@ -92,9 +95,9 @@ def _cost(found: Any) -> dict[str, float]:
 
 
 def _copies(text: str) -> dict[str, int]:
-    """copy and transpose instructions in the scheduled program: layouts that somebody pinned, paid for. An asynchronous
+    """copy, transpose and reshape instructions in the scheduled program: layouts that somebody pinned, paid for. An asynchronous
     copy-start between memories is prefetching, and not counted."""
-    return {op: len(re.findall(rf"= \S+ {op}\(", text)) for op in ("copy", "transpose")}
+    return {op: len(re.findall(rf"= \S+ {op}\(", text)) for op in ("copy", "transpose", "reshape")}
 
 
 def _products(text: str) -> list[str]:

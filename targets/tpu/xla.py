@@ -1,0 +1,65 @@
+"""Kernels that go to XLA as StableHLO: their meaning, exported, in 32-bit integers and at the precision that is asked."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from porter.tile.program import Dot, Program, types, walk
+from porter.tile.target import CannotEmit
+from porter.xla import hlo, narrow, products
+
+
+def asked(program: Program) -> tuple[str, ...]:
+    """The schemes by which a tile program asks its float32 products to be computed on a matrix unit of bf16 passes."""
+    kinds = types(program)
+    found = set()
+    for s in walk(program.body):
+        if isinstance(s, Dot) and "float32" in (kinds[s.a].dtype, kinds[s.b].dtype):
+            both = kinds[s.a].dtype == kinds[s.b].dtype
+            found.add({"fp32": "bf16x6"}.get(s.precision, s.precision) if both else "bf16x6")
+    return tuple(sorted(found))
+
+
+def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
+    """The text of a kernel's meaning, and the schemes of its float32 products. Raises CannotEmit for a scheme XLA lacks."""
+    wanted = asked(program)
+    table = {scheme: word for word, scheme in products.SCHEME.items()}
+    if unknown := [w for w in wanted if w not in table]:
+        raise CannotEmit(f"XLA has no product of float32 as {', '.join(unknown)}")
+    # Every product of a meaning is in float32; the strictest scheme that the program asks for serves them all.
+    word = max((table[w] for w in wanted), key=["DEFAULT", "HIGH", "HIGHEST"].index, default="HIGHEST")
+    with jax.enable_x64(False):
+        arguments = [jax.ShapeDtypeStruct(v.aval.shape, narrow.narrow_dtype(v.aval.dtype)) for v in meaning.jaxpr.invars]
+        text = hlo.stablehlo(narrow.narrowed(meaning, lax.Precision[word]), arguments, "tpu", identifier(program.name))
+    return text, realized(text)
+
+
+def realized(text: str) -> tuple[str, ...]:
+    """The products that StableHLO text asks for: schemes of float32 ones, operand types of the others."""
+    found = products.products(text)
+    return tuple(sorted({scheme if kind == "f32" else _TYPES.get(kind, kind) for _, kind, scheme in found}))
+
+
+_TYPES = {"bf16": "bfloat16", "i8": "int8", "ui8": "uint8", "i32": "int32"}
+
+
+def identifier(name: str) -> str:
+    return re.sub(r"\W", "_", name)
+
+
+def run(text: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """The text on XLA's CPU, its float32 products in the passes that a TPU makes of their precision."""
+    with jax.enable_x64(False):
+        return hlo.run_text(text, inputs, passes=True)
+
+
+def wide(array: np.ndarray, dtype: str) -> np.ndarray:
+    """A result in the type that the program declares."""
+    return array if array.dtype == np.dtype(dtype) else array.astype(np.dtype(dtype))
+
+
