@@ -1,4 +1,4 @@
-"""Addresses and masks: an access of a tile program as a pointer expression and the conditions under which it may be used."""
+"""Addresses and masks: an access of a tile program as a pointer expression and the conditions for using it."""
 
 from __future__ import annotations
 

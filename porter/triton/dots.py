@@ -80,7 +80,7 @@ def operand_dtype(s: Dot, types: Mapping[str, Tile]) -> tuple[str, str]:
 
 
 def on_unit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> bool:
-    """Whether tl.dot says it: a dtype that the matrix unit has, rows and columns, and a sum worth the unit's shortest."""
+    """Whether tl.dot says it: a dtype of the matrix unit, rows and columns, and a sum worth the unit's shortest."""
     p, (dtype, _) = plan(scope, s, types), operand_dtype(s, types)
     if dtype not in (*NARROW, "float32", "float64", "int8") or not p.rows or not p.columns:
         return False
@@ -148,7 +148,8 @@ def emit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Product | None:
     acc = None if s.acc is None else scope.values[s.acc]
     later = acc is not None and out != s.type.dtype
     if acc is not None and not later and acc.literal != 0:
-        arguments.append(acc.text if acc.matrix is not None else to_matrix(scope, p, scope.tensor(acc, scope.lanes(p.result))))
+        natural = scope.lanes(p.result)
+        arguments.append(acc.text if acc.matrix is not None else to_matrix(scope, p, scope.tensor(acc, natural)))
     if dtype == "float32":
         if precision not in INPUT_PRECISION:
             raise CannotEmit(f"tl.dot has no product of float32 as {precision}")

@@ -14,7 +14,8 @@ from porter.tile.target import CannotEmit
 TYPES: dict[str, tuple[str, str]] = {
     "bool": ("tl.int1", "i8"),
     "int8": ("tl.int8", "i8"), "int16": ("tl.int16", "i16"), "int32": ("tl.int32", "i32"), "int64": ("tl.int64", "i64"),
-    "uint8": ("tl.uint8", "u8"), "uint16": ("tl.uint16", "u16"), "uint32": ("tl.uint32", "u32"), "uint64": ("tl.uint64", "u64"),
+    "uint8": ("tl.uint8", "u8"), "uint16": ("tl.uint16", "u16"), "uint32": ("tl.uint32", "u32"),
+    "uint64": ("tl.uint64", "u64"),
     "float16": ("tl.float16", "fp16"), "bfloat16": ("tl.bfloat16", "bf16"),
     "float32": ("tl.float32", "fp32"), "float64": ("tl.float64", "fp64"),
     "float8_e4m3fn": ("tl.float8e4nv", "fp8e4nv"), "float8_e5m2": ("tl.float8e5", "fp8e5"),
@@ -52,7 +53,7 @@ def word(dtype: str) -> str:
 
 
 def literal(value: float | int | bool, dtype: str) -> str | None:
-    """The value as a literal that Triton reads as this dtype beside a tile of it; None where it would widen the tile."""
+    """The value as a literal that Triton reads as this dtype beside a tile of it; None where that widens the tile."""
     if kind(dtype) == "bool":
         return str(bool(value))
     if kind(dtype) != "float":
@@ -139,7 +140,7 @@ def expression(op: str, args: list[str], dtype: str) -> tuple[str, str | None]:
 
 @cache
 def _library() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """name: (source text, the names of other library functions that it calls). Read as text: triton need not be there."""
+    """name: (source text, names of library functions that it calls). Read as text: triton need not be there."""
     text = (Path(__file__).parent / "library.py").read_text()
     functions = {f.name: f for f in ast.parse(text).body if isinstance(f, ast.FunctionDef)}
     lines = text.splitlines()

@@ -16,15 +16,32 @@ from dataclasses import dataclass
 
 from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import (
-    Carry, Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Statement, Store, Tile, operands, types,
+    Carry,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Iota,
+    Load,
+    Mask,
+    Program,
+    Reduce,
+    Statement,
+    Store,
+    operands,
+    types,
 )  # fmt: skip
 from porter.tile.target import CannotEmit
 from porter.triton import dots
 from porter.triton.access import address, affine
 from porter.triton.dots import Product
-from porter.triton.elementwise import NARROW, TYPES, expression, fold, kind, library, literal, word
+from porter.triton.elementwise import NARROW, TYPES, expression, fold, library, literal, word
+from porter.triton.liveness import reads
 from porter.triton.scope import Scope, Value
 
+SHORT = ("bool", "int8", "int16", "uint8", "uint16")
+DEFAULT = {"num_warps": 4, "num_stages": 3}
 ALIGNMENT = 16  # bytes: promised to the compiler for every buffer, so that it may use wide loads
 
 
@@ -51,8 +68,11 @@ def emit(program: Program, *, options: Mapping[str, int] | None = None, heading:
     parts = [
         _docstring(program, heading),
         "import triton\nimport triton.language as tl",
-        f"GRID = ({grid},)\nSIGNATURE = {json.dumps({scope.params[p.name]: _pointer(p.dtype) for p in program.params})}\n"
-        f"OPTIONS = {json.dumps(dict(options or {'num_warps': 4, 'num_stages': 3}))}",
+        "\n".join([
+            f"GRID = ({grid},)",
+            f"SIGNATURE = {json.dumps({scope.params[p.name]: _pointer(p.dtype) for p in program.params})}",
+            f"OPTIONS = {json.dumps(dict(options or DEFAULT))}",
+        ]),
     ]
     parts += ["\n" + f for f in library(scope.functions)]
     signature = f"def {scope.program.name}({', '.join(scope.params.values())}):"
@@ -68,10 +88,12 @@ def _pointer(dtype: str) -> str:
 def _docstring(program: Program, heading: Sequence[str]) -> str:
     lines = [line for part in heading for line in textwrap.wrap(part, 100)] or [program.name]
     lines += ["", "Buffers, row-major:"]
-    lines += [f"    {'out' if p.out else 'in '} {p.name}: {p.dtype}[{', '.join(map(str, p.shape))}]" for p in program.params]
+    for p in program.params:
+        lines.append(f"    {'out' if p.out else 'in '} {p.name}: {p.dtype}[{', '.join(map(str, p.shape))}]")
     lines += ["Axes:"]
     for a in program.axes:
-        how = {"grid": f"{a.steps} tiles over the grid", "loop": f"{a.steps} tiles in turn", "resident": "whole"}[a.role]
+        tiles = f"{a.steps} tile{'s' if a.steps > 1 else ''}"
+        how = {"grid": f"{tiles} over the grid", "loop": f"{tiles} in turn", "resident": "whole"}[a.role]
         lines.append(f"    {a.name}: {a.extent} by {a.tile}, {how}")
     return '"""' + "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''") + '\n"""'
 
@@ -165,7 +187,8 @@ class _Writer:
         if idle and s.pad is not None:  # the pad also shows past the extent of an axis that the address does not have
             axes = scope.lanes((*axes, *idle))
             inside = " & ".join(scope.aligned(scope.inside[a], (a,), axes) for a in idle)
-            text = f"tl.where({inside}, {scope.aligned(text, at.axes, axes)}, {scope.operand(Value('', (), s.type.dtype, s.pad), axes)})"
+            pad = scope.operand(Value("", (), s.type.dtype, s.pad), axes)
+            text = f"tl.where({inside}, {scope.aligned(text, at.axes, axes)}, {pad})"
         word(s.type.dtype)
         scope.bind(s.name, text, axes, s.type.dtype)
 
@@ -187,8 +210,8 @@ class _Writer:
         args = []
         literals_only = all(v.literal is not None for v in (values[1:] if s.op == "select" else values))
         for i, v in enumerate(values):
-            force = literals_only and i == len(values) - 1 or len(values) == 1 or s.op in ("pow", "atan2") or (
-                s.op == "select" and i == 0)  # fmt: skip
+            last, condition = i == len(values) - 1, s.op == "select" and i == 0
+            force = (literals_only and last) or len(values) == 1 or s.op in ("pow", "atan2") or condition
             text = scope.tensor(v, ()) if v.literal is not None and force else scope.operand(v, axes)
             widen = wide and (v.literal is None or force) and v.dtype in NARROW
             args.append(f"{text}.to(tl.float32)" if widen else text)
@@ -234,7 +257,7 @@ class _Writer:
         text = scope.tensor(value, have)
         dtype = value.dtype
         # Sums of short integers and of narrow floats are taken wide and rounded once, as in the tile program's meaning.
-        wide = "float32" if dtype in NARROW else "int32" if dtype in ("bool", "int8", "int16", "uint8", "uint16") else dtype
+        wide = "float32" if dtype in NARROW else "int32" if dtype in SHORT else dtype
         if wide != dtype:
             text = f"({text}).to({word(wide)})"
         for i in sorted((have.index(a) for a in reduced), reverse=True):
@@ -248,7 +271,7 @@ class _Writer:
         scope.bind(s.name, text, tuple(a for a in have if a not in reduced), s.type.dtype)
 
     def _loop(self, loop: For) -> None:
-        """`for` over the tiles of an axis. A carried accumulator of tl.dot stays in matrix shape until the loop ends."""
+        """`for` over the tiles of an axis. A carried accumulator of tl.dot keeps its matrix shape to the end."""
         scope, axis = self.scope, self.program.axis(loop.axis)
         name = scope.coordinate[axis.name]
         kept: list[tuple[Carry, Value]] = []
@@ -260,7 +283,14 @@ class _Writer:
                         else dots.to_matrix(scope, plan, scope.tensor(init, axes)))  # fmt: skip
             else:
                 text = init.text if plan is not None else scope.tensor(init, axes)
-            kept.append((c, scope.bind(c.inner, text, axes, c.type.dtype, plan)))
+            if init.literal is None and text == init.text and self._sole(text):
+                scope.values[c.inner] = scope.values.pop(c.init)  # nobody else reads it: the loop goes on with it
+            else:
+                scope.bind(c.inner, text, axes, c.type.dtype, plan)
+            inner = scope.values[c.inner]
+            kept.append((c, inner))
+            if self._dies(loop, c):
+                scope.variable[c.next] = inner
         start = scope.fresh(f"{axis.name}_from") if axis.tile > 1 else name
         scope.write(f"for {start} in range(0, {axis.steps * axis.tile}, {axis.tile}):")
         scope.depth += 1
@@ -280,7 +310,8 @@ class _Writer:
     def _zeros(self, c: Carry, plan: dots.Plan) -> str:
         sizes = [self.scope.count(g) for g in (plan.batch, plan.rows, plan.columns) if g or g is not plan.batch]
         value = self.scope.values[c.init]
-        return f"tl.full({sizes}, {literal(value.literal, c.type.dtype) if value.literal is not None else 0}, {word(c.type.dtype)})"
+        start = literal(value.literal, c.type.dtype) if value.literal is not None else "0"
+        return f"tl.full({sizes}, {start}, {word(c.type.dtype)})"
 
     def _next(self, kept: list[tuple[Carry, Value]]) -> None:
         """Assign the carried names. A value that is itself a carried name is saved before it is overwritten."""
@@ -296,6 +327,17 @@ class _Writer:
         for target, text in pairs:
             if target != text:
                 scope.write(f"{target} = {text}")
+
+    def _sole(self, text: str) -> bool:
+        """Whether the values that this variable stands for are read once in all."""
+        return sum(self._uses(name) for name, v in self.scope.values.items() if v.text == text) == 1
+
+    def _dies(self, loop: For, c: Carry) -> bool:
+        """Whether no statement reads a carried value once its next one is there, and no other carry takes it."""
+        defined = [i for i, s in enumerate(loop.body) if not isinstance(s, Store | For) and s.name == c.next]
+        if not defined or self._uses(c.next) != 1 or any(other.next == c.inner for other in loop.carries):
+            return False
+        return not any(c.inner in reads(s) for s in loop.body[defined[0] + 1 :])
 
     def _uses(self, name: str) -> int:
         """How often a value is read anywhere in the program, by a statement or as a loop's next."""
@@ -313,7 +355,7 @@ class _Writer:
         return count
 
     def _accumulates(self, loop: For, c: Carry) -> dots.Plan | None:
-        """The plan of the product that alone adds to a carried value, where its matrix is not the tensor's own shape."""
+        """The plan of the product that alone adds to a carried value, where its matrix has another shape than it."""
         if self._uses(c.inner) != 1 or self._uses(c.next) != 1:
             return None
         for s in loop.body:
@@ -339,6 +381,3 @@ class _Writer:
             return False
 
         return visit(self.program.body)
-
-
-__all__ = ["ALIGNMENT", "Product", "Source", "Tile", "emit", "kind"]

@@ -167,7 +167,7 @@ def _poison(dtype: Any, storage: np.dtype) -> Any:
         return np.float32("nan").astype(_REAL[dtype.name]).view(storage)
     if storage.kind == "f":
         return np.nan
-    return True if storage == bool else np.iinfo(storage).min + 12345 % np.iinfo(storage).max
+    return True if storage.kind == "b" else np.iinfo(storage).min + 12345 % np.iinfo(storage).max
 
 
 def _sum(x: Any, axis: Any = None, keep_dims: bool = False, dtype: Any = None, **_: Any) -> Any:
@@ -267,8 +267,9 @@ def run(text: str, name: str, params: Sequence[Param], inputs: Sequence[np.ndarr
                 except PorterError:
                     raise
                 except Exception as error:
-                    raise PorterError(f"Triton kernel {name}, grid point {point}", found=f"{type(error).__name__}: {error}",
-                                      hint="the emitter wrote what Triton's interpreter cannot run") from error  # fmt: skip
+                    raise PorterError(
+                        f"Triton kernel {name}, grid point {point}", found=f"{type(error).__name__}: {error}",
+                        hint="the emitter wrote what Triton's interpreter cannot run") from error  # fmt: skip
     return [b.data.view(_numpy(b.param.dtype)).reshape(b.param.shape) for b in buffers if b.param.out]
 
 

@@ -13,7 +13,7 @@ from porter.triton.scope import Scope
 
 WARP = 32
 PER_THREAD = 8  # lanes of the largest elementwise tile that a thread should hold: two 16-byte accesses of float32
-ACCUMULATORS = 32  # lanes of a product's result per thread: with the six operands of bf16x6 beside them, no spills (measured)
+ACCUMULATORS = 32  # lanes of a product's result per thread: no spills beside the operands of bf16x6 (measured)
 WARPS = 8
 STAGES = 3
 

@@ -1,4 +1,4 @@
-"""Functions of float32 that Triton lacks, in plain Triton: the emitter copies into a kernel's module those that it uses.
+"""Functions of float32 that Triton lacks, in plain Triton: the emitter copies those that a kernel uses into its module.
 
 Each stands alone but for the functions it names, and runs alike compiled and interpreted (libdevice would not run in
 the interpreter, and is NVIDIA's). Polynomials marked Cephes are those of Stephen Moshier's single-precision library

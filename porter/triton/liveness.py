@@ -24,12 +24,12 @@ def _bytes(program: Program, t: Tile) -> int:
     return math.prod(program.axis(a).tile for a in t.axes) * np.dtype(t.dtype).itemsize
 
 
-def _reads(s: Statement) -> set[str]:
+def reads(s: Statement) -> set[str]:
     """What a statement reads, a loop with all of its body."""
     found = set(operands(s))
     if isinstance(s, For):
         for inner in s.body:
-            found |= _reads(inner)
+            found |= reads(inner)
         found |= {c.next for c in s.carries}
     return found
 
@@ -44,7 +44,7 @@ def _block(body: Sequence[Statement], size: Mapping[str, int], held: int, after:
     """held: bytes that others keep meanwhile. after: names of this block that are read when it is over."""
     needed: list[set[str]] = [set(after)]
     for s in reversed(body):
-        needed.append(needed[-1] | _reads(s))
+        needed.append(needed[-1] | reads(s))
     needed.reverse()  # needed[i + 1]: what is read after statement i
     mine: set[str] = set()
     most = held

@@ -1,4 +1,4 @@
-"""What a compiled kernel multiplies with: matrix instructions in PTX, and products in Triton's GPU IR, held against the request.
+"""What a compiled kernel multiplies with: matrix instructions in PTX, products in Triton's IR, against the request.
 
 The PTX says which unit and which formats; the GPU IR says how many products of parts each `tl.dot` became, which in PTX
 is spread over tiles and warps.
@@ -12,15 +12,16 @@ from collections.abc import Sequence
 
 from porter.triton.dots import Product
 
-# tcgen05.mma carries shapes and formats in a descriptor (PTX ISA, 9.7.16: instruction descriptor); its kind in the name.
+# tcgen05.mma carries shapes and formats in a descriptor (PTX ISA, 9.7.16), only its kind in the name.
 _UNITS = (
     ("wgmma", re.compile(r"\bwgmma\.mma_async\S*\.m\d+n\d+k\d+\.[fs]\d+\.(\w+)\.")),
     ("mma", re.compile(r"\bmma\.sync\S*\.m\d+n\d+k\d+\.row\.col\.[fs]\d+\.(\w+)\.")),
     ("tcgen05", re.compile(r"\btcgen05\.mma\S*\.kind::(\w+)")),
 )
-_DOT = re.compile(r"\b(tt\.dot|ttng\.warp_group_dot|ttng\.tc_gen5_mma)\s([^:]*(?:inputPrecision = \w+)?[^:]*) : (.*)$", re.MULTILINE)
+_DOT = re.compile(r"\b(tt\.dot|ttng\.warp_group_dot|ttng\.tc_gen5_mma)\s([^:]*) : (.*)$", re.MULTILINE)
 _SHAPED = re.compile(r"(?:tensor|!ttg\.memdesc)<((?:\d+x)+)(\w+)")
-_NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8", "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}
+_NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8",
+          "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}  # fmt: skip
 
 _OPERANDS = {"bf16": "bfloat16", "fp16": "float16"}  # a product of float32 in one pass has narrowed its operands
 
@@ -31,7 +32,7 @@ def units(ptx: str) -> tuple[str, ...]:
 
 
 def dots(ttgir: str) -> Counter[tuple[tuple[int, int, int, int], str]]:
-    """Products in Triton's GPU IR: how many of each (batch, m, n, k) and operand format; float32 is 'tf32' or 'fp32'."""
+    """Products in Triton's GPU IR: how many per (batch, m, n, k) and operand format; float32 is 'tf32' or 'fp32'."""
     found: Counter[tuple[tuple[int, int, int, int], str]] = Counter()
     for operation, arguments, kinds in _DOT.findall(ttgir):
         shape, dtype = _shape(kinds)

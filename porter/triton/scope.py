@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from porter.tile.program import Axis, Program, Scalar
 from porter.triton.elementwise import library_names, literal, word
 
+RESERVED = ("tl", "triton", "float", "range", "GRID", "SIGNATURE", "OPTIONS")
 WIDTH = 110  # characters in a line, as near as a break can be found
 
 
@@ -37,11 +38,12 @@ class Scope:
     lines: list[str] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     functions: set[str] = field(default_factory=set)  # of library.py
+    variable: dict[str, Value] = field(default_factory=dict)  # where the next of a carried value may be written at once
     depth: int = 1
 
     def __post_init__(self) -> None:
         self.size = {a.name: a.tile for a in self.program.axes}
-        self.taken = {"tl", "triton", "float", "range", "GRID", "SIGNATURE", "OPTIONS", self.program.name, *library_names()}
+        self.taken = {*RESERVED, self.program.name, *library_names()}
         self.params = {p.name: self.fresh(p.name) for p in self.program.params}
         self.coordinate = {a.name: self.fresh(a.name) for a in self.program.axes}
         self.inside = {a.name: self.fresh(f"{a.name}_in") for a in self.program.axes if self.masked(a)}
@@ -77,8 +79,9 @@ class Scope:
         self.lines += wrap("    " * self.depth + line)
 
     def bind(self, name: str, text: str, axes: tuple[str, ...], dtype: str, matrix: object | None = None) -> Value:
-        """Write `name = text` and remember the value."""
-        known = self.fresh(name)
+        """Write `name = text` and remember the value. A value that is a carried one's next takes its variable."""
+        carried = self.variable.pop(name, None)
+        known = carried.text if carried is not None and carried.axes == axes else self.fresh(name)
         self.write(f"{known} = {text}")
         self.values[name] = Value(known, axes, dtype, None, matrix)
         return self.values[name]

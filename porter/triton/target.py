@@ -21,7 +21,7 @@ INSTALL = "pip install 'onnx-porter[gpu]'"
 
 
 class TritonTarget(Target):
-    """Emits Triton, executes it by Triton's interpreter under porter's harness. A device is an argument, never state."""
+    """Emits Triton, and executes it by Triton's interpreter under porter's harness."""
 
     language = "triton"
 

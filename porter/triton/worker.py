@@ -68,7 +68,8 @@ def _ttir(source: Any, target: Any, options: dict[str, Any]) -> str:
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
-    module = source.make_ir(target, chosen, backend.get_codegen_implementation(chosen), backend.get_module_map(), context)
+    functions = backend.get_codegen_implementation(chosen)
+    module = source.make_ir(target, chosen, functions, backend.get_module_map(), context)
     return str(backend.make_ttir(module, {}, chosen, target.arch))
 
 

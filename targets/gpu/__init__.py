@@ -20,7 +20,7 @@ class Gpu(TritonTarget):
     family = "gpu"
 
     def limits(self, device: Device) -> Limits:
-        """Powers of two; a product of 128 x 64 x 32, two of which fit an SM with the operands of bf16x6 in registers."""
+        """Powers of two; a product of 128 x 64 x 32, two of which share an SM."""
         from porter.targets.gpu.limits import limits
 
         return limits(device)

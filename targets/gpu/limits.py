@@ -9,9 +9,9 @@ from porter.triton.roofline import rate
 
 # A product's tile, rows by columns by depth. Measured with Triton 3.9 for sm_90 and sm_100, float32 as bf16x6, 8 warps:
 # 128 x 64 x 32 takes 124 registers a thread and 61 KB of shared memory, so that two blocks share an SM; 128 x 128 x 32
-# takes 223 registers and 90 KB, one block; 128 x 128 x 64 spills in attention. Depth 32 is also the least for 8-bit types.
+# takes 223 registers and 90 KB, one block; 128 x 128 x 64 spills in attention. Depth 32 is the least for 8-bit types.
 ROWS, COLUMNS, DEPTH = 128, 64, 32
-LEAST_ROWS, LEAST_COLUMNS, LEAST_DEPTH = 16, 8, 16  # one mma.sync.m16n8k16: smaller tiles are padded by the compiler
+LEAST_ROWS, LEAST_COLUMNS, LEAST_DEPTH = 16, 8, 16  # one mma.sync.m16n8k16: the compiler pads smaller tiles
 PER_THREAD = 32  # float32 lanes of one tile in a thread's registers, of 255
 THREADS = 256  # 8 warps
 ELEMENTWISE = 1024  # lanes that only elementwise operations touch: 4 warps, 8 lanes a thread
@@ -36,9 +36,9 @@ def limits(device: Device) -> Limits:
 
 
 def float32_product(device: Device) -> str:
-    """The scheme for float32 on the matrix unit: the fastest whose roundoff is below 2**-20, the more exact of equals.
+    """The scheme for float32 on the matrix unit: the fastest with a roundoff below 2**-20, the more exact of equals.
 
-    2**-20 keeps a contraction's own error under that of a float32 sum of 16 terms, and its signal to noise above 100 dB.
+    2**-20 keeps a product's own error under that of a float32 sum of 16 terms, and its signal to noise above 100 dB.
     Rates within a tenth of each other count as equal: peaks of bf16 / 6 and tf32 / 3 are on every GPU.
     """
     exact = [p for p in PRECISIONS.values() if 0 < p.roundoff < 2.0**-20 and p.format != "float32"]

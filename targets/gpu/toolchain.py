@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from porter.device import Device
 from porter.tile.target import Compiled, Emitted
-from porter.triton.compile import Job, Result, compile as compile_jobs
+from porter.triton.compile import Job, Result
+from porter.triton.compile import compile as compile_jobs
 from porter.triton.dots import Product
 from porter.triton.emit import emit
 from porter.triton.ptx import mismatch
 
 
 def compile(emitted: Sequence[Emitted], device: Device) -> list[Compiled]:
-    """One verdict per kernel, in order. A kernel that compiles but cannot run, or multiplies otherwise than asked, fails."""
+    """One verdict per kernel, in order. What compiles but cannot run, or multiplies otherwise than asked, fails."""
     arch = int(device["toolchain.capability"])
     results = compile_jobs([Job(e.kernel.name, e.text, arch) for e in emitted])
     return [_verdict(e, r, device) for e, r in zip(emitted, results, strict=True)]
@@ -28,12 +29,13 @@ def _verdict(e: Emitted, r: Result, device: Device) -> Compiled:
     resources = {"shared": r.shared, "registers": r.registers, "spills": r.spills, "warps": r.warps}
     if r.tensor_memory:
         resources["tensor_memory_columns"] = r.tensor_memory
-    return Compiled(name, message is None, f"kernel {name}: {message}" if message else "", len(r.cubin), resources, r.units,
-                    {"ptx": r.ptx.encode(), "cubin": r.cubin})  # fmt: skip
+    files = {"ptx": r.ptx.encode(), "cubin": r.cubin}
+    said = f"kernel {name}: {message}" if message else ""
+    return Compiled(name, message is None, said, len(r.cubin), resources, r.units, files)
 
 
 def exceeds(name: str, r: Result, device: Device) -> str | None:
-    """A sentence about the first resource that the device has less of than the compiled kernel asks; None when it fits."""
+    """A sentence about the first resource of which the compiled kernel asks more than there is; None when it fits."""
     threads = 32 * r.warps
     registers = int(device["memory.registers.bytes"]) // 4
     asked = (

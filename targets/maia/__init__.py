@@ -1,8 +1,9 @@
-"""A Maia-like accelerator: the same Triton kernels, under assumed parameters of a chip whose toolchain is not public."""
+"""A Maia-like accelerator: the same Triton kernels, under assumed parameters of a chip without a public toolchain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from porter.tile.limits import Limits
@@ -28,7 +29,7 @@ class Maia(TritonTarget):
         return limits(device)
 
     def options(self, program: Program, device: Device) -> Mapping[str, int]:
-        """Warps and stages mean nothing there; the text stays one that other Triton compilers take."""
+        """Warps and stages mean nothing there; the text stays one that any Triton compiler takes."""
         return {"num_warps": 4, "num_stages": 2}
 
     def heading(self, kernel: Kernel, device: Device) -> tuple[str, ...]:
@@ -40,16 +41,15 @@ class Maia(TritonTarget):
 
         needed, has = sram_bytes(program), int(device["memory.tsram.bytes"])
         if needed > has:
-            raise CannotEmit(f"tile SRAM of {device.title} holds {has} bytes; kernel {program.name} asks {needed} ({LABEL})")
+            has_not = f"tile SRAM of {device.title} holds {has} bytes; kernel {program.name} asks {needed}"
+            raise CannotEmit(f"{has_not} ({LABEL})")
         return {"tsram": needed}
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
-        from dataclasses import replace
-
         return replace(super().lower(kernel, device), why=LABEL)
 
     def compile(self, emitted: Sequence[Emitted], device: Device) -> list[Compiled]:
-        """Each kernel as far as Triton's own IR, where the public way ends; the products asked for are read back there."""
+        """Each kernel as far as Triton's own IR, where the public way ends; its products are read back there."""
         from porter.targets.maia.toolchain import compile
 
         return compile(emitted, device)

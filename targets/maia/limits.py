@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from porter.device import Device
 from porter.tile.limits import Limits
 from porter.tile.program import Load, Program, types, walk
@@ -37,11 +41,7 @@ def _power(n: int) -> int:
 
 def sram_bytes(program: Program) -> int:
     """Live tiles at their peak, and each load's buffer once more for the next transfer."""
-    import math
-
-    import numpy as np
-
     kinds = types(program)
-    loads = (kinds[s.name] for s in walk(program.body) if isinstance(s, Load))
-    largest = max((math.prod(program.axis(a).tile for a in t.axes) * np.dtype(t.dtype).itemsize for t in loads), default=0)
-    return peak_bytes(program) + largest
+    loads = [kinds[s.name] for s in walk(program.body) if isinstance(s, Load)]
+    sizes = [math.prod(program.axis(a).tile for a in t.axes) * np.dtype(t.dtype).itemsize for t in loads]
+    return peak_bytes(program) + max(sizes, default=0)

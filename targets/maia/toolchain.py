@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from porter.device import Device
 from porter.targets.maia import LABEL
 from porter.tile.target import Compiled, Emitted
-from porter.triton.compile import Job, compile as compile_jobs
+from porter.triton.compile import Job
+from porter.triton.compile import compile as compile_jobs
 from porter.triton.emit import emit
 from porter.triton.ptx import requested_otherwise
 
