@@ -61,7 +61,10 @@ class Values:
                 np.int8
             )
         if values.size == 1 and tag is None:
-            p, q = self.constant(float(values.reshape(-1)[0]), "float64" if isinstance(x, float) else array.dtype.name)
+            value = float(values.reshape(-1)[0])
+            # a float32 attribute reaches its operator as a Python float
+            single = array.dtype != np.float64 or float(np.float32(value)) == value
+            p, q = self.constant(value, "float32" if single else "float64")
             first, second = np.full(values.shape, p, np.int64), np.full(values.shape, q, np.int64)
         else:
             first = mod.from_floats(values, P)

@@ -1,0 +1,234 @@
+"""`porter check A B`: equivalent, different or unknown, with the evidence.
+
+    result = run("a.onnx", "b.onnx", dims={"batch": 1})
+    result.verdict, result.message, result.first_divergence
+
+Two models are *equivalent* when the field proves that they are the same function and nothing in their own arithmetic
+contradicts it, or, where the field cannot say, when on every draw the second is as near to float64 as the formats of
+the first allow. They are *different* when some input shows it; that input is named. Method 'field' alone leaves what it
+cannot prove *unknown*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from porter import graph
+from porter.check import gate
+from porter.check.contract import Budget, Contract, Kind, algebraic, budgets, rounding
+from porter.check.execution import Subject
+from porter.check.field import Agreement, agree
+from porter.check.inputs import Inputs, draw, edges
+from porter.check.numeric import compare, matched_outputs
+from porter.check.verdict import Finding, Verdict
+from porter.errors import PorterError, Undecided
+from porter.graph import Model
+
+Method = Literal["auto", "numeric", "field"]
+Word = Literal["equivalent", "different", "unknown"]
+DRAWS = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `porter check` found.
+
+    method     'field', 'numeric' or 'field+numeric': what the verdict rests on
+    cause      for 'different': 'function' (they differ in float64 too), 'rounding', 'budget' or 'interface'
+    chance     of an error of the field method, where it decided
+    message    lines for people
+    explained  with explain=True: why inputs are what they are, and the numbers of the gates
+    """
+
+    verdict: Word
+    method: str
+    models: tuple[str, str]
+    outputs: tuple[Finding, ...] = ()
+    first_divergence: Finding | None = None
+    cause: str = ""
+    chance: float | None = None
+    message: str = ""
+    draws: tuple[str, ...] = ()
+    explained: tuple[str, ...] = field(default=())
+
+    @property
+    def exit_code(self) -> int:
+        """0 equivalent, 1 different, 3 unknown."""
+        return {"equivalent": 0, "different": 1, "unknown": 3}[self.verdict]
+
+    def json(self) -> dict[str, Any]:
+        """The document of `porter check --json`."""
+        first = self.first_divergence
+        return {
+            "verdict": self.verdict,
+            "method": self.method,
+            "outputs": [f.json() for f in self.outputs],
+            "first_divergence": None if first is None else first.json(),
+            "models": list(self.models),
+            "cause": self.cause or None,
+            "chance_of_error": self.chance,
+            "draws": list(self.draws),
+            "message": self.message,
+            **({"explained": list(self.explained)} if self.explained else {}),
+        }
+
+
+def run(
+    a: Any,
+    b: Any,
+    *,
+    dims: Mapping[str, int] | None = None,
+    method: Method = "auto",
+    inputs: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]] | str | Path | None = None,
+    budgets: Mapping[str, float] | Iterable[str | Budget] | None = None,
+    explain: bool = False,
+    seed: int = 0,
+) -> Result:
+    """Compare two models, given as paths, ModelProtos or loaded models.
+
+    `inputs` are samples, or an .npz of one, in place of draws. With `budgets` ('sqnr_db=40', {'cosine': 0.999}) the
+    second may be of a cheaper format: it is equivalent when it keeps them against float64. Bad models, dims, inputs or
+    budgets raise PorterError.
+    """
+    if method not in ("auto", "numeric", "field"):
+        raise PorterError(f"method {method!r}", expected="auto, numeric or field")
+    names = _name(a, "A"), _name(b, "B")
+    before, after = _load(a, dims), _load(b, dims)
+    try:
+        matched_outputs(before, after)
+        _same_inputs(before, after)
+    except PorterError as error:
+        return Result("different", "interface", names, cause="interface", message=str(error))
+    limits = _contract(budgets)
+    if limits is not None and method == "field":
+        raise PorterError("a budget with the field method", expected="method auto or numeric", found="field")
+    samples = _samples(before, inputs, seed)
+    agreement = (
+        Agreement(None, reason="not asked") if method == "numeric" or limits else agree(before, after, seed=seed)
+    )
+    contract = limits or rounding
+    if method == "field" and not agreement.equal:
+        return Result("unknown", "field", names, message=str(agreement), chance=None)
+    contract = limits or rounding
+    return _judge(Subject(before), Subject(after), contract, samples, agreement, names, method, seed, explain)
+
+
+def _judge(
+    before: Subject,
+    after: Subject,
+    contract: Contract,
+    samples: list[Mapping[str, np.ndarray]],
+    agreement: Agreement,
+    names: tuple[str, str],
+    method: Method,
+    seed: int,
+    explain: bool,
+) -> Result:
+    """The numeric evidence, sample by sample, next to what the field says."""
+    labels = tuple(str(getattr(s, "label", f"sample {i}")) for i, s in enumerate(samples))
+    held: list[Verdict] = []
+    if method == "field":
+        samples = samples[:1]  # a witness, against laws that hold in the field alone: sqrt(4 x) = -2 sqrt(x)
+    for sample in samples:
+        verdict = compare(before, after, contract, sample, seed)
+        held.append(verdict)
+        if not verdict.ok:
+            break
+    worst = next((v for v in held if not v.ok), None)
+    outputs = _worst_outputs(held)
+    explained = tuple(_explain(samples, outputs, agreement)) if explain else ()
+    how = "field+numeric" if agreement.equal and method == "auto" else "field" if agreement.equal else "numeric"
+    if worst is not None:
+        cause = "budget" if contract.kind is Kind.PRECISION else _cause(before, after, samples[len(held) - 1])
+        notes = {"rounding": "both are the same function; the second rounds more than the formats of the first do"}
+        lines = worst.message + (f"\n  {notes[cause]}" if cause in notes else "")
+        return Result(
+            "different", "numeric", names, outputs, worst.first_divergence, cause, None, lines, labels, explained
+        )
+    message = str(agreement) if agreement.equal else f"as near to float64 as the first on {len(held)} inputs"
+    if contract.kind is Kind.PRECISION:
+        message = f"within {', '.join(str(b) for b in contract.budgets)} on {len(held)} inputs"
+    chance = agreement.chance if agreement.equal else None
+    return Result("equivalent", how, names, outputs, None, "", chance, message, labels, explained)
+
+
+def _cause(before: Subject, after: Subject, sample: Mapping[str, np.ndarray]) -> str:
+    """'function' where the two differ in float64 by more than the rounding of stored constants, else 'rounding'."""
+    try:
+        verdict = compare(before, after, algebraic, sample, locate=False)
+    except Undecided:
+        return "function"
+    ratios = [f.distance.sqnr_db for f in verdict.outputs if f.distance is not None]
+    # constants stored in float32 move a result by 2**-24 of itself or so: 140 dB, less what their number adds
+    return "rounding" if verdict.ok or min(ratios, default=0.0) > 120 else "function"
+
+
+def _worst_outputs(verdicts: list[Verdict]) -> tuple[Finding, ...]:
+    """Per output the finding of the draw that was worst for it."""
+    rows = zip(*(v.outputs for v in verdicts), strict=True)
+    return tuple(min(row, key=lambda f: (f.ok, f.distance.sqnr_db if f.distance else 0.0)) for row in rows)
+
+
+def _explain(
+    samples: list[Mapping[str, np.ndarray]], outputs: tuple[Finding, ...], agreement: Agreement
+) -> Iterable[str]:
+    for name, words in getattr(samples[0], "why", {}).items():
+        yield f"input '{name}': {words}"
+    yield f"field: {agreement}"
+    for f in outputs:
+        if "error_base" in f.values:
+            yield (
+                f"output '{f.tensor}': rms error against float64 {f.values['error_rms']:.3g}; the first model or its "
+                f"formats have {f.values['error_base']:.3g}; ratio {f.values['error_ratio']:.3g}, "
+                f"allowed {gate.RMS_RATIO:g} (worst element: {gate.WORST_RATIO:g})"
+            )
+
+
+def _samples(model: Model, inputs: Any, seed: int) -> list[Mapping[str, np.ndarray]]:
+    if inputs is None:
+        return [*(draw(model, seed + i) for i in range(DRAWS)), *edges(model)]
+    if isinstance(inputs, str | Path):
+        try:
+            with np.load(inputs, allow_pickle=False) as stored:
+                made = Inputs(str(inputs))
+                made.update({name: stored[name] for name in stored.files})
+                return [made]
+        except (OSError, ValueError) as error:
+            raise PorterError(f"inputs '{inputs}'", expected="an .npz of arrays", found=str(error)) from error
+    return [inputs] if isinstance(inputs, Mapping) else list(inputs)
+
+
+def _contract(limits: Any) -> Contract | None:
+    made = budgets(limits) if limits else ()
+    return Contract(Kind.PRECISION, made) if made else None
+
+
+def _load(source: Any, dims: Mapping[str, int] | None) -> Model:
+    if isinstance(source, Model):
+        return source
+    opened = graph.read(source)
+    known = {dim.name for dim in graph.dims(opened)}
+    return graph.load(source, {name: size for name, size in (dims or {}).items() if name in known})
+
+
+def _name(source: Any, default: str) -> str:
+    return str(source) if isinstance(source, str | Path) else default
+
+
+def _same_inputs(before: Model, after: Model) -> None:
+    old, new = ([v for v in m.graph.inputs if not v.is_initializer()] for m in (before, after))
+    if len(old) != len(new):
+        raise PorterError("inputs of the two models", expected=f"{len(old)}", found=f"{len(new)}")
+    named = {v.name: v for v in new}
+    pairs = [(v, named[v.name]) for v in old] if named.keys() == {v.name for v in old} else zip(old, new, strict=True)
+    for x, y in pairs:
+        one, two = (graph.dtype(x), graph.shape(x)), (graph.dtype(y), graph.shape(y))
+        if one != two:
+            raise PorterError(
+                f"input '{x.name}'", expected=f"{one[0]}{list(one[1] or ())}", found=f"{two[0]}{list(two[1] or ())}"
+            )

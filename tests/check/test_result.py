@@ -1,0 +1,113 @@
+"""`porter check A B` as a function: three verdicts, their reasons, and the documents that come of them."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from porter import check
+from porter.check import report
+from porter.errors import PorterError
+
+RELU = "g (float[2,8] x) => (float[2,8] y) { t = MatMul (x, w)  y = Relu (t) }"
+LEAKY = "g (float[2,8] x) => (float[2,8] y) { t = MatMul (x, w)  y = LeakyRelu <alpha = 0.01> (t) }"
+W = {"w": np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)}
+
+
+def test_the_same_function_is_proved_and_checked(model):
+    result = check(model(RELU, W), model(RELU, W))
+    assert (result.verdict, result.method, result.exit_code) == ("equivalent", "field+numeric", 0)
+    assert 0 < result.chance < 1e-12 and "chance of error" in result.message
+    assert set(result.json()) >= {"verdict", "method", "outputs", "first_divergence"}
+    assert result.json()["first_divergence"] is None and result.draws[0] == "draw 0" and "zeros" in result.draws
+
+
+def test_a_different_function_is_shown_by_an_input_and_named(model):
+    result = check(model(RELU, W), model(LEAKY, W))
+    assert (result.verdict, result.exit_code, result.cause) == ("different", 1, "function")
+    assert result.outputs[0].node == "/leakyrelu_1" or result.outputs[0].node == "/relu_1"
+    assert "on draw 0" in result.message
+    broken = {"w": W["w"] + np.float32(1e-4)}
+    result = check(model(RELU, W), model(RELU, broken))
+    assert result.first_divergence.tensor == "t" and result.json()["first_divergence"]["node"] == "/matmul_0"
+
+
+def test_the_field_alone_never_says_different(model):
+    result = check(model(RELU, W), model(LEAKY, W), method="field")
+    assert (result.verdict, result.exit_code) == ("unknown", 3)
+    assert result.message.startswith("different in a prime field")
+    assert check(model(RELU, W), model(RELU, W), method="field").verdict == "equivalent"
+    assert check(model(RELU, W), model(RELU, W), method="numeric").method == "numeric"
+
+
+def test_more_rounding_is_different_without_a_budget_and_equivalent_within_one(model):
+    cast = """g (float[2,8] x) => (float[2,8] y) {
+      xb = Cast <to = 16> (x) xf = Cast <to = 1> (xb) t = MatMul (xf, w) y = Relu (t) }"""
+    result = check(model(RELU, W), model(cast, W))
+    assert (result.verdict, result.cause) == ("different", "rounding")
+    assert "the second rounds more than the formats of the first do" in result.message
+    assert check(model(RELU, W), model(cast, W), budgets=["sqnr_db=40"]).verdict == "equivalent"
+    missed = check(model(RELU, W), model(cast, W), budgets={"sqnr_db": 80})
+    assert (missed.verdict, missed.cause) == ("different", "budget")
+
+
+def test_other_inputs_or_outputs_are_different_at_once(model):
+    two = model("g (float[2,8] x) => (float[2,8] y, float[2,8] t) { t = MatMul (x, w)  y = Relu (t) }", W)
+    result = check(model(RELU, W), two)
+    assert (result.verdict, result.cause) == ("different", "interface")
+
+
+def test_explained_says_why_inputs_are_what_they_are_and_what_the_gate_allows(model):
+    result = check(model(RELU, W), model(RELU, W), explain=True)
+    assert "input 'x': standard normal" in result.explained
+    assert any("allowed 1.5" in line for line in result.explained)
+
+
+def test_given_inputs_are_used_and_wrong_ones_are_refused(model, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 8), np.float32))
+    result = check(model(RELU, W), model(RELU, W), inputs=tmp_path / "x.npz", method="numeric")
+    assert result.verdict == "equivalent" and result.draws == (str(tmp_path / "x.npz"),)
+    with pytest.raises(PorterError, match="input 'x'"):
+        check(model(RELU, W), model(RELU, W), inputs={"x": np.ones((1, 8), np.float32)})
+    with pytest.raises(PorterError, match=r"an \.npz of arrays"):
+        check(model(RELU, W), model(RELU, W), inputs=tmp_path / "none.npz")
+    with pytest.raises(PorterError, match="budget metric 'snr'"):
+        check(model(RELU, W), model(RELU, W), budgets=["snr=3"])
+
+
+@pytest.fixture
+def results(model):
+    return {
+        "equivalent": check(model(RELU, W), model(RELU, W)),
+        "different": check(model(RELU, W), model(LEAKY, W)),
+        "unknown": check(model(RELU, W), model(LEAKY, W), method="field"),
+    }
+
+
+def test_junit_counts_what_happened(results):
+    counts = {}
+    for word, result in results.items():
+        suite = ElementTree.fromstring(report.junit(result)).find("testsuite")
+        counts[word] = tuple(int(suite.get(k)) for k in ("tests", "failures", "skipped"))
+        assert len(suite.findall("testcase")) == counts[word][0]
+    assert counts == {"equivalent": (1, 0, 0), "different": (1, 1, 0), "unknown": (1, 0, 1)}
+
+
+def test_sarif_names_rule_and_node(results):
+    for word, many in (("equivalent", 0), ("different", 1), ("unknown", 1)):
+        document = json.loads(report.sarif(results[word]))
+        run = document["runs"][0]
+        rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+        assert document["version"] == "2.1.0" and len(run["results"]) == many
+        for found in run["results"]:
+            assert rules[found["ruleIndex"]] == found["ruleId"] and found["message"]["text"]
+    location = json.loads(report.sarif(results["different"]))["runs"][0]["results"][0]["locations"][0]
+    assert location["logicalLocations"][0]["name"] == "/relu_1"
+
+
+def test_text_and_json_are_plain(results):
+    for result in results.values():
+        json.dumps(result.json(), allow_nan=False)
+        assert report.text(result).splitlines()[0] == f"{result.verdict} ({result.method})"
+        assert report.table(result).title == result.verdict
