@@ -9,13 +9,15 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from porter.errors import CheckFailed
+
 from porter.targets.trainium import transfer
 from porter.targets.trainium.expand import expand
 from porter.targets.trainium.instructions import DTYPES, REDUCE, TABLE
-from porter.targets.trainium.layout import Layout, Part, Plan, plan, sides, summed_order
+from porter.targets.trainium.layout import Layout, Part, Plan, homes, plan, sides, summed_order
 from porter.targets.trainium.rows import rows
 from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Selector, Step
-from porter.targets.trainium.writer import Place, View, Writer
+from porter.targets.trainium.writer import Place, View, Writer, steps_of
 from porter.tile.buffer import check_capacity
 from porter.tile.program import (
     Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Scalar, Statement, Store, operands, walk,
@@ -25,14 +27,34 @@ from porter.tile.text import _block as _show
 from porter.targets.trainium.simulator.memory import Chip
 
 
-class Emitter:
-    """The text of one kernel for one chip; `memory` and `products` are known after `text`."""
+TRIED = 6  # homes, before a kernel is given up
 
-    def __init__(self, program: Program, chip: Chip) -> None:
-        self.source = program
-        self.program = rows(expand(program))
-        self.chip = chip
-        self.plan: Plan = plan(self.program, chip.partitions)
+
+def emit(program: Program, chip: Chip) -> Emitter:
+    """The text of a kernel for one chip, in the first home whose tiles fit its memories. Raises CannotEmit with the reason,
+    or CheckFailed where even the best home exceeds a memory."""
+    ready = rows(expand(program))
+    first: CannotEmit | CheckFailed | None = None
+    for home in homes(ready, chip.partitions)[:TRIED]:
+        try:
+            emitter = Emitter(program, ready, chip, home)
+            emitter.write()
+            return emitter
+        except (CannotEmit, CheckFailed) as e:
+            first = first or e
+    assert first is not None
+    raise first
+
+
+class Emitter:
+    """The text of one kernel for one chip in one home; `text`, `memory` and `products` are known after `write`.
+
+    source: the program as it came; program: the same in terms of what the engines have.
+    """
+
+    def __init__(self, source: Program, program: Program, chip: Chip, home: Part | None = None) -> None:
+        self.source, self.program, self.chip = source, program, chip
+        self.plan: Plan = plan(program, chip.partitions, home)
         self.w = Writer(self.program, chip.bank_bytes)
         self.select = Selector(self.w, chip.generation)
         self.places: dict[str, dict[Part, Place]] = {}
@@ -43,18 +65,19 @@ class Emitter:
         self.depth: dict[str, int] = {}  # how many loops were open where a psum tile was made
         self.products: set[str] = set()
         self.memory: dict[str, int] = {}
+        self.text = ""
         self.readers: dict[str, list[Statement]] = {}
         for s in walk(self.program.body):
             for name in operands(s):
                 self.readers.setdefault(name, []).append(s)
 
-    def text(self) -> str:
+    def write(self) -> None:
         """The module. Raises CannotEmit, or CheckFailed where a memory is exceeded."""
         self._block(self.program.body)
         where = f"kernel {self.source.name} on {self.chip.name}"
         limits = {"sbuf": self.chip.sbuf_bytes, "psum": self.chip.psum_bytes}
         self.memory = check_capacity(self.w.trace, limits, where, "bytes of a partition")
-        return "\n".join([*self._head(), *self.w.lines, *self._kernel(), ""])
+        self.text = "\n".join([*self._head(), *self.w.lines, *self._kernel(), ""])
 
     # around the tile
 
@@ -86,7 +109,7 @@ class Emitter:
             lines.append(f"    {x.name} = nl.ndarray({shape}, dtype=nl.{DTYPES[x.dtype]}, buffer=nl.shared_hbm)")
         indent = "    "
         for a in p.grid:
-            lines.append(f"{indent}for {a.name}_at in range(0, {a.extent}, {a.tile}):")
+            lines.append(f"{indent}for {a.name}_at in {steps_of(a)}:")
             indent += "    "
         arguments = [x.name for x in (*p.inputs, *p.outputs)] + [f"{a.name}_at" for a in p.grid]
         lines.append(f"{indent}{p.name}_tile({', '.join(arguments)})")
@@ -448,14 +471,16 @@ class Emitter:
             held.append((c, place))
         variable = f"{s.axis}_at"
         with ExitStack() as stack:
-            stack.enter_context(w.block(f"for {variable} in range(0, {axis.extent}, {axis.tile}):", repeats=True))
+            stack.enter_context(w.block(f"for {variable} in {steps_of(axis)}:", repeats=True))
             if axis.ragged and axis.tile < axis.extent:
                 w.line(f"{s.axis}_n = min({axis.tile}, {axis.extent} - {variable})")
             self.loops.append((variable, s.axis))
+            outer, self.select.negatives = self.select.negatives, dict(self.select.negatives)
             for c in s.carries:
                 self._turns(c.inner)
             self._block(s.body)
             self._carry_on(held)
+            self.select.negatives = outer
             self.loops.pop()
         for c in s.carries:
             if c.inner in p.chains:

@@ -65,23 +65,31 @@ class Plan:
         return next(iter(self.layouts[name].values()))
 
 
-def plan(program: Program, partitions: int) -> Plan:
+def homes(program: Program, partitions: int) -> tuple[Part, ...]:
+    """The homes that fit the partitions, the one with the fewest detours first."""
+    return _Chooser(_blank(program), partitions).ranked()
+
+
+def plan(program: Program, partitions: int, home: Part | None = None) -> Plan:
     """The layout of every value. Raises CannotEmit where no choice of axes fits the partitions."""
-    found = types(program)
+    made = _blank(program)
+    chooser = _Chooser(made, partitions)
+    made.home = chooser.ranked()[0] if home is None else home
+    for dot in chooser.dots:
+        made.stationary[dot.name] = chooser.side(dot, made.home)
+    _chain(made, program.body)
+    _Demands(made, partitions).run()
+    return made
+
+
+def _blank(program: Program) -> Plan:
     uses: Counter[str] = Counter()
     for s in walk(program.body):
         uses.update(operands(s))
         if isinstance(s, For):
             uses.update(c.next for c in s.carries)
     lanes = {a.name: min(a.tile, a.extent) for a in program.axes}
-    made = Plan(program, (), lanes, found, uses)
-    chooser = _Chooser(made, partitions)
-    made.home = chooser.home()
-    for dot in chooser.dots:
-        made.stationary[dot.name] = chooser.side(dot, made.home)
-    _chain(made, program.body)
-    _Demands(made, partitions).run()
-    return made
+    return Plan(program, (), lanes, types(program), uses)
 
 
 def sides(p: Plan, dot: Dot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -141,9 +149,9 @@ class _Chooser:
         self.stores = [s for s in statements if isinstance(s, Store)]
         self.gathers = [s for s in statements if isinstance(s, Load) and any(i.gather for i in s.access.index)]
 
-    def home(self) -> Part:
+    def ranked(self) -> tuple[Part, ...]:
         candidates = dict.fromkeys(tuple(c) for c in self._candidates() if self.p.count(c) <= self.partitions)
-        return min(candidates, key=self._cost)
+        return tuple(sorted(candidates, key=self._cost))
 
     def _candidates(self) -> Iterable[Part]:
         p = self.p
@@ -190,8 +198,22 @@ class _Chooser:
         for g in self.gathers:
             axes = {a for i in g.access.index if i.gather for a in p.types[i.gather].axes}
             cost += 50 * (set(p.wide(axes)) != set(home))
-        cost += 12 * math.log2(self.partitions / p.count(home))
-        return (cost, len(home))
+        return (cost + 12 * math.log2(self._width(home)), len(home))
+
+    def _width(self, home: Part) -> float:
+        """Elements of a partition that the engines walk through, all operations together: an engine's time."""
+        p, total = self.p, 1.0
+        for s in walk(p.program.body):
+            match s:
+                case Elementwise() | Cast():
+                    total += p.count(a for a in s.type.axes if a not in home)
+                case Reduce(arg=arg):
+                    total += p.count(a for a in p.types[arg].axes if a not in home)
+                case Store(value=value):
+                    total += p.count(a for a in p.types[value].axes if a not in home)
+                case _:
+                    pass
+        return total
 
 
 def _chain(p: Plan, body: tuple[Statement, ...]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from porter.targets.trainium.instructions import ALU, COMMUTES, DTYPES, GPSIMD_ONLY, LANGUAGE, TABLE
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Groups, Place, View, Writer, literal
+from porter.tile.buffer import Buffer
 from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import Scalar
 from porter.tile.target import CannotEmit
@@ -51,7 +52,7 @@ class Selector:
 
     w: Writer
     generation: int
-    eager: frozenset[str] = field(default_factory=frozenset)
+    negatives: dict[Buffer, Place] = field(default_factory=dict)  # made in the blocks around us
 
     def emit(self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument]) -> Place:
         """The result of an operation in a fresh tile."""
@@ -192,9 +193,11 @@ class Selector:
     def _negative(self, x: Place | Scalar, name: str) -> Place | Scalar:
         if not isinstance(x, Place):
             return -x
-        out = self.w.buffer(f"minus_{x.buffer.name}", x.layout, "float32")
-        self.w.call("tensor_scalar", dst=out.view, data=x.view, op0="nl.multiply", operand0=-1.0)
-        return out
+        if x.buffer not in self.negatives:
+            out = self.w.buffer(f"minus_{x.buffer.name}", x.layout, "float32")
+            self.w.call("tensor_scalar", dst=out.view, data=x.view, op0="nl.multiply", operand0=-1.0)
+            self.negatives[x.buffer] = out
+        return self.negatives[x.buffer]
 
     def _constant(self, value: Scalar, part: tuple[str, ...], name: str, dtype: str = "float32") -> Place:
         out = self.w.buffer(name, Layout(part, ()), dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from porter.errors import CheckFailed
 from porter.formats import matmul
 from porter.targets.trainium import cost
-from porter.targets.trainium.emit import Emitter
+from porter.targets.trainium.emit import emit
 from porter.targets.trainium.instructions import DTYPES
 from porter.targets.trainium.limits import chip, limits
 from porter.targets.trainium.signatures import check
@@ -36,11 +36,10 @@ class Trainium(Target):
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
         """NKI text. Raises CannotEmit with the reason, CheckFailed where a memory of the core is exceeded."""
-        emitter = Emitter(kernel.program, chip(device))
-        text = emitter.text()
-        check(text, f"kernel {kernel.name}")
+        emitter = emit(kernel.program, chip(device))
+        check(emitter.text, f"kernel {kernel.name}")
         grid = math.prod(a.steps for a in kernel.program.grid)
-        return Emitted(kernel, self.language, text, grid, emitter.program, emitter.memory, tuple(sorted(emitter.products)))
+        return Emitted(kernel, self.language, emitter.text, grid, emitter.program, emitter.memory, tuple(sorted(emitter.products)))
 
     def execute(
         self, emitted: Emitted, inputs: Sequence[np.ndarray], device: Device, points: Sequence[int] | None = None

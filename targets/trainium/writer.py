@@ -19,6 +19,7 @@ from porter.tile.buffer import Buffer, Trace
 from porter.tile.program import Axis, Program
 from porter.tile.target import CannotEmit
 
+LINE = 120  # characters of a line of text
 FREE_DIMENSIONS = 4  # of one access pattern, besides the partitions
 
 
@@ -163,7 +164,13 @@ class Writer:
         """nisa.function(...), held against the public signature."""
         wrong = problem(f"nisa.{function}", 0, arguments)
         assert wrong is None, wrong
-        self.line(f"nisa.{function}({', '.join(f'{k}={literal(v)}' for k, v in arguments.items())})")
+        spelled = [f"{k}={literal(v)}" for k, v in arguments.items()]
+        if 4 * self.indent + len(function) + len(", ".join(spelled)) > LINE - 7:
+            self.line(f"nisa.{function}(")
+            self.lines += ["    " * (self.indent + 1) + f"{x}," for x in spelled]
+            self.line(")")
+        else:
+            self.line(f"nisa.{function}({', '.join(spelled)})")
         self.trace.use(*(b for v in arguments.values() if isinstance(v, View) for b in v.buffers))
 
     # buffers and views
@@ -245,3 +252,8 @@ def literal(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"-float('{str(abs(value))}')" if value < 0 else f"float('{value}')"
     return str(value)
+
+
+def steps_of(axis: Axis) -> str:
+    """The range of the axis's first coordinates."""
+    return f"range({axis.extent})" if axis.tile == 1 else f"range(0, {axis.extent}, {axis.tile})"
