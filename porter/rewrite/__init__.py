@@ -21,6 +21,7 @@ _WORDS = {
     "note": "driver",
     "forget": "driver",
     "fuse": "joining",
+    "join": "joining",
     "all_graphs": "driver",
     "region": "regions",
     "content": "regions",

@@ -1,0 +1,165 @@
+"""bf16: what is stored and what is multiplied in bfloat16, everything else computed in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from porter.graph import (
+    DataType,
+    Graph,
+    Model,
+    Node,
+    Value,
+    add_initializer,
+    called,
+    constant_tensor,
+    dtype,
+    fresh,
+    inherit,
+    insert_after,
+    insert_before,
+    names,
+    new_node,
+    new_value,
+    shape,
+    source_name,
+)
+from porter.pipeline import Pass, precision
+from porter.rewrite import Rewrite
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+#: contractions, and which of their inputs are multiplied
+CONTRACTIONS = {
+    "MatMul": (0, 1), "Gemm": (0, 1), "Conv": (0, 1), "ConvTranspose": (0, 1), "Attention": (0, 1, 2, 4, 5), "Einsum": (0, 1, 2, 3),
+}  # fmt: skip
+#: other operators whose first input is a tensor that had to be stored
+READERS = frozenset("LayerNormalization RMSNormalization GroupNormalization InstanceNormalization RotaryEmbedding".split())
+#: operators that move elements and compute nothing: what was rounded stays so
+MOVES = frozenset("Reshape Transpose Slice Squeeze Unsqueeze Flatten Expand Split Identity Tile Concat Relu Neg MaxPool".split())
+
+
+@dataclass(frozen=True)
+class Bf16(Pass):
+    """Store weights and activations in bfloat16, and feed contractions with it; statistics, softmax, masks and sums stay float32.
+
+    A rounding is a Cast to bfloat16 and one back: the graph computes in float32 throughout, and runs wherever float32 does. Outputs
+    of the model are not rounded.
+    """
+
+    contract = precision("sqnr", db=30)
+
+    def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
+        done: dict[Value, Value] = {}
+        used = names(model.graph)
+        number = 0
+        for node in list(model.graph):
+            for position in stored_inputs(model, node):
+                value = node.inputs[position] if position < len(node.inputs) else None
+                if value is None or not _rounds(value):
+                    continue
+                origin = moved_from(value)
+                if origin not in done:
+                    weight = constant_tensor(origin) is not None
+                    done[origin] = round_weight(model.graph, origin, used) if weight else round_value(origin, used)
+                    number += 1
+                    yield Rewrite(number, "bf16", ("Cast", "Cast"), (source_name(origin.producer() or node),))
+
+
+def stored_inputs(model: Model, node: Node) -> tuple[int, ...]:
+    """The inputs of a node that are read from memory in the narrow format: operands of contractions, and large activations."""
+    if node.domain in ("", "ai.onnx"):
+        return CONTRACTIONS.get(node.op_type, (0,) if node.op_type in READERS else ())
+    function = called(model, node)
+    if function is None:
+        return ()
+    multiplied = {value for inner in function for value in _operands(inner)}
+    found = []
+    for position, parameter in enumerate(function.inputs):
+        value = node.inputs[position] if position < len(node.inputs) else None
+        large = value is not None and constant_tensor(value) is None and len(shape(value) or ()) > 1
+        if parameter in multiplied or (multiplied and large):
+            found.append(position)
+    return tuple(found)
+
+
+def _operands(node: Node) -> list[Value]:
+    """What a node of a function's body multiplies, traced to where it was moved from."""
+    taken = [node.inputs[i] for i in CONTRACTIONS.get(node.op_type, ()) if i < len(node.inputs)]
+    return [moved_from(value) for value in taken if value is not None]
+
+
+def moved_from(value: Value) -> Value:
+    """Where the elements of a value were computed, before they were only moved."""
+    node = value.producer()
+    while node is not None and node.op_type in MOVES - {"Concat", "MaxPool", "Relu", "Neg"} and not node.domain:
+        source = node.inputs[0]
+        assert source is not None
+        value, node = source, source.producer()
+    return value
+
+
+def _rounds(value: Value) -> bool:
+    """Whether the value is float32 that may hold more than bfloat16 does."""
+    return dtype(value) == np.float32 and not is_rounded(value)
+
+
+def is_rounded(value: Value | None) -> bool:
+    """Whether every element is a bfloat16 number: it was cast from it, and only moved since."""
+    node = None if value is None else value.producer()
+    if node is None or node.domain:
+        return False
+    if node.op_type == "Cast":
+        source = node.inputs[0]
+        return source is not None and dtype(source) == BFLOAT16
+    if node.op_type == "Concat":
+        return all(is_rounded(operand) for operand in node.inputs)
+    return node.op_type in MOVES and is_rounded(node.inputs[0])
+
+
+def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:
+    """Stores a weight in bfloat16; every reader gets it cast to float32."""
+    tensor = constant_tensor(weight)
+    assert tensor is not None
+    stored = add_initializer(graph, f"{weight.name}/bf16", tensor.numpy().astype(BFLOAT16))
+    readers = list(weight.uses())
+    cast = _cast(stored, np.dtype(np.float32), fresh(f"{weight.name}/float32", used))
+    insert_before(min((user for user, _ in readers if user.graph is graph), key=_place(graph)), [cast])
+    for user, position in readers:
+        user.replace_input_with(position, cast.outputs[0])
+    if not weight.is_graph_input() and not weight.is_graph_output():
+        del graph.initializers[weight.name or ""]
+    return cast.outputs[0]
+
+
+def round_value(value: Value, used: set[str]) -> Value:
+    """Rounds a value where it is made; every reader gets the rounded one, an output of the model stays as it is."""
+    narrow = _cast(value, BFLOAT16, fresh(f"{value.name}/bf16", used))
+    wide = _cast(narrow.outputs[0], np.dtype(np.float32), fresh(f"{value.name}/float32", used))
+    producer = value.producer()
+    readers = [use for use in value.uses() if use[0] is not narrow]
+    if producer is not None:
+        insert_after(producer, [narrow, wide])
+        inherit([narrow, wide], [producer])
+    else:
+        assert readers[0][0].graph is not None
+        insert_before(readers[0][0].graph[0], [narrow, wide])
+    for user, position in readers:
+        user.replace_input_with(position, wide.outputs[0])
+    return wide.outputs[0]
+
+
+def _cast(value: Value, kind: np.dtype, name: str) -> Node:
+    code = int(DataType.from_numpy(kind))
+    return new_node("Cast", [value], {"to": code}, outputs=[new_value(name, kind, shape(value))])
+
+
+def _place(graph: Graph) -> Any:
+    order = {node: number for number, node in enumerate(graph)}
+    return order.__getitem__
+
+
