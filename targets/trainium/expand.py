@@ -218,7 +218,8 @@ def _acos(x: _Term) -> _Term:
 
 def _sinh(x: _Term) -> _Term:
     t = _expm1(x.abs())
-    return (t + t / (t + 1.0)) * 0.5 * x.sign()
+    bounded = t.low(2.0**64)  # beyond, the quotient is 1
+    return (t + bounded / (bounded + 1.0)) * 0.5 * x.sign()
 
 
 def _cosh(x: _Term) -> _Term:
@@ -228,12 +229,14 @@ def _cosh(x: _Term) -> _Term:
 
 def _asinh(x: _Term) -> _Term:
     a = x.abs()
-    return _log1p(a + a * a / ((a * a + 1.0).sqrt() + 1.0)) * x.sign()
+    b = a.low(2.0**32)  # squares stay finite; beyond, asinh is log(2 a)
+    small = _log1p(b + b * b / ((b * b + 1.0).sqrt() + 1.0))
+    return (a > 2.0**32).choose(_log(a) + math.log(2), small) * x.sign()
 
 
 def _acosh(x: _Term) -> _Term:
-    t = x - 1.0
-    return _log1p(t + (t * 2.0 + t * t).sqrt()) * 1.0
+    t = x.low(2.0**32) - 1.0
+    return (x > 2.0**32).choose(_log(x) + math.log(2), _log1p(t + (t * 2.0 + t * t).sqrt()))
 
 
 def _atanh(x: _Term) -> _Term:

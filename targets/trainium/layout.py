@@ -170,8 +170,8 @@ class _Chooser:
         """Which operand is stationary. Its own axes become the partitions of the result."""
         p = self.p
         summed, batch, a, b = sides(p, dot)
-        if not summed and batch or not a and not b:
-            return "vector"
+        if batch and (not summed or not a or not b) or not a and not b:
+            return "vector"  # a product per partition: the matrix unit would run one row of itself
         fits = [(s, axes, other) for s, axes, other in (("a", a, b), ("b", b, a)) if p.count(axes) <= self.partitions]
         if not fits:
             return "vector"
