@@ -37,11 +37,11 @@ from porter.graph.edit import (
     replace_uses,
 )
 from porter.graph.functions import inline, outline
+from porter.graph.inference import check_types, infer_types, type_text
 from porter.graph.loading import load
 from porter.graph.operators import HOME_OPSET, schema
 from porter.graph.parsing import parse
 from porter.graph.reading import read
-from porter.graph.inference import check_types, infer_types, type_text
 from porter.graph.repair import note, notes
 from porter.graph.saving import clone, save, to_proto
 from porter.graph.text import content_hash, tensors, text

@@ -12,7 +12,7 @@ from porter.errors import PorterError
 from porter.graph import shape_rules as _rules  # noqa: F401  (its rules are entered by being imported)
 from porter.graph.repair import note
 from porter.graph.sizes import Size, parse
-from porter.graph.symbolic import Equation, follow
+from porter.graph.symbolic import Dims, Equation, follow
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def dims(model: ir.Model) -> tuple[Dim, ...]:
 def bind(model: ir.Model, given: Mapping[str, int]) -> None:
     """Sets the free dims of the inputs to the given numbers, and those that follow from them.
 
-    What was found and not given is noted in the model. Raises PorterError for a name that is no free dim, a number that cannot
-    be, a contradiction (with the node that sees it), and a dim that is left open.
+    What was found and not given is noted in the model. Raises PorterError for a name that is no free dim, a number
+    that cannot be, a contradiction (with the node that sees it), and a dim that is left open.
     """
     inputs = _read(model, given)
     values = _given(model, inputs, given)
@@ -96,7 +96,7 @@ def _read(model: ir.Model, given: Mapping[str, int] | None = None) -> _Inputs:
         # a sum of names that stand nowhere else is better asked for as a whole
         sizes[place] = size if isinstance(text, int) or size.names <= plain else Size.of(text)
     names = {place: text for place, text in texts.items() if isinstance(text, str)}
-    start = {
+    start: dict[ir.Value, Dims] = {
         value: tuple(sizes[f"{value.name}[{axis}]"] for axis in range(len(value.shape.dims)))
         for value in model.graph.inputs
         if isinstance(value.type, ir.TensorType) and value.shape is not None
@@ -124,7 +124,7 @@ def _rank_from(value: ir.Value, given: Mapping[str, int] | None) -> ir.Shape | N
 def _given(model: ir.Model, inputs: _Inputs, given: Mapping[str, int]) -> dict[str, Size]:
     """The names' values that the user gave, a place standing for the name in it."""
     values: dict[str, Size] = {}
-    places = {place: name for place, name in inputs.names.items()}
+    places = inputs.names
     known = {*places, *places.values()}
     for key, number in given.items():
         if key in inputs.sizes and key not in places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -64,8 +65,8 @@ def replace_uses(old: ir.Value, new: ir.Value) -> None:
 
     `new` takes the type and the shape of `old` where it has none.
 
-    An output keeps its name, since it is the model's interface. Where `new` cannot take the name (it is an input, a weight or
-    another output), an Identity carries it.
+    An output keeps its name, since it is the model's interface. Where `new` cannot take the name (it is an input, a
+    weight or another output), an Identity carries it.
     """
     if old is new:
         return
@@ -145,7 +146,7 @@ def add_initializer(model: ir.Model | ir.Graph, name: str, array: np.ndarray | i
     value = ir.Value(
         name=fresh(name, names(graph)),
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(list(tensor.shape)),
+        shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
     )
     graph.register_initializer(value)
@@ -167,7 +168,7 @@ def remember_sources(model: ir.Model) -> None:
             node.metadata_props.setdefault(SOURCE, node.name or node.op_type)
 
 
-def _attribute(name: str, value: object) -> ir.Attr:
+def _attribute(name: str, value: Any) -> ir.Attr:
     if isinstance(value, ir.Attr):
         return value
     return ir.convenience.convert_attribute(name, value)

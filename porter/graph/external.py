@@ -63,7 +63,9 @@ def _confine(where: str, folder: str | None, tensor: onnx.TensorProto, sizes: di
             hint="give the path of the model's file",
         )
     if not location:
-        raise PorterError(where, expected="the name of a file beside the model", found="external data without a location")
+        raise PorterError(
+            where, expected="the name of a file beside the model", found="external data without a location"
+        )
     if os.path.isabs(location) or "\\" in location or location[1:2] == ":":
         raise PorterError(where, expected="external data in the model's folder", found=f"the path '{location}'")
     path = os.path.normpath(os.path.join(folder, location))

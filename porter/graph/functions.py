@@ -22,9 +22,10 @@ def outline(
 ) -> ir.Node:
     """Moves nodes of one graph into a new model-local function and returns the call that stands in their place.
 
-    The nodes must be convex: no path from one of them to another leads outside. The function's inputs are the values that the
-    nodes read from outside, in order of first use, weights among them; its outputs those read outside. Either order may be
-    given instead. `name` gets a suffix where the model already has such a function. Raises PorterError.
+    The nodes must be convex: no path from one of them to another leads outside. The function's inputs are the values
+    that the nodes read from outside, in order of first use, weights among them; its outputs those read outside.
+    Either order may be given instead. `name` gets a suffix where the model already has such a function. Raises
+    PorterError.
     """
     where = f"outlining {domain}.{name}"
     if not nodes:
@@ -79,8 +80,8 @@ def outline(
 def inline(model: ir.Model, call: ir.Node) -> list[ir.Node]:
     """Puts the body of the called function in the place of the call and returns the new nodes.
 
-    The function leaves the model with its last call. Attributes of the call replace the references to them in the body. Raises
-    PorterError where the node calls no function of the model.
+    The function leaves the model with its last call. Attributes of the call replace the references to them in the
+    body. Raises PorterError where the node calls no function of the model.
     """
     function = require_function(model, call)
     graph = call.graph
@@ -106,21 +107,23 @@ def inline(model: ir.Model, call: ir.Node) -> list[ir.Node]:
     for node in nodes:
         _bind(node, given)
         for user in [node, *(inner for inner_graph in _nested(node) for inner in inner_graph)]:
-            for index, value in enumerate(user.inputs):
-                if value is not None and value in actual:
-                    user.replace_input_with(index, actual[value])
+            for index, used_value in enumerate(user.inputs):
+                if used_value is not None and used_value in actual:
+                    user.replace_input_with(index, actual[used_value])
     for inner_graph in [g for node in nodes for g in _nested(node)]:
         for index, value in enumerate(inner_graph.outputs):
-            if value in actual and actual[value] is not None:
-                inner_graph.outputs[index] = actual[value]
+            given_value = actual.get(value)
+            if given_value is not None:
+                inner_graph.outputs[index] = given_value
     copy.outputs.clear()
     copy.remove([node for node in nodes if node.graph is not None])
-    for node in [*nodes, *(inner for body in [g for node in nodes for g in _nested(node)] for inner in body)]:
+    bodies = [body for node in nodes for body in _nested(node)]
+    for node in [*nodes, *(inner for body in bodies for inner in body)]:
         node.name = f"{prefix}/{node.name or node.op_type}"
         for value in node.outputs:
             if value.name or node in nodes:
                 value.name = fresh(f"{prefix}/{value.name or node.op_type}", used)
-    for body in [g for node in nodes for g in _nested(node)]:
+    for body in bodies:
         for value in [*body.inputs, *body.initializers.values()]:
             value.name = fresh(f"{prefix}/{value.name}", used)
     inherit(nodes, [call])
@@ -150,9 +153,7 @@ def _home(node: ir.Node, graph: ir.Graph) -> ir.Node | None:
     return None
 
 
-def _ordered(
-    where: str, what: str, found: list[ir.Value], wanted: Sequence[ir.Value] | None
-) -> list[ir.Value]:
+def _ordered(where: str, what: str, found: list[ir.Value], wanted: Sequence[ir.Value] | None) -> list[ir.Value]:
     if wanted is None:
         return found
     missing = [value.name for value in found if value not in wanted]
@@ -161,9 +162,7 @@ def _ordered(
     return list(wanted)
 
 
-def _place(
-    where: str, graph: ir.Graph, ordered: list[ir.Node], chosen: set[ir.Node], taken: list[ir.Value]
-) -> ir.Node:
+def _place(where: str, graph: ir.Graph, ordered: list[ir.Node], chosen: set[ir.Node], taken: list[ir.Value]) -> ir.Node:
     """The chosen node before which the call can stand, once what lies between is moved; raises unless convex."""
     tainted: set[ir.Node] = set()
     first, last = ordered[0], ordered[-1]

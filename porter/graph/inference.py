@@ -57,7 +57,7 @@ def infer_types(model: ir.Model) -> list[str]:
     """
     declared = {value: value.shape for value in model.graph.outputs}
     _forget(model)
-    for value, shape in declared.items():  # a rank or a fixed dim may be all that is known of a data-dependent result
+    for value in declared:  # a rank or a fixed dim may be all that is known of a data-dependent result
         if value.producer() is not None:
             value.shape = None
     with without_weights(model) as proto:
@@ -100,7 +100,7 @@ def _scopes(model: ir.Model) -> Iterator[tuple[ir.Graph, dict[str, int]]]:
 
 
 def _stub(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-    shape = ir.Shape(list(tensor.shape))
+    shape = ir.Shape(tensor.shape.numpy())
     return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
 
 
@@ -214,7 +214,7 @@ def _check_attributes(node: ir.Node, definition: onnx.defs.OpSchema) -> None:
         if name not in definition.attributes:
             known = ", ".join(sorted(definition.attributes)) or "none"
             raise PorterError(title, expected=f"attributes among {known}", found=f"'{name}'")
-        want = definition.attributes[name].type.name
+        want = str(definition.attributes[name].type).rpartition(".")[2]
         if attribute.type.name != want:
             raise PorterError(
                 title, expected=f"attribute '{name}' of type {want.lower()}", found=attribute.type.name.lower()
@@ -238,8 +238,11 @@ def _check_constraints(node: ir.Node, definition: onnx.defs.OpSchema) -> None:
             title = f"node '{source_name(node)}' ({node.op_type})"
             if kind not in allowed.get(formal.type_str, {formal.type_str}):
                 types = sorted(allowed.get(formal.type_str, {formal.type_str}))
-                raise PorterError(title, expected=f"'{formal.name}' to be one of {', '.join(types)}",
-                                  found=f"'{value.name}' of type {kind}")
+                raise PorterError(
+                    title,
+                    expected=f"'{formal.name}' to be one of {', '.join(types)}",
+                    found=f"'{value.name}' of type {kind}",
+                )
             if formal.type_str not in allowed or not formal.is_homogeneous:
                 continue
             first = bound.setdefault(formal.type_str, (value.name or "", kind))

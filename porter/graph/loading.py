@@ -17,8 +17,8 @@ from porter.graph.validate import validate
 def load(source: Source, dims: Mapping[str, int] | None = None) -> ir.Model:
     """The model with its dims bound, at the home opset, repaired and valid; weights stay mapped.
 
-    `dims` gives a number to each free dim of the inputs, by name or by place ('input[1]'); what follows from others may be left
-    out. What was repaired stands in `notes(model)`. Raises PorterError, with the place and the mend.
+    `dims` gives a number to each free dim of the inputs, by name or by place ('input[1]'); what follows from others
+    may be left out. What was repaired stands in `notes(model)`. Raises PorterError, with the place and the mend.
     """
     model = read(source)
     bind(model, dims or {})

@@ -89,6 +89,7 @@ def _refuse_domain(place: str, domain: str, op_type: str, local: Collection[tupl
 
 def _refuse_operator(place: str, op_type: str, opset: int) -> None:
     first = _standard().get(op_type)
+    hint: str | None
     if first is not None and first > opset:
         expected, hint = f"an operator of opset {opset}", f"{op_type} exists since opset {first}"
     elif first is not None:

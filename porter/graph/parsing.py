@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -15,29 +14,10 @@ import onnx_ir as ir
 from porter.errors import PorterError
 from porter.graph.edit import remember_sources
 from porter.graph.operators import HOME_OPSET, schema
+from porter.graph.tokens import Words
 from porter.graph.values import SOURCE
 
-_TOKEN = re.compile(
-    r"""\s*(?:\#(?![0-9a-f]{64})[^\n]*(?:\n|$)\s*)*(?:
-      (?P<string>"(?:[^"\\]|\\.)*")
-    | (?P<number>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|inf\b|nan\b)(?![\w]))
-    | (?P<hash>\#[0-9a-f]{64})
-    | (?P<arrow>=>)
-    | (?P<word>[A-Za-z_/][\w./:-]*)
-    | (?P<mark>[][(){}<>=,:?@.])
-    | (?P<end>$)
-    )""",
-    re.VERBOSE,
-)
-
 T = TypeVar("T")
-
-
-@dataclass
-class _Token:
-    kind: str
-    text: str
-    at: int
 
 
 @dataclass
@@ -64,63 +44,10 @@ def parse(text: str, tensors: Mapping[str, ir.TensorProtocol | np.ndarray] | Non
     return _Parser(text, tensors or {}).model()
 
 
-class _Parser:
+class _Parser(Words):
     def __init__(self, text: str, tensors: Mapping[str, ir.TensorProtocol | np.ndarray]) -> None:
-        self.text, self.tensors, self.at = text, tensors, 0
-        self.token = self.next_token()
-
-    # the words
-
-    def next_token(self) -> _Token:
-        found = _TOKEN.match(self.text, self.at)
-        if found is None:
-            line = self.text.count("\n", 0, self.at) + 1
-            raise PorterError(f"line {line}", expected="the text of a model", found=f"'{self.text[self.at :][:20]}'")
-        self.at = found.end()
-        kind = found.lastgroup or "end"
-        return _Token(kind, found[kind], found.start(kind))
-
-    def fail(self, expected: str) -> NoReturn:
-        line = self.text.count("\n", 0, self.token.at) + 1
-        raise PorterError(f"line {line}", expected=expected, found=f"'{self.token.text}'" if self.token.text else "the end")
-
-    def take(self, text: str) -> bool:
-        if self.token.text == text and self.token.kind != "string":
-            self.token = self.next_token()
-            return True
-        return False
-
-    def need(self, text: str) -> None:
-        if not self.take(text):
-            self.fail(f"'{text}'")
-
-    def name(self, what: str = "a name") -> str:
-        token = self.token
-        if token.kind not in ("word", "string"):
-            self.fail(what)
-        self.token = self.next_token()
-        return json.loads(token.text) if token.kind == "string" else token.text
-
-    def string(self) -> str:
-        if self.token.kind != "string":
-            self.fail("a quoted text")
-        return self.name()
-
-    def integer(self) -> int:
-        token = self.token
-        if token.kind != "number" or not re.fullmatch(r"[-+]?\d+", token.text):
-            self.fail("an integer")
-        self.token = self.next_token()
-        return int(token.text)
-
-    def listed(self, close: str, item: Callable[[], T]) -> list[T]:
-        """Items between commas up to a closing mark, which is taken too."""
-        items: list[T] = []
-        while not self.take(close):
-            if items:
-                self.need(",")
-            items.append(item())
-        return items
+        super().__init__(text)
+        self.tensors = tensors
 
     # models, graphs, functions
 
@@ -392,7 +319,7 @@ class _Parser:
         definition = schema(op_type, HOME_OPSET) if op_type else None
         if definition is None or name not in definition.attributes:
             self.fail(f"a type for attribute '{name}', as in '{name}: ints = []', before this")
-        return definition.attributes[name].type.name.lower()
+        return str(definition.attributes[name].type).rpartition(".")[2].lower()
 
     def single(self, name: str, scope: _Scope, kind: str | None) -> ir.Attr:
         token = self.token
@@ -413,7 +340,7 @@ class _Parser:
     def tensor_data(self, kind: ir.TypeProtocol | None, shape: ir.Shape | None, name: str) -> ir.TensorProtocol:
         if kind is None or shape is None or not all(isinstance(dim, int) for dim in shape.dims):
             self.fail(f"a full type of '{name}' before this")
-        dims = tuple(int(dim) for dim in shape.dims)
+        dims = shape.numpy()
         self.need("{")
         if self.token.kind == "hash":
             key = self.token.text[1:]

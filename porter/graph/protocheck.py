@@ -19,8 +19,8 @@ _UNPACKED = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_da
 def check_proto(where: str, proto: onnx.ModelProto) -> list[str]:
     """Raises PorterError for what no graph can be made of; returns notes on what was or will be repaired.
 
-    Refused: opsets and operators nobody has defined, values without a definition or with two, cycles, tensors whose data
-    does not fill their shape. A Constant node that a later one redefines is dropped from the message.
+    Refused: opsets and operators nobody has defined, values without a definition or with two, cycles, tensors whose
+    data does not fill their shape. A Constant node that a later one redefines is dropped from the message.
     """
     opsets = _opsets(where, proto.opset_import)
     local = {(function.domain, function.name) for function in proto.functions}
@@ -105,9 +105,7 @@ def _drop_redefined(graph: onnx.GraphProto) -> list[str]:
 
 def _check_calls(where: str, proto: onnx.ModelProto) -> None:
     """A function that calls itself, through others or not, has no meaning."""
-    calls = {
-        (f.domain, f.name): [(node.domain, node.op_type) for node in _scoped(f.node)] for f in proto.functions
-    }
+    calls = {(f.domain, f.name): [(node.domain, node.op_type) for node in _scoped(f.node)] for f in proto.functions}
     edges = {key: [callee for callee in callees if callee in calls] for key, callees in calls.items()}
     cycle = find_cycle(edges)
     if cycle:

@@ -65,7 +65,7 @@ def _weights_among_inputs(model: ir.Model) -> list[str]:
 
 
 def _explicit_axes(model: ir.Model) -> None:
-    """Writes down a default without which onnx 1.23 rejects MeanVarianceNormalization when it infers shapes strictly."""
+    """Writes down a default without which onnx 1.23 refuses MeanVarianceNormalization in strict shape inference."""
     for graph in every_graph(model):
         for node in graph:
             if node.op_type == "MeanVarianceNormalization" and node.domain == "" and "axes" not in node.attributes:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
@@ -41,9 +42,9 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 def save(model: ir.Model, path: str | os.PathLike, *, external: bool | None = None) -> Path:
     """Writes the model, making parent folders, and returns the path.
 
-    With `external` the weights go to '<name>.data' beside it; by default when the model is too long for one file. Both files are
-    written under other names and renamed, so that a reader never sees half of one. Raises PorterError where the folder
-    cannot be written.
+    With `external` the weights go to '<name>.data' beside it; by default when the model is too long for one file.
+    Both files are written under other names and renamed, so that a reader never sees half of one. Raises PorterError
+    where the folder cannot be written.
     """
     path = Path(path)
     if external is None:
@@ -84,7 +85,7 @@ def _check_length(model: ir.Model) -> None:
 def _inside(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
-    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=ir.Shape(list(tensor.shape)), name=value.name)
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def _replaced_weights(model: ir.Model, replace) -> Iterator[None]:
                             attributes.append((node, key, attribute))
         for node, key, attribute in attributes:
             tensor = attribute.as_tensor()
-            shape = ir.Shape(list(tensor.shape))
+            shape = ir.Shape(tensor.shape.numpy())
             plain = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=shape, name=tensor.name)
             node.attributes[key] = ir.AttrTensor(key, plain)
         yield
@@ -127,14 +128,14 @@ def _save_external(model: ir.Model, path: Path) -> None:
                 offset = -(-file.tell() // _ALIGNED) * _ALIGNED
                 file.write(bytes(offset - file.tell()))
                 offsets[id(tensor)] = offset
-                tensor.tofile(file)
+                _stream(tensor, file)
 
         def stub(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
             if not _goes_out(tensor):
                 return _inside(value, tensor)
             return ir.ExternalTensor(
                 data.name, offsets[id(tensor)], tensor.nbytes, tensor.dtype,
-                shape=ir.Shape(list(tensor.shape)), name=value.name or "",
+                shape=ir.Shape(tensor.shape.numpy()), name=value.name or "",
             )  # fmt: skip
 
         with _replaced_weights(model, stub):
@@ -143,6 +144,14 @@ def _save_external(model: ir.Model, path: Path) -> None:
     finally:
         partial.unlink(missing_ok=True)
     _write(path, message)
+
+
+def _stream(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
+    """Writes the bytes, from a mapped file by the kernel where it can."""
+    if hasattr(tensor, "tofile"):
+        tensor.tofile(file)
+    else:
+        file.write(tensor.tobytes())
 
 
 def _goes_out(tensor: ir.TensorProtocol) -> bool:

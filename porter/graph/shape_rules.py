@@ -39,12 +39,13 @@ def _axes(shapes: Shapes, node: ir.Node, index: int = 1) -> list[int] | None:
 
 
 @rule(
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitwiseNot", "Cast", "CastLike", "Ceil",
-    "Celu", "Clip", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
-    "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "InstanceNormalization", "IsInf", "IsNaN",
-    "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "Not", "QuantizeLinear",
-    "RMSNormalization", "Reciprocal", "Relu", "RotaryEmbedding", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
-    "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "BitwiseNot", "Cast",
+    "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp",
+    "Floor", "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity",
+    "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax",
+    "LpNormalization", "Mish", "Neg", "Not", "QuantizeLinear", "RMSNormalization", "Reciprocal", "Relu",
+    "RotaryEmbedding", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus",
+    "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu",
 )  # fmt: skip
 def same(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The shape of the first input."""
@@ -58,8 +59,8 @@ _ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "D
 
 
 @rule(
-    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
-    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual",
+    "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
 )  # fmt: skip
 def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The broadcast of all inputs; the four species of arithmetic are followed by value."""
@@ -71,9 +72,7 @@ def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         if left is not None and right is not None and (len(left) == len(right) or 1 in (len(left), len(right))):
             length = max(len(left), len(right))
             pairs = zip(left * (length // len(left) or 1), right * (length // len(right) or 1), strict=False)
-            shapes.numbers[node.outputs[0]] = tuple(
-                None if a is None or b is None else compute(a, b) for a, b in pairs
-            )
+            shapes.numbers[node.outputs[0]] = tuple(None if a is None or b is None else compute(a, b) for a, b in pairs)
     return [shapes.broadcast(*(shapes.shape(value) for value in node.inputs))]
 
 
@@ -185,12 +184,12 @@ def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 
 @rule("Reshape")
 def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The same elements in another shape: 0 keeps a dim, -1 is what is left."""
+    """The same elements in another shape: 0 keeps a dim, -1 is what is left over."""
     dims, data = shapes.shape(node.inputs[0]), shapes.data(node.inputs[0])
     if data is not None:
         shapes.numbers[node.outputs[0]] = data
     given = _attribute(node, "shape")  # before opset 5
-    wanted = tuple(Size.of(int(v)) for v in given) if given is not None else None
+    wanted: Dims | None = tuple(Size.of(int(v)) for v in given) if given is not None else None
     if wanted is None and len(node.inputs) > 1:
         wanted = shapes.data(node.inputs[1])
     if wanted is None:
@@ -199,7 +198,7 @@ def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     for axis, size in enumerate(wanted):
         if size is not None and size.number == 0 and not _attribute(node, "allowzero", 0):
             result[axis] = dims[axis] if dims is not None and axis < len(dims) else None
-    total = count(dims)
+    total: Size | None = count(dims)
     open_axes = [axis for axis, size in enumerate(result) if size is not None and size.number == -1]
     rest = [size for axis, size in enumerate(result) if axis not in open_axes]
     if any(size is None for size in rest):
@@ -269,7 +268,7 @@ def gather_nd(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 
 @rule("Slice")
 def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """Whole dims stay, parts of known dims are counted; a bound that depends on a name may be cut off, so nothing follows."""
+    """Whole dims stay, parts of known dims are counted; a bound with a name in it may be cut off: nothing follows."""
     dims = shapes.shape(node.inputs[0])
     if "starts" in node.attributes:
         starts, ends = list(_attribute(node, "starts")), list(_attribute(node, "ends"))
@@ -322,8 +321,8 @@ def split(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 
 
 @rule(
-    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare",
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 )  # fmt: skip
 def reduce(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Without the reduced axes, or with ones in their place."""
@@ -404,6 +403,3 @@ def attention(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         shapes.broadcast((mask[-1],), (total,))
     last = value[-1] if len(query) == 4 else None
     return [(*query[:-1], last), *present]
-
-
-

@@ -39,9 +39,7 @@ class Size:
         return self + -other
 
     def __mul__(self, other: Size) -> Size:
-        return Size._collected(
-            (tuple(sorted(m + n)), c * d) for m, c in self.terms for n, d in other.terms
-        )
+        return Size._collected((tuple(sorted(m + n)), c * d) for m, c in self.terms for n, d in other.terms)
 
     def over(self, other: Size) -> Size | None:
         """The exact quotient by a single product; None where it is not exact, or `other` is a sum."""
@@ -50,7 +48,11 @@ class Size:
         (divisor, number), quotient = other.terms[0], []
         for monomial, coefficient in self.terms:
             rest = list(monomial)
-            if coefficient % number or any(name not in rest or rest.remove(name) for name in divisor):
+            for name in divisor:
+                if name not in rest:
+                    return None
+                rest.remove(name)
+            if coefficient % number:
                 return None
             quotient.append((tuple(rest), coefficient // number))
         return Size._collected(quotient)

@@ -1,7 +1,8 @@
-"""Which dims of a model's inputs depend on each other: shapes by name through the graph, and the equations that its nodes ask for.
+"""Which dims of a model's inputs depend on each other: shapes by name through the graph, and the equations that its
+nodes ask for.
 
-An operator without a rule gives unknown shapes, which ask for nothing: missing a rule can only mean that a dim has to be
-given that could have been found.
+An operator without a rule gives unknown shapes, which ask for nothing: missing a rule can only mean that a dim has to
+be given that could have been found.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Shapes:
             return None
         if value not in self.shapes:
             tensor = constant_tensor(value)
-            self.shapes[value] = None if tensor is None else tuple(Size.of(int(d)) for d in tensor.shape)
+            self.shapes[value] = None if tensor is None else tuple(Size.of(d) for d in tensor.shape.numpy())
         return self.shapes[value]
 
     def data(self, value: ir.Value | None) -> tuple[Size | None, ...] | None:
@@ -97,7 +98,7 @@ class Shapes:
 
     def _pair(self, left: Size | None, right: Size | None) -> Size | None:
         one = Size.of(1)
-        if left == one or left == right:
+        if left in (one, right):
             return right
         if right == one:
             return left

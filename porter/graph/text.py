@@ -7,8 +7,9 @@
       [layer1] y = MatMul (x, w)
     }
 
-The syntax is that of ONNX's own text where that suffices. Names that are not words are quoted; tensors of more than a few elements
-stand as the hash of their content, `{#sha256}`, and `parse` takes them from a mapping, which `tensors` makes.
+The syntax is that of ONNX's own text where that suffices. Names that are not words are quoted; tensors of more than a
+few elements stand as the hash of their content, `{#sha256}`, and `parse` takes them from a mapping, which `tensors`
+makes.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _WORD = re.compile(r"[A-Za-z_/][\w./:-]*")
 def text(model: ir.Model, *, bare: bool = False) -> str:
     """The canonical text of a model.
 
-    `bare` leaves out what two equal graphs may differ in: the header, node names and sources, types of intermediate values. It
-    parses all the same.
+    `bare` leaves out what two equal graphs may differ in: the header, node names and sources, types of intermediate
+    values. It parses all the same.
     """
     lines: list[str] = []
     if not bare:
@@ -68,7 +69,7 @@ def content_hash(tensor: ir.TensorProtocol) -> str:
         array = np.ascontiguousarray(tensor.numpy())
         if array.size:
             little = array if array.dtype.byteorder != ">" else array.astype(array.dtype.newbyteorder("<"))
-            digest.update(memoryview(little.reshape(-1).view(np.uint8)))
+            digest.update(little.reshape(-1).view(np.uint8).data)
     else:
         digest.update(tensor.tobytes())
     tensor.meta["porter.hash"] = digest.hexdigest()
@@ -138,7 +139,7 @@ def _graph(graph: ir.Graph, bare: bool, indent: str) -> list[str]:
     if not bare:
         described += _value_types(graph, set(graph.outputs))
     if described:
-        lines.append(f"{indent}<{(', ' + chr(10) + indent + ' ').join(described)}>")
+        lines.append(f"{indent}<{(',' + chr(10) + indent + ' ').join(described)}>")
     return [*lines, *_body(graph, bare, indent)]
 
 
@@ -152,7 +153,7 @@ def _value_types(graph: ir.Graph, known: set[ir.Value]) -> list[str]:
 
 
 def _function(function: ir.Function, bare: bool) -> list[str]:
-    header = [f'domain: {json.dumps(function.domain)}', f"opset_import: {_imports(function.opset_imports)}"]
+    header = [f"domain: {json.dumps(function.domain)}", f"opset_import: {_imports(function.opset_imports)}"]
     if function.overload:
         header.append(f"overload: {json.dumps(function.overload)}")
     given = [
@@ -245,7 +246,7 @@ def _inner(graph: ir.Graph, bare: bool, indent: str) -> str:
 
 
 def _tensor(tensor: ir.TensorProtocol) -> str:
-    kind = type_name(ir.TensorType(tensor.dtype), ir.Shape(list(tensor.shape)))
+    kind = type_name(ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy()))
     return f"{kind} {_tensor_data(tensor)}"
 
 

@@ -1,4 +1,4 @@
-"""What has to hold after every edit: definitions before uses, names of one meaning, operators, arity, attributes, types."""
+"""What has to hold after every edit: definitions before uses, names of one meaning, nodes that fit their operators."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from porter.graph.values import graphs, source_name
 def validate(model: ir.Model) -> None:
     """Raises PorterError, naming the node, unless the model is a valid ONNX model.
 
-    Checked are the structure of every graph and function (definitions before uses, each value defined once, names unique in
-    their scope, calls of functions that exist), and each node against its operator's definition. Weights are not read.
+    Checked are the structure of every graph and function (definitions before uses, each value defined once, names
+    unique in their scope, calls of functions that exist), and each node against its operator's definition. Weights
+    are not read.
     """
     for root in [model.graph, *(function.graph for function in model.functions.values())]:
         _check_graph(model, root, root.opset_imports, set(), set())
@@ -56,14 +57,14 @@ def _check_graph(
             raise PorterError(_title(node), expected="one node of each name", found=f"another '{node.name}'")
         names.add(node.name or "")
         _check_operator(model, node, imports)
-        for value in node.inputs:
-            if value is not None and value not in visible:
-                producer = value.producer()
+        for used in node.inputs:
+            if used is not None and used not in visible:
+                producer = used.producer()
                 late = producer is not None and producer.graph is graph
                 raise PorterError(
                     _title(node),
                     expected="inputs that are computed before it",
-                    found=f"'{value.name}', which " + ("comes after it" if late else "nothing in scope defines"),
+                    found=f"'{used.name}', which " + ("comes after it" if late else "nothing in scope defines"),
                 )
         for inner in graphs(node):
             _check_graph(model, inner, imports, visible, taken)

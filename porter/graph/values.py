@@ -91,9 +91,7 @@ def plain(attribute: ir.Attr) -> object:
             return attribute.value
 
 
-def parameters(
-    function: ir.Function, call: ir.Node, bound: Mapping[str, object] | None = None
-) -> dict[str, object]:
+def parameters(function: ir.Function, call: ir.Node, bound: Mapping[str, object] | None = None) -> dict[str, object]:
     """The function's attributes in one call: what the call carries, else the function's defaults."""
     values = {
         name: plain(attribute)
@@ -114,7 +112,7 @@ def shape(value: ir.Value) -> tuple[int, ...] | None:
     """The static shape; None where the rank or a dim is not known."""
     if value.shape is None or not all(isinstance(dim, int) for dim in value.shape.dims):
         return None
-    return tuple(int(dim) for dim in value.shape.dims)
+    return value.shape.numpy()
 
 
 def source_name(node: ir.Node) -> str:

@@ -195,7 +195,10 @@ def test_given_inputs_set_the_order_of_arguments(layer: graph.Model, result: Cal
 def test_inlining_binds_attributes_into_subgraphs(witness: Callable, model: Callable) -> None:
     branches = [
         helper.make_graph(
-            [helper.make_node(op, ["a"], ["r"], name=op)], op, [], [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)]
+            [helper.make_node(op, ["a"], ["r"], name=op)],
+            op,
+            [],
+            [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)],
         )
         for op in ("LeakyRelu", "Elu")
     ]

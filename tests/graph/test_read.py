@@ -43,7 +43,10 @@ def test_nothing_there(tmp_path: Path) -> None:
         (b"", "an empty file"),
         (b"hello, I am a text\n" * 20, "bytes that are no ONNX model"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "bytes that are no ONNX model"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer\n  try  git lfs pull"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+            "a Git LFS pointer\n  try  git lfs pull",
+        ),
     ],
 )
 def test_not_an_onnx_file(content: bytes, found: str, tmp_path: Path) -> None:
@@ -85,7 +88,10 @@ def test_a_cycle_names_its_nodes(model: Callable) -> None:
 
 def test_a_node_that_reads_itself_through_its_subgraph(model: Callable) -> None:
     inner = helper.make_graph(
-        [helper.make_node("Relu", ["y"], ["z"])], "inner", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [3])]
+        [helper.make_node("Relu", ["y"], ["z"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [3])],
     )
     node = helper.make_node("If", ["c"], ["y"], name="branch", then_branch=inner, else_branch=inner)
     text = refusal(model([node], {"c": []}, {"y": [3]}, types={"c": TensorProto.BOOL}))
@@ -128,7 +134,10 @@ def test_a_constant_that_is_defined_again_keeps_the_last_definition(model: Calla
 @pytest.mark.parametrize(
     "node, ending",
     [
-        (helper.make_node("Rleu", ["x"], ["y"], name="n"), "an operator of ai.onnx\n  found operator Rleu\n  try  Relu"),
+        (
+            helper.make_node("Rleu", ["x"], ["y"], name="n"),
+            "an operator of ai.onnx\n  found operator Rleu\n  try  Relu",
+        ),
         (
             helper.make_node("Mish", ["x"], ["y"], name="n"),
             "an operator of opset 13\n  found operator Mish\n  try  Mish exists since opset 18",
@@ -196,7 +205,9 @@ def test_a_type_the_operator_does_not_take(model: Callable) -> None:
 def test_shapes_that_do_not_fit(model: Callable) -> None:
     node = helper.make_node("MatMul", ["x", "w"], ["y"], name="proj")
     text = refusal(model([node], {"x": [2, 3]}, {"y": None}, {"w": np.ones((4, 5), np.float32)}))
-    assert text.startswith("node 'proj' (MatMul)\n  expected inputs that fit each other\n  found Incompatible dimensions")
+    assert text.startswith(
+        "node 'proj' (MatMul)\n  expected inputs that fit each other\n  found Incompatible dimensions"
+    )
     assert "'x' float[2,3], 'w' float[4,5]" in text
 
 
@@ -204,7 +215,10 @@ def test_shapes_that_do_not_fit(model: Callable) -> None:
     "node, ending",
     [
         (helper.make_node("Add", ["x"], ["y"], name="n"), "expected 2 inputs\n  found 1"),
-        (helper.make_node("Relu", ["x"], ["y"], name="n", slope=1.0), "expected attributes among none\n  found 'slope'"),
+        (
+            helper.make_node("Relu", ["x"], ["y"], name="n", slope=1.0),
+            "expected attributes among none\n  found 'slope'",
+        ),
         (
             helper.make_node("Elu", ["x"], ["y"], name="n", alpha=1),
             "expected attribute 'alpha' of type float\n  found int",
@@ -229,7 +243,9 @@ def test_a_huge_tensor_without_data_takes_no_memory(model: Callable) -> None:
     text = refusal(proto)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert text.startswith("the model: tensor 'w'\n  expected 1099511627776 values of data for shape [1048576, 1048576]")
+    assert text.startswith(
+        "the model: tensor 'w'\n  expected 1099511627776 values of data for shape [1048576, 1048576]"
+    )
     assert peak < 1 << 20
 
 
@@ -289,11 +305,17 @@ def test_a_model_read_by_a_relative_path(outside: Callable, monkeypatch: pytest.
     "entries, ending",
     [
         ({"location": "/etc/hostname"}, "external data in the model's folder\n  found the path '/etc/hostname'"),
-        ({"location": "../weights.bin"}, "external data in the model's folder\n  found '../weights.bin', which leads out of it"),
+        (
+            {"location": "../weights.bin"},
+            "external data in the model's folder\n  found '../weights.bin', which leads out of it",
+        ),
         ({"location": "a/../../b"}, "external data in the model's folder\n  found 'a/../../b', which leads out of it"),
         ({"location": ""}, "the name of a file beside the model\n  found external data without a location"),
         ({"location": "gone.bin"}, "its data in 'gone.bin' beside the model\n  found no such file"),
-        ({"offset": "52"}, "bytes 52 to 68 of 'weights.bin'\n  found a file of 64 bytes\n  try  fetch or export the weights again"),
+        (
+            {"offset": "52"},
+            "bytes 52 to 68 of 'weights.bin'\n  found a file of 64 bytes\n  try  fetch or export the weights again",
+        ),
         ({"offset": "-4"}, "a byte offset of its external data\n  found '-4'"),
         ({"length": "12"}, "16 bytes of external data for shape [4]\n  found length 12"),
     ],
@@ -322,9 +344,7 @@ def test_external_data_of_a_constant_is_confined_too(outside: Callable, model: C
     path = outside()
     tensor = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="../weights.bin")
-    path.write_bytes(
-        model([helper.make_node("Constant", [], ["y"], value=tensor)], {}, {"y": [4]}).SerializeToString()
-    )
+    path.write_bytes(model([helper.make_node("Constant", [], ["y"], value=tensor)], {}, {"y": [4]}).SerializeToString())
     assert "tensor 'c'" in message(lambda: graph.read(path))
 
 
@@ -376,7 +396,10 @@ def test_weights_listed_as_inputs_are_weights(model: Callable) -> None:
 def test_a_name_of_a_subgraph_that_hides_one_outside_is_changed(model: Callable, witness: Callable) -> None:
     branches = [
         helper.make_graph(
-            [helper.make_node(op, ["x"], ["a"], name=op)], op, [], [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])]
+            [helper.make_node(op, ["x"], ["a"], name=op)],
+            op,
+            [],
+            [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])],
         )
         for op in ("Neg", "Exp")
     ]

@@ -18,7 +18,10 @@ from porter.errors import PorterError
 def dense(model: Callable) -> graph.Model:
     """A matrix product and a bias, 4 KB and 16 bytes of weights."""
     weights = {"w": np.arange(1024, dtype=np.float32).reshape(256, 4), "b": np.ones(4, np.float32)}
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"], name="mm"), helper.make_node("Add", ["m", "b"], ["y"], name="add")]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], name="mm"),
+        helper.make_node("Add", ["m", "b"], ["y"], name="add"),
+    ]
     return graph.load(model(nodes, {"x": [1, 256]}, {"y": [1, 4]}, weights))
 
 

@@ -30,8 +30,8 @@ def round_trip(model: graph.Model) -> graph.Model:
 def test_what_a_model_looks_like() -> None:
     text = """<ir_version: 12, opset_import: ["" : 24, "porter" : 1]>
 main (float[N,4] x, int64 n) => (float[N,4] "y out")
-<int64[1] axes = {-1}, 
- float[4] w = {1.0, -0.5, inf, 1e-10}, 
+<int64[1] axes = {-1},
+ float[4] w = {1.0, -0.5, inf, 1e-10},
  float[?,4] a>
 {
   [norm] a = porter.Scale <factor = 2.0> (x, w)
@@ -124,7 +124,9 @@ def test_every_kind_of_attribute(model: Callable) -> None:
     proto.functions[0].attribute.append("none")
     parsed = round_trip(graph.read(proto))
     values = graph.attributes(parsed.graph[1])
-    assert values["i"] == -3 and values["f"] == np.float32(0.1) and values["s"] == 'line\n"two"' and values["none"] == ()
+    assert (
+        values["i"] == -3 and values["f"] == np.float32(0.1) and values["s"] == 'line\n"two"' and values["none"] == ()
+    )
     assert values["t"].tolist() == [b"a", b"\xff"]  # type: ignore[attr-defined]
 
 
@@ -141,7 +143,7 @@ def test_every_value_of_every_type_survives(dtype: type) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         array = np.frombuffer(rng.bytes(16 * kind.itemsize), np.uint8).copy()
-        if kind == np.bool_ or "4" in kind.name and kind.itemsize == 1 and "float8" not in kind.name:
+        if kind == np.bool_ or ("4" in kind.name and kind.itemsize == 1 and "float8" not in kind.name):
             array %= 2 if kind == np.bool_ else 16
         values = array.view(np.bool_ if kind == np.bool_ else kind)
         if kind.name in ("int4", "uint4", "float4_e2m1fn"):
@@ -164,7 +166,10 @@ def test_float32_survives_to_the_bit(array: np.ndarray) -> None:
     model = graph.parse("g (float[2] x) => (float[2] y) { y = Relu (x) }")
     graph.add_initializer(model, "w", array)
     parsed = graph.constant(round_trip(model).graph.initializers["w"])
-    assert np.array_equal(parsed, array, equal_nan=True) and (np.signbit(parsed) == np.signbit(array))[~np.isnan(array)].all()
+    assert (
+        np.array_equal(parsed, array, equal_nan=True)
+        and (np.signbit(parsed) == np.signbit(array))[~np.isnan(array)].all()
+    )
 
 
 @given(st.text(min_size=1))

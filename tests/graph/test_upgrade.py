@@ -1,4 +1,4 @@
-"""Old models mean at the home opset what they meant: onnxruntime runs both, or the old text's formula is computed here."""
+"""Old models mean at the home opset what they meant: onnxruntime runs both, or the old formula is computed here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ def values(*numbers: float, kind: type = np.float32) -> np.ndarray:
 
 
 CASES = [
-    *[Old(op, name, {"axis": axis}) for op in (7, 11) for name in ("Softmax", "LogSoftmax", "Hardmax") for axis in (1, 2, 3)],
+    *[
+        Old(opset, name, {"axis": axis})
+        for opset in (7, 11)
+        for name in ("Softmax", "LogSoftmax", "Hardmax")
+        for axis in (1, 2, 3)
+    ],
     Old(11, "Softmax", {"axis": -1}),
     Old(12, "Softmax", {"axis": -2}),
     Old(7, "Clip", {"min": -0.5, "max": 0.5}),
@@ -79,7 +84,10 @@ CASES = [
         {"mode": "nearest", "coordinate_transformation_mode": "tf_half_pixel_for_nn", "nearest_mode": "floor"},
         {"roi": values(), "scales": values(1, 1, 1.7, 0.6)},
     ),
-    Old(11, "Resize", {"mode": "cubic"}, {"roi": values(), "scales": values(), "sizes": values(2, 3, 7, 9, kind=np.int64)}),
+    Old(
+        11, "Resize", {"mode": "cubic"},
+        {"roi": values(), "scales": values(), "sizes": values(2, 3, 7, 9, kind=np.int64)},
+    ),
     Old(7, "Dropout", {"ratio": 0.3}),
     Old(10, "Dropout", {"ratio": 0.3}),
     Old(7, "PRelu", {}, {"slope": values(0.1, 0.2, 0.3).reshape(3, 1, 1)}),
@@ -103,7 +111,9 @@ CASES = [
 def proto_of(case: Old, build: Callable[..., onnx.ModelProto]) -> onnx.ModelProto:
     outputs = [f"y{i}" for i in range(case.outputs)]
     node = helper.make_node(case.op, ["x", *case.more], outputs, name="node", **case.attributes)
-    types = {"y0": case.attributes["to"]} if case.op == "Cast" else {"y1": TensorProto.INT64} if case.op == "TopK" else {}
+    types = (
+        {"y0": case.attributes["to"]} if case.op == "Cast" else {"y1": TensorProto.INT64} if case.op == "TopK" else {}
+    )
     return build([node], {"x": case.shape}, dict.fromkeys(outputs), case.more, opset=case.opset, types=types)
 
 
@@ -152,7 +162,9 @@ LEGACY = [
 ]
 
 
-@pytest.mark.parametrize("op, attributes, shape, expected", LEGACY, ids=lambda v: str(v) if isinstance(v, str) else None)
+@pytest.mark.parametrize(
+    "op, attributes, shape, expected", LEGACY, ids=lambda v: str(v) if isinstance(v, str) else None
+)
 def test_broadcasting_of_opset_6(
     op: str, attributes: dict, shape: tuple, expected: Callable, model: Callable, witness: Callable
 ) -> None:
@@ -268,7 +280,10 @@ def test_steps_reach_into_subgraphs_and_functions(model: Callable, witness: Call
     ]  # fmt: skip
     function = helper.make_function(
         "local", "Tail", ["a"], ["b"],
-        [helper.make_node("Softmax", ["a"], ["s"], axis=0), helper.make_node("ReduceSum", ["s"], ["b"], axes=[1], keepdims=0)],
+        [
+            helper.make_node("Softmax", ["a"], ["s"], axis=0),
+            helper.make_node("ReduceSum", ["s"], ["b"], axes=[1], keepdims=0),
+        ],
         [helper.make_opsetid("", 12)],
     )  # fmt: skip
     nodes = [

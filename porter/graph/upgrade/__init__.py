@@ -1,7 +1,7 @@
 """Brings a model to the home opset: one small function per change of an operator, in the order of the opsets.
 
-A change that only widened the types or wrote down what was always so needs no function. A change that a newer operator cannot
-express exactly is spelled out in several nodes.
+A change that only widened the types or wrote down what was always so needs no function. A change that a newer
+operator cannot express exactly is spelled out in several nodes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ for _module in (control, movement, normalize, numeric, resize):
     for _key, _step in _module.STEPS.items():
         assert _key not in TABLE, _key
         TABLE[_key] = _step
-
 
 
 def upgrade(model: ir.Model, home: int = HOME_OPSET) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 
 from porter.graph.edit import fresh
@@ -24,7 +26,8 @@ def no_output_sequence(edit: Edit) -> None:
 
 @changes(STEPS, 9, "Scan")
 def scan_without_batch(edit: Edit) -> None:
-    """Every input had a batch axis first, and its elements were scanned apart: now a Scan over the batch around the Scan.
+    """Every input had a batch axis first, and its elements were scanned apart: now a Scan over the batch around the
+    Scan.
 
     Sequences of different lengths in one batch are refused.
     """
@@ -43,7 +46,7 @@ def scan_without_batch(edit: Edit) -> None:
                 shape=None if dims is None else ir.Shape(dims),
             )
         )
-    attributes: dict[str, object] = {"body": body, "num_scan_inputs": count}
+    attributes: dict[str, Any] = {"body": body, "num_scan_inputs": count}
     directions = edit.attribute("directions")
     if directions is not None:
         attributes["scan_input_directions"] = tuple(int(v) for v in directions)

@@ -96,7 +96,7 @@ class Edit:
         return constant(self.input(index))
 
     def constant(self, array: np.ndarray | Sequence[int], name: str) -> ir.Value:
-        """A constant value: a weight of the graph, or in a function, which has none, a Constant node before this one."""
+        """A constant: a weight of the graph, or in a function, which has none, a Constant node before this one."""
         array = np.asarray(array, np.int64) if not isinstance(array, np.ndarray) else array
         tensor = ir.tensor(array)
         full = fresh(f"{self.node.name or self.node.op_type}/{name}", self.used)
@@ -188,7 +188,8 @@ class Edit:
 def upgrade(model: ir.Model, table: Table, home: int = HOME_OPSET) -> None:
     """Brings the model and its functions, in place, to `home` or leaves them at their own newer opset.
 
-    All end at one opset, the newest among them. Raises PorterError, naming the node, where an old meaning cannot be kept.
+    All end at one opset, the newest among them. Raises PorterError, naming the node, where an old meaning cannot be
+    kept.
     """
     roots = [model.graph, *(function.graph for function in model.functions.values())]
     for function in model.functions.values():
@@ -204,9 +205,7 @@ def upgrade(model: ir.Model, table: Table, home: int = HOME_OPSET) -> None:
     note(model, notes)
 
 
-def _upgrade(
-    root: ir.Graph, start: int, target: int, table: Table, *, in_function: bool, notes: list[str]
-) -> None:
+def _upgrade(root: ir.Graph, start: int, target: int, table: Table, *, in_function: bool, notes: list[str]) -> None:
     used = {value.name for node in root.all_nodes() for value in node.outputs if value.name}
     used |= {node.name for node in root.all_nodes() if node.name}
     for graph in [root, *root.subgraphs()]:

@@ -16,8 +16,8 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @changes(
     STEPS, 6, "Abs", "Ceil", "Div", "Elu", "Exp", "Floor", "HardSigmoid", "InstanceNormalization", "LeakyRelu",
-    "Log", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Sum", "Tanh", "Add",
-    "Dropout", "BatchNormalization",
+    "Log", "Max", "Mean", "Min", "Mul", "Neg", "PRelu", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Sub", "Sum",
+    "Tanh", "Add", "Dropout", "BatchNormalization",
 )  # fmt: skip
 def no_consumed_inputs(edit: Edit) -> None:
     """A hint for working in place, without meaning."""

@@ -33,8 +33,8 @@ def upsample_name(edit: Edit) -> None:
 def resize_coordinates(edit: Edit) -> None:
     """Coordinates were output / scale, and the nearest one the floor, or, going down, the ceiling.
 
-    The rule going down is that of onnxruntime and of the opset's own test case, the text says nothing. A Resize that goes up along
-    one axis and down along another becomes two.
+    The rule going down is that of onnxruntime and of the opset's own test case, the text says nothing. A Resize that
+    goes up along one axis and down along another becomes two.
     """
     x, scales = edit.required(0), edit.required(1)
     mode = {"bilinear": "linear"}.get(str(edit.attribute("mode", "nearest")), str(edit.attribute("mode", "nearest")))
