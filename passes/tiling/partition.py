@@ -64,6 +64,7 @@ class Cluster:
     nodes: list[Node]
     trial: Trial = field(default_factory=lambda: Trial("movement"))
     outputs: list[Value] = field(default_factory=list)
+    name: str = ""  # of the node that weighs most
 
 
 class _Partitioner:
@@ -86,6 +87,7 @@ class _Partitioner:
         self._spread()
         for cluster in self._all():
             cluster.outputs = cluster.outputs or self._escaping(cluster.nodes)
+            cluster.name = max(cluster.nodes, key=lambda n: RANK[self.trial([n]).kind]).op_type.lower()
         return self._all()
 
     def _all(self) -> list[Cluster]:
@@ -237,7 +239,7 @@ def _call(model: Model, cluster: Cluster, known: dict[str, str]) -> Node:
     alone = region(cluster.nodes, inputs, outputs, model.functions)
     key = content(alone)
     if key not in known:
-        known[key] = f"{cluster.nodes[-1].op_type.lower()}_{key[:8]}"
+        known[key] = f"{cluster.name}_{key[:8]}"
         identifier = (DOMAIN, known[key], "")
         model.functions[identifier] = _function(identifier, alone)
         model.opset_imports.setdefault(DOMAIN, 1)
