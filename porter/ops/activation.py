@@ -83,7 +83,7 @@ def celu(xp, x, *, alpha=1.0):
     return xp.maximum(x, 0) + xp.minimum(alpha * (xp.exp(x / alpha) - 1.0), 0)
 
 
-@op("Selu")
+@op("Selu", since=6)
 def selu(xp, x, *, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875):
     """gamma * x where x > 0, gamma * alpha * (exp(x) - 1) elsewhere."""
     return gamma * xp.where(xp.greater(x, 0), x, alpha * (xp.exp(x) - 1.0))

@@ -5,7 +5,7 @@ themselves. What holds, each law with a test:
 
     + - * / and contraction   exact; constants are the rationals they were rounded from (`residues.meaning`)
     exp                       g ** (x mod q): exp(a + b) = exp(a) exp(b), so any maximum in a softmax cancels
-    sqrt, abs, sign           sqrt(ab) = sqrt(a) sqrt(b), sqrt(x * x) = |x| = x sign(x)
+    sqrt, abs, sign           sqrt(ab) = sqrt(a) sqrt(b), sqrt(x * x) = |x| = x sign(x); sqrt(x) ** 2 = x for half of x
     tanh, sinh, cosh          by exp; erf, sin, arctan, ... are odd, cos is even
     max, min, comparison, sorting     the order of a keyed hash: associative, commutative, idempotent
     any other function        a keyed hash of its arguments
@@ -181,19 +181,15 @@ class Field(Values):
         return (self.exp(x) + self.exp(-x)) / 2
 
     def field_sqrt(self, x: Residues) -> Residues:
-        if x.known is not None and x.known.size == 1 and x.tag is None and float(x.known.reshape(-1)[0]) > 0:
-            root = math.sqrt(float(x.known.reshape(-1)[0]))  # rounded here; what it means is the root itself
-            return self.lift(np.full(x.shape, root))
         self.degree += x.degree
-        p = mod.power(x.p, mod.ROOT, P)
-        q = self._after(mod.hashed(mod.key_of(self.seed, "sqrt"), p))
         tag = None if x.tag is None else np.where(x.tag == LOW, UNDEFINED, x.tag).astype(np.int8)
-        return Residues(self, p, q, tag, dtype=x.dtype)
+        q = None if x.q is None else mod.square_root(x.q, Q)
+        return Residues(self, mod.square_root(x.p, P), q, tag, dtype=x.dtype)
 
     def field_sign(self, x: Residues) -> Residues:
         self.degree += x.degree
-        sign = mod.square_sign(x.p)
-        return Residues(self, sign, self._second(np.where(sign == P - 1, Q - 1, sign)), x.tag, dtype=x.dtype)
+        q = None if x.q is None else mod.square_sign(x.q, Q)
+        return Residues(self, mod.square_sign(x.p, P), q, x.tag, dtype=x.dtype)
 
     def field_abs(self, x: Residues) -> Residues:
         flat = x if x.tag is None else x.tagged(np.where(x.tag == LOW, HIGH, x.tag))

@@ -77,7 +77,7 @@ def concat(xp, *inputs, axis):
     return xp.concatenate(inputs, axis=normal(axis, inputs[0].ndim))
 
 
-@op("Split", since=13, static=("split",), moves=True)
+@op("Split", since=13, static=("lengths",), moves=True)
 def split(xp, x, lengths=None, *, axis=0, num_outputs=None, outputs=1):
     """Cut along one axis, at the given lengths or into equal parts, the last one smaller where it does not divide."""
     axis = normal(axis, x.ndim)

@@ -109,10 +109,15 @@ def unsqueeze(xp, data, *, axes):
 
 
 @op("Split", since=1, static=("lengths",), moves=True)
-def split(xp, x, lengths=None, *, axis=0, split=None, outputs=1):
+def split_1(xp, x, lengths=None, *, axis=0, split=None, outputs=1):
     """Cut along one axis, at the given lengths or into equal parts."""
-    lengths = np.asarray(split, np.int64) if split is not None else lengths
-    return movement.split(xp, x, lengths, axis=axis, outputs=outputs)
+    return split_2(xp, x, axis=axis, split=lengths if split is None else split, outputs=outputs)
+
+
+@op("Split", since=2, moves=True)
+def split_2(xp, x, *, axis=0, split=None, outputs=1):
+    """Cut along one axis, at the given lengths or into equal parts."""
+    return movement.split(xp, x, None if split is None else np.asarray(split, np.int64), axis=axis, outputs=outputs)
 
 
 @op("Slice", since=1, moves=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -72,21 +71,17 @@ class Values:
         return Residues(self, first, self._second(second), tag, dtype=dtype, known=values)
 
     def constant(self, value: float, dtype: str) -> tuple[int, int]:
-        """The residues of a constant: a * sqrt(m / n), a root of a square-free integer being a generator of its own."""
+        """The residues of what a constant means (see `residues.meaning`), modulo p and modulo q."""
         if value == 0:
             return 0, 0
-        factor, under = mod.meaning(value, dtype)
-        top, over = mod.squarefree(under.numerator), mod.squarefree(under.denominator)
+        factor, under, k = mod.meaning(value, dtype)
         out = []
         for m in (P, Q):
-            residue = mod.from_fraction(factor * Fraction(top[0], over[0]), m)
-            residue = residue * self._root(top[1], m) * pow(self._root(over[1], m), -1, m) % m
-            out.append(residue)
+            root = np.asarray(mod.from_fraction(under, m))
+            for _ in range(k // 2):
+                root = mod.square_root(root, m)
+            out.append(int(root) * mod.from_fraction(factor, m) % m)
         return out[0], out[1]
-
-    def _root(self, n: int, m: int) -> int:
-        """The generator that stands for sqrt(n), n free of squares; 1 for 1."""
-        return 1 if n == 1 else 2 + mod.key_of(self.seed, f"sqrt {n} mod {m}") % (m - 3)
 
     def _second(self, q: np.ndarray) -> np.ndarray | None:
         return q if self.exponents else None

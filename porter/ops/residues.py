@@ -1,6 +1,9 @@
 """Arithmetic modulo two primes, on numpy arrays: exact products by BLAS, powers by tables, keyed hashes, rationals.
 
-p = 2q + 1 is a safe prime, both below 2**31, so that a product of two residues fits in int64.
+p = 2q + 1 is a safe prime, both below 2**31, so that a product of two residues fits in int64. Of these it is the
+largest for which 2, 3, 5, 7, 11 and 13 are squares modulo p and modulo q, so that sqrt(64) is 8, the root of 1/32
+times itself is 1/32, and sqrt(4 x) is 2 sqrt(x): with the largest safe prime of all, 2147483579, 2 is no square and
+they come out negative.
 """
 
 from __future__ import annotations
@@ -14,10 +17,9 @@ import numpy as np
 
 from porter import formats
 
-P = 2147483579
+P = 2147024879
 Q = (P - 1) // 2
 G = 4  # a square, and not 1: its order is q
-ROOT = (P + 1) // 4  # x ** ROOT is a square root of x or of -x, since p = 3 mod 4
 LIMB = 16  # residues are cut into 16 + 15 bits: products below 2**32, and 2**21 of them sum exactly in float64
 _MASK = (1 << LIMB) - 1
 
@@ -72,9 +74,14 @@ def _tables() -> tuple[np.ndarray, ...]:
     return tuple(tables)
 
 
-def square_sign(x: np.ndarray) -> np.ndarray:
-    """The Legendre symbol modulo p as a residue: 1 for squares, p - 1 for the rest, 0 for 0."""
-    return power(x, Q, P)
+def square_root(x: np.ndarray, m: int) -> np.ndarray:
+    """The square root that is a square itself, of x or, where x is no square, of -x. Both primes are 3 modulo 4."""
+    return power(x, (m + 1) // 4, m)
+
+
+def square_sign(x: np.ndarray, m: int) -> np.ndarray:
+    """The Legendre symbol as a residue: 1 for squares, -1 for the rest, 0 for 0."""
+    return power(x, (m - 1) // 2, m)
 
 
 def bilinear(product: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, length: int, m: int) -> np.ndarray:
@@ -151,39 +158,30 @@ COUNT = 1 << 16  # whole numbers n for which 1/n, sqrt(n) and 1/sqrt(n) are
 
 
 @cache
-def meaning(value: float, dtype: str) -> tuple[Fraction, Fraction]:
-    """(a, r) such that the constant stands for a * sqrt(r), r a positive rational.
+def meaning(value: float, dtype: str) -> tuple[Fraction, Fraction, int]:
+    """(a, r, k) such that the constant stands for a * r ** (1 / k), r a positive rational and k 1, 2 or 4.
 
-    A stored constant is a rounded one: 0.044715, 1/3, sqrt(1/2), 1/sqrt(96). The simplest number that rounds to the
-    stored value (to half an ulp of its format) is what it means: a fraction of small terms, 1/n, a decimal of at most 6
-    digits, the root of a fraction of small terms, sqrt(n) or 1/sqrt(n); else it means itself.
+    A stored constant is a rounded one: 0.044715, 1/3, sqrt(1/2), 1/sqrt(96), 32 ** -1/4 (attention's scale, half of it
+    on each side). The simplest number within an ulp of the stored value is what it means: a fraction of small terms,
+    1/n, a decimal of at most 6 digits, or the second or fourth root of a fraction of small terms, of n or of 1/n; else
+    it means itself. An ulp and not half of one, for constants that were computed from rounded ones.
     """
     exactly, one = Fraction(value), Fraction(1)
-    half = Fraction(float(formats.of(dtype).ulp(value))) / 2
+    ulp = Fraction(float(formats.of(dtype).ulp(value)))
     turned = Fraction(round(1 / exactly))
     candidates = [exactly.limit_denominator(SIMPLE), Fraction(f"{value:.6g}")]
     if 0 < abs(turned) <= COUNT:
         candidates.insert(1, 1 / turned)
     for candidate in candidates:
-        if candidate and abs(candidate - exactly) <= half:
-            return candidate, one
-    square = exactly * exactly
-    roots = [square.limit_denominator(SIMPLE), Fraction(round(square))]
-    roots.append(Fraction(1, max(1, round(1 / square))))
-    for root in roots:
-        # a float64 root is itself half an ulp off
-        if 0 < root <= COUNT and root.denominator <= COUNT and root.numerator <= COUNT:
-            away = abs(Fraction(math.sqrt(root)) - abs(exactly))
-            if away <= half + Fraction(math.ulp(value)):
-                return Fraction(1 if value > 0 else -1), root
-    return exactly, one
-
-
-def squarefree(n: int) -> tuple[int, int]:
-    """(s, f) with n = s * s * f and f free of squares."""
-    s, f, d = 1, n, 2
-    while d * d <= f:
-        while f % (d * d) == 0:
-            s, f = s * d, f // (d * d)
-        d += 1
-    return s, f
+        if candidate and abs(candidate - exactly) <= ulp:
+            return candidate, one, 1
+    sign, size = Fraction(1 if value > 0 else -1), abs(exactly)
+    for k in (2, 4):
+        power = size**k
+        for root in (power.limit_denominator(SIMPLE), Fraction(round(power)), Fraction(1, max(1, round(1 / power)))):
+            if not 0 < root <= COUNT or root.denominator > COUNT:
+                continue
+            # a float64 root is itself up to an ulp of float64 off
+            if abs(Fraction(float(root) ** (1 / k)) - size) <= ulp + Fraction(math.ulp(value)):
+                return sign, root, k
+    return exactly, one, 1
