@@ -30,7 +30,7 @@ _WORDS = {
     "compare_region": "region",
     "Verdict": "verdict",
     "Result": "result",
-    "run": "result",
+    "check": "result",
 }
 
 __all__ = list(_WORDS)
@@ -53,7 +53,7 @@ class _Check(ModuleType):
     """`porter.check(a, b)` is the command of that name: the package is callable."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        return self.run(*args, **options)
+        return self.check(*args, **options)
 
 
 sys.modules[__name__].__class__ = _Check

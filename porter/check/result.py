@@ -1,6 +1,6 @@
 """`porter check A B`: equivalent, different or unknown, with the evidence.
 
-    result = run("a.onnx", "b.onnx", dims={"batch": 1})
+    result = check("a.onnx", "b.onnx", dims={"batch": 1})
     result.verdict, result.message, result.first_divergence
 
 Two models are *equivalent* when the field proves that they are the same function and nothing in their own arithmetic
@@ -78,7 +78,7 @@ class Result:
         }
 
 
-def run(
+def check(
     a: Any,
     b: Any,
     *,
@@ -133,7 +133,7 @@ def _judge(
     labels = tuple(str(getattr(s, "label", f"sample {i}")) for i, s in enumerate(samples))
     held: list[Verdict] = []
     if method == "field":
-        samples = samples[:1]  # a witness, against laws that hold in the field alone: sqrt(4 x) = -2 sqrt(x)
+        samples = samples[:1]  # a witness, against laws that hold in the field alone
     for sample in samples:
         verdict = compare(before, after, contract, sample, seed)
         held.append(verdict)

@@ -52,6 +52,10 @@ LAWS = {
     "root of a product": lambda f, x, y, z: (f.sqrt(x * y), f.sqrt(x) * f.sqrt(y)),
     "root of a square is the absolute value": lambda f, x, y, z: (f.sqrt(x * x), f.abs(x)),
     "a value is its sign times its absolute value": lambda f, x, y, z: (x, f.sign(x) * f.abs(x)),
+    "root of a constant times a value": lambda f, x, y, z: (f.sqrt(np.float32(96) * x), 96**0.5 * f.sqrt(x)),
+    "the root of 64 is 8": lambda f, x, y, z: (x * f.sqrt(f.lift(np.float32(64))), 8 * x),
+    "a root squared": lambda f, x, y, z: (x * np.float32(32**-0.25) * 32**-0.25, x * np.float32(32**-0.5)),
+    "a root of two squared": lambda f, x, y, z: (x * np.float32(2**0.5) * 2**0.5, x + x),
     "absolute values multiply": lambda f, x, y, z: (f.abs(x * y), f.abs(x) * f.abs(y)),
     "tanh by exp": lambda f, x, y, z: (f.tanh(x), 1 - 2 / (f.exp(2 * x) + 1)),
     "tanh is odd": lambda f, x, y, z: (f.tanh(-x), -f.tanh(x)),
@@ -143,22 +147,23 @@ def test_floats_are_the_rationals_they_are(x, y):
 
 @pytest.mark.parametrize(
     "stored, meant",
-    [(1 / 3, (1 / 3, 1)), (0.044715, (0.044715, 1)), (2**0.5, (1, 2)), (0.5**0.5, (1, 0.5)), (1e-5, (1e-5, 1)),
-     (-(96**-0.5), (-1, 1 / 96)), (1 / 768, (1 / 768, 1)), (0.123456789, None)],
+    [(1 / 3, (1 / 3, 1)), (0.044715, (0.044715, 1)), (1e-5, (1e-5, 1)), (2**0.5, (1, 2**0.5)),
+     (32**-0.25, (1, 32**-0.25)), (-(96**-0.5), (-1, 96**-0.5)), (1 / 768, (1 / 768, 1)), (0.123456789, None)],
 )  # fmt: skip
 def test_a_constant_means_the_simplest_number_that_rounds_to_it(stored, meant):
     for dtype in ("float32", "float64"):
         value = float(np.dtype(dtype).type(stored))
-        factor, root = residues.meaning(value, dtype)
+        factor, root, k = residues.meaning(value, dtype)
         if meant is None:
             assert float(factor) == value and root == 1
         else:
-            assert (float(factor), float(root)) == pytest.approx(meant, rel=1e-12)
+            assert (float(factor), float(root) ** (1 / k)) == pytest.approx(meant, rel=1e-12)
 
 
 def test_both_exponents_of_two_primes_are_of_order_q():
     assert P == 2 * Q + 1 and pow(residues.G, Q, P) == 1 and residues.G != 1
-    assert all(pow(2, n - 1, n) == 1 == pow(3, n - 1, n) for n in (P, Q)) and P % 4 == 3
+    assert all(pow(2, n - 1, n) == 1 == pow(3, n - 1, n) for n in (P, Q)) and P % 4 == Q % 4 == 3
+    assert all(pow(a, (m - 1) // 2, m) == 1 for a in (2, 3, 5, 7, 11, 13) for m in (P, Q))
 
 
 # models
