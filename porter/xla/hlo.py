@@ -19,6 +19,9 @@ from jax.interpreters import mlir
 from porter.errors import PorterError
 from porter.xla.products import by_passes
 
+# What runs once is compiled without optimizing: products are library calls either way, and the compile is most of the time.
+QUICK = {"xla_backend_optimization_level": 0}
+
 
 @contextmanager
 def no_paths() -> Iterator[None]:
@@ -106,7 +109,7 @@ def run_text(text: str, inputs: Sequence[np.ndarray], *, passes: bool = False) -
     passes: multiply as a matrix unit of bf16 passes does at that precision (porter.xla.products.by_passes).
     """
     function = call(by_passes(text) if passes else text)
-    return [np.asarray(x) for x in jax.jit(lambda *a: function(*a))(*inputs)]
+    return [np.asarray(x) for x in jax.jit(lambda *a: function(*a), compiler_options=QUICK)(*inputs)]
 
 
 def _aval(t: Any) -> Any:

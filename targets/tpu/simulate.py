@@ -26,7 +26,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from porter.errors import CheckFailed, PorterError
 from porter.targets.tpu import instructions
-from porter.xla import products
+from porter.xla import hlo, products
 
 STRICT = 64  # grid points that the strict interpreter runs: about 6 ms each, where compiled ones are nearly free
 
@@ -92,7 +92,7 @@ def run(text: str, name: str, inputs: Sequence[np.ndarray], *, points: Sequence[
         arrays = [jnp.asarray(narrowed(f"kernel {name}, input {i}", np.asarray(x))) for i, x in enumerate(inputs)]
         logger.setLevel(logging.CRITICAL)
         try:
-            results = jax.jit(lambda *a: function(*a))(*arrays)
+            results = jax.jit(lambda *a: function(*a), compiler_options=hlo.QUICK)(*arrays)
             found = [np.array(r) for r in (results if isinstance(results, tuple | list) else (results,))]
         except Exception as error:
             pltpu.reset_tpu_interpret_mode_state()
