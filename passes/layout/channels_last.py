@@ -25,8 +25,8 @@ from porter.graph import (
     shape,
     source_name,
 )
-from porter.passes.layout.packed import asked
-from porter.pipeline import Pass, exact
+from porter.passes.layout.packed import asked, convolved
+from porter.pipeline import Pass, algebraic
 from porter.rewrite import Rewrite, all_graphs, content, join, region
 
 SPATIAL = frozenset("Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool".split())
@@ -43,7 +43,7 @@ class ChannelsLast(Pass):
 
     channels_last: str = "device"
 
-    contract = exact
+    contract = algebraic
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         wanted = asked(self.channels_last, device, "layout.channels_last")
@@ -69,7 +69,7 @@ def turn(model: Model, node: Node, number: int, used: set[str]) -> Rewrite:
     rank = len(node.outputs[0].shape or ())
     last, first = (0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1))
     opset = model.opset_imports.get("", 24)
-    images = [v for v in dict.fromkeys(node.inputs) if v is not None and constant_tensor(v) is None and len(v.shape or ()) == rank]
+    images = _images(model, node, rank)
     name, source, result = node.op_type, source_name(node), node.outputs[0]
     before = region([node], list(dict.fromkeys(v for v in node.inputs if v is not None)), [result], model.functions, opset=opset)
     inputs = list(dict.fromkeys(v for v in node.inputs if v is not None))
@@ -91,6 +91,13 @@ def turn(model: Model, node: Node, number: int, used: set[str]) -> Rewrite:
     call = join(model, [*back, *inner, leaving], f"{name}ChannelsLast")
     after = region([*there, call, returned], inputs, [returned.outputs[0]], model.functions, opset=opset)
     return Rewrite(number, "channels_last", (name,), (source,), before, after, {}, content(before, after))
+
+
+def _images(model: Model, node: Node, rank: int) -> list[Value]:
+    """The inputs that are tensors of images: computed, of the result's rank, and no weights."""
+    weights = convolved(model, node)
+    read = [value for value in dict.fromkeys(node.inputs) if value is not None and value not in weights]
+    return [value for value in read if constant_tensor(value) is None and len(value.shape or ()) == rank]
 
 
 def _transpose(value: Value, perm: tuple[int, ...], name: str, used: set[str]) -> Node:

@@ -26,8 +26,10 @@ from porter.graph import (
     shape,
     source_name,
 )
-from porter.pipeline import Pass, exact
+from porter.pipeline import Pass, algebraic
 from porter.rewrite import Rewrite, all_graphs, content, forget, join, region
+
+CONVOLUTIONS = frozenset("Conv ConvTranspose".split())
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Packed(Pass):
 
     packed: str = "device"
 
-    contract = exact
+    contract = algebraic
     after: ClassVar[tuple[str, ...]] = ("channels_last", "reductions", "transposes")
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
@@ -48,10 +50,10 @@ class Packed(Pass):
         for graph in all_graphs(model) if asked(self.packed, device, "layout.packed") else ():
             used = names(graph)
             for node in list(graph):
-                weight = convolved(model, node)
-                if weight is not None and len(weight.uses()) == 1 and not weight.is_graph_output():
+                weights = convolved(model, node, frozenset(["Conv"]))
+                if len(weights) == 1 and constant(weights[0]) is not None and len(weights[0].uses()) == 1:
                     number += 1
-                    yield pack(model, node, weight, number, used)
+                    yield pack(model, node, weights[0], number, used)
 
 
 def asked(option: str, device: Any, fact: str) -> bool:
@@ -61,16 +63,13 @@ def asked(option: str, device: Any, fact: str) -> bool:
     return option.lower() in ("1", "true", "yes", "on")
 
 
-def convolved(model: Model, node: Node) -> Value | None:
-    """The constant that a node convolves with: the second input of a Conv, or what a function hands to its Conv."""
+def convolved(model: Model, node: Node, kinds: frozenset[str] = CONVOLUTIONS) -> list[Value]:
+    """What a node convolves with: the second input of a Conv, or what a function hands to its Conv as that."""
     function = called(model, node)
     if function is None:
-        found = node.inputs[1] if node.op_type == "Conv" and not node.domain else None
-    else:
-        parameters = [inner.inputs[1] for inner in function if inner.op_type == "Conv"]
-        positions = [i for i, parameter in enumerate(function.inputs) if parameter in parameters]
-        found = node.inputs[positions[0]] if len(parameters) == 1 and positions else None
-    return found if found is not None and constant(found) is not None else None
+        return [node.inputs[1]] if node.op_type in kinds and not node.domain else []  # type: ignore[list-item]
+    weights = [inner.inputs[1] for inner in function if inner.op_type in kinds]
+    return [value for value, own in zip(node.inputs, function.inputs, strict=False) if own in weights and value is not None]
 
 
 def pack(model: Model, node: Node, weight: Value, number: int, used: set[str]) -> Rewrite:
@@ -79,6 +78,10 @@ def pack(model: Model, node: Node, weight: Value, number: int, used: set[str]) -
     array, rank = constant(weight), len(shape(weight) or ())
     assert graph is not None and array is not None
     name, source, result = node.op_type, source_name(node), node.outputs[0]
+    wanted = result.name or name
+    if not result.is_graph_output():
+        result.name = fresh(f"{wanted}/unpacked", used)
+        used.discard(wanted)
     images = [v for v in dict.fromkeys(node.inputs) if v is not None and v is not weight]
     before = region([node], images, [result], model.functions, opset=opset)
     stored = add_initializer(graph, f"{weight.name}/packed", np.ascontiguousarray(array.transpose(*range(1, rank), 0)))
@@ -92,5 +95,7 @@ def pack(model: Model, node: Node, weight: Value, number: int, used: set[str]) -
     forget(graph, [weight])
     inner = inline(model, node) if called(model, node) is not None else [node]
     call = join(model, [unpack, *inner], f"{name}Packed")
+    if not call.outputs[0].is_graph_output():
+        call.outputs[0].name = fresh(wanted, used)
     after = region([call], images, list(call.outputs), model.functions, opset=opset)
     return Rewrite(number, "packed", (name,), (source,), before, after, {}, content(before, after))

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from porter import check, graph
+from porter import check, graph, ops
 from porter.check import Contract, Kind, Verdict
 from porter.check.execution import Subject
+from porter.errors import PorterError
 from porter.graph import Model, make_tensor
 from porter.pipeline.cache import Cache, key
 from porter.pipeline.failure import Evidence, StepFailed
@@ -42,11 +43,17 @@ class Instrument:
 
 @dataclass
 class Verify(Instrument):
-    """After every pass that changed something the model is a valid one, and every value's type and shape is known."""
+    """After every pass that changed something the model is a valid one, and every value's type and shape is known again."""
 
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> None:
-        if rewrites:
+        if not rewrites:
+            return
+        try:
             graph.validate(after)
+            ops.infer(after)
+        except PorterError as error:
+            where = f"pass {stage.name} left a model that is not valid: {error.where}"
+            raise PorterError(where, expected=error.expected, found=error.found, hint=error.hint) from error
 
 
 @dataclass

@@ -127,8 +127,6 @@ def _step(
         made.append(rewrite)
         for watcher in watchers:
             metric = _worst(metric, watcher.rewritten(stage, rewrite))
-    if made:
-        ops.infer(model)
     for watcher in watchers:
         metric = {**metric, **(watcher.passed(stage, before, model, made) or {})}
     contract = stage.work.contract

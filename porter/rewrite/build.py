@@ -71,6 +71,8 @@ def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...]) -> Buil
             case Apply():
                 if term.call not in done:
                     inputs = [value(operand) for operand in term.inputs]
+                    while inputs and inputs[-1] is None:
+                        inputs.pop()
                     outputs = [new_value(fresh(f"{stem}/{term.op_type}", used)) for _ in range(term.outputs)]
                     attributes = {k: v for k, v in term.attributes.items() if k != REST} | dict(term.attributes.get(REST, {}))
                     done[term.call] = new_node(
