@@ -19,6 +19,7 @@ from porter.errors import PorterError
 # name: what `porter --help` says. The module of that name beside this one defines `command`.
 COMMANDS = {
     "port": "Port a model to one or more targets; every step is checked.",
+    "check": "Decide whether two models mean the same.",
     "run": "Run a bundle on inputs.",
     "inspect": "Show what is in a model or a bundle.",
     "targets": "List devices, or the facts about one and their sources.",

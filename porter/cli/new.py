@@ -35,9 +35,9 @@ def new_pass(name: str, out: str | None) -> None:
     if root:
         made = {
             root / "passes" / package.replace(".", "/") / f"{short}.py": _fill("pass.py", words),
-            root / "tests" / "passes" / f"test_{short}.py": _fill("test_pass.py", words),
+            root / "tests" / "passes" / "fixtures" / f"{package}.{short}.txt": _fill("pairs", words),
         }
-        tests = f"pytest tests/passes/test_{short}.py"
+        tests = f"pytest tests/passes -k {short}"
     else:
         project = f"porter-{short.replace('_', '-')}"
         folder, module = Path(out or project), f"porter_{short}"

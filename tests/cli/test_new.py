@@ -33,7 +33,8 @@ def test_in_a_checkout_the_files_go_where_ours_lie(tmp_path):
     done = porter("new", "pass", "fusion.wide_gate", cwd=tmp_path / "porter" / "deep")
     assert done.returncode == 0, done.stderr
     assert "def WideGate(op, x, y):" in (tmp_path / "passes" / "fusion" / "wide_gate.py").read_text()
-    assert '"fusion.wide_gate"' in (tmp_path / "tests" / "passes" / "test_wide_gate.py").read_text()
+    pairs = (tmp_path / "tests" / "passes" / "fixtures" / "fusion.wide_gate.txt").read_text()
+    assert "z = porter.WideGate (x, y)" in pairs
 
 
 @pytest.mark.parametrize("name", ["Gate", "2fast", "fusion.class", "../up", "a b"])

@@ -1,0 +1,60 @@
+"""`porter check A B`: whether two models mean the same, as text, JSON, JUnit XML or SARIF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from porter.bundle.folder import writing
+from porter.cli import options
+from porter.cli.output import progress, stdout_for
+
+
+@click.command("check")
+@click.argument("a")
+@click.argument("b")
+@options.dim_option
+@click.option("--method", type=click.Choice(["auto", "numeric", "field"]), default="auto", show_default=True)
+@options.inputs_option
+@click.option("--budget", multiple=True, metavar="METRIC=X", help="What B may lose against float64, e.g. sqnr=40.")
+@click.option("--seed", default=0, show_default=True, help="Of the drawn inputs.")
+@click.option("--explain", is_flag=True, help="Say why the inputs are what they are, and the numbers of the gates.")
+@click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
+@click.option("--sarif", metavar="F", help="Write the verdict as SARIF.")
+@options.json_option
+def command(
+    a: str,
+    b: str,
+    dim: tuple[str, ...],
+    method: str,
+    inputs: str | None,
+    budget: tuple[str, ...],
+    seed: int,
+    explain: bool,
+    junit: str | None,
+    sarif: str | None,
+    as_json: bool,
+) -> int:
+    """Decide whether models A and B mean the same, whoever made B. Exit code 0 equivalent, 1 different, 3 unknown."""
+    first, second = options.model_file(a), options.model_file(b)
+    dims = options.dims(dim)
+    budgets = options.budgets(budget)
+    samples = options.samples(inputs)
+    with stdout_for(as_json) as emit, progress() as report:
+        from porter import check
+        from porter.check import report as form
+
+        report("comparing", 0, 0)
+        result = check(
+            first, second, dims=dims, method=method, inputs=samples, budgets=budgets, explain=explain, seed=seed
+        )
+        for path, write in ((junit, form.junit), (sarif, form.sarif)):
+            if path:
+                with writing(path):
+                    Path(path).parent.mkdir(parents=True, exist_ok=True)
+                    Path(path).write_text(write(result), encoding="utf-8")
+        emit(result.json())
+    if not as_json:
+        click.echo(form.text(result))
+    return int(result.exit_code)
