@@ -122,83 +122,98 @@ def _rank_from(value: ir.Value, given: Mapping[str, int] | None) -> ir.Shape | N
 
 
 def _given(model: ir.Model, inputs: _Inputs, given: Mapping[str, int]) -> dict[str, Size]:
-    """The names' values that the user gave, a place standing for the name in it."""
+    """The names' values that the user gave, a place standing for the size in it; sums become equations."""
     values: dict[str, Size] = {}
-    places = inputs.names
-    known = {*places, *places.values()}
+    known = {*inputs.names, *inputs.names.values()}
+    place_of = {name: place for place, name in reversed(inputs.names.items())}
     for key, number in given.items():
-        if key in inputs.sizes and key not in places:
+        if key in inputs.sizes and key not in inputs.names:
             if inputs.sizes[key].number != number:
-                raise PorterError(
-                    f"dim '{key}'", expected=f"{inputs.sizes[key]}, which the model fixes", found=str(number)
-                )
+                fixed = f"{inputs.sizes[key]}, which the model fixes"
+                raise PorterError(f"dim '{key}'", expected=fixed, found=str(number))
             continue
-        if key not in known and key not in {name for size in inputs.sizes.values() for name in size.names}:
-            near = get_close_matches(key, known, 3)
-            listed = ", ".join(f"'{name}'" for name in dict.fromkeys(inputs.names.values())) or "none: all are fixed"
-            outputs = {str(dim) for value in model.graph.outputs for dim in value.shape or ()}
-            found = "a dim of the outputs, which is inferred" if key in outputs else f"'{key}'"
-            raise PorterError(
-                f"dim '{key}'", expected=f"a free dim of the inputs ({listed})", found=found,
-                hint=" or ".join(f"--dim '{name}={number}'" for name in near) or None,
-            )  # fmt: skip
+        if key not in known:
+            raise _unknown(model, inputs, key, number)
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise PorterError(f"dim '{key}'", expected="a number of 1 or more", found=str(number))
-        size = inputs.sizes[key] if key in places else Size.of(key)
-        if key in places.values() and key not in places:
-            size = inputs.sizes[next(place for place, name in places.items() if name == key)]
-        equation = Equation(size, Size.of(number), False, "--dim")
-        inputs.equations.insert(0, equation)
-        if size.names == {next(iter(size.names), "")} and size == Size.of(next(iter(size.names))):
-            name = next(iter(size.names))
-            if values.get(name, Size.of(number)).number != number:
-                raise PorterError(
-                    f"dim '{name}'", expected="one number", found=f"both {values[name]} and {number} given"
-                )
-            values[name] = Size.of(number)
+        size = inputs.sizes[key if key in inputs.names else place_of[key]]
+        name = next(iter(size.names))
+        if size != Size.of(name):
+            inputs.equations.insert(0, Equation(size, Size.of(number), False, "--dim"))
+        elif values.setdefault(name, Size.of(number)).number != number:
+            both = f"both {values[name]} and {number} given"
+            raise PorterError(f"dim '{name}'", expected="one number", found=both)
     return values
+
+
+def _unknown(model: ir.Model, inputs: _Inputs, key: str, number: int) -> PorterError:
+    listed = ", ".join(f"'{name}'" for name in dict.fromkeys(inputs.names.values())) or "none: all are fixed"
+    outputs = {str(dim) for value in model.graph.outputs for dim in value.shape or ()}
+    near = get_close_matches(key, {*inputs.names, *inputs.names.values()}, 3)
+    return PorterError(
+        f"dim '{key}'",
+        expected=f"a free dim of the inputs ({listed})",
+        found="a dim of the outputs, which is inferred" if key in outputs else f"'{key}'",
+        hint=" or ".join(f"--dim '{name}={number}'" for name in near) or None,
+    )
 
 
 def _solve(equations: list[Equation], values: dict[str, Size], notes: list[str]) -> None:
     """Finds what follows from the given values; a broadcast decides only what nothing else does."""
-    progress = True
-    while progress:
-        progress = False
-        for broadcast in (False, True):
+    found: tuple[str, int] | None = ("", 0)
+    while found is not None:
+        found = None
+        for guess in (False, True):
             for equation in equations:
-                if equation.broadcast != broadcast:
-                    continue
-                reduced = equation.at(values)
-                solved = _single(reduced)
-                if solved is not None:
-                    name, size = solved
-                    if size is None or size < 1:
-                        raise _contradiction(equation, values)
+                found = _follows(equation, values, guess)
+                if found is not None:
+                    name, size = found
                     values[name] = Size.of(size)
-                    notes.append(_found(name, size, equation))
-                    progress = True
+                    if not name.startswith("max("):
+                        notes.append(_found(name, size, equation))
                     break
-                if (reduced.left - reduced.right).number not in (None, 0) and not (
-                    broadcast and 1 in (reduced.left.number, reduced.right.number)
-                ):
-                    raise _contradiction(equation, values)
-            if progress:
+            if found is not None:
                 break
 
 
-def _single(equation: Equation) -> tuple[str, int | None] | None:
-    """The name that an equation decides and its value, None where that is no whole number; None if it decides none."""
-    difference = equation.left - equation.right
-    if len(difference.names) != 1:
+def _follows(equation: Equation, values: dict[str, Size], guess: bool) -> tuple[str, int] | None:
+    """A name that an equation decides, and its value; None where it decides none. Raises where it cannot hold.
+
+    A broadcast of two known sizes decides its result; of what is not known yet it can only be guessed that neither is 1.
+    """
+    reduced = equation.at(values)
+    left, right = reduced.left, reduced.right
+    if not equation.broadcast:
+        return _single(equation, left, right, values)
+    result = values.get(equation.result or "")
+    if left.number is not None and right.number is not None:
+        larger = max(left.number, right.number)
+        fits = left == right or 1 in (left.number, right.number)
+        if not fits or (result is not None and result.number != larger):
+            raise _contradiction(equation, values)
+        return (equation.result, larger) if equation.result is not None and result is None else None
+    known = next((size for size in (result, left, right) if size is not None and size.number is not None), None)
+    if not guess or known is None:
         return None
-    name = next(iter(difference.names))
-    terms = dict(difference.terms)
-    if set(terms) - {(), (name,)}:
+    unknown = left if left.number is None else right
+    return _single(equation, unknown, known, values)
+
+
+def _single(equation: Equation, left: Size, right: Size, values: dict[str, Size]) -> tuple[str, int] | None:
+    """The only name in left = right and its value; None where there are several, or it stands in a product."""
+    terms = dict((left - right).terms)
+    names = (left - right).names
+    if not names:
+        if terms:
+            raise _contradiction(equation, values)
+        return None
+    name = next(iter(names))
+    if len(names) > 1 or set(terms) - {(), (name,)}:
         return None
     constant, factor = terms.get((), 0), terms[(name,)]
-    if equation.broadcast and factor not in (1, -1):
-        return None
-    return name, -constant // factor if constant % factor == 0 else None
+    if constant % factor or -constant // factor < 1:
+        raise _contradiction(equation, values)
+    return name, -constant // factor
 
 
 def _found(name: str, size: int, equation: Equation) -> str:
@@ -240,20 +255,32 @@ def _eliminate(equations: list[Equation], order: list[str]) -> dict[str, Size]:
     """Names that follow from names before them in `order`: exact equations first, then what broadcasts suggest."""
     rank = {name: index for index, name in enumerate(order)}
     found: dict[str, Size] = {}
-    for broadcast in (False, True):
-        for equation in equations:
-            if equation.broadcast != broadcast:
-                continue
-            difference = (equation.left - equation.right).at(found)
-            if not difference.names or not difference.names <= set(rank):
-                continue
-            pivot = max(difference.names, key=rank.__getitem__)
-            terms = dict(difference.terms)
-            if terms.get((pivot,)) not in (1, -1) or sum(pivot in monomial for monomial in terms) != 1:
-                continue
-            sign = terms[pivot,]
+
+    def settle(name: str, size: Size) -> None:
+        for other in found:
+            found[other] = found[other].at({name: size})
+        found[name] = size
+
+    def eliminate(left: Size, right: Size) -> None:
+        difference = (left - right).at(found)
+        terms = dict(difference.terms)
+        if not difference.names or not difference.names <= set(rank):
+            return
+        pivot = max(difference.names, key=rank.__getitem__)
+        if terms.get((pivot,)) in (1, -1) and sum(pivot in monomial for monomial in terms) == 1:
             rest = Size(tuple(term for term in difference.terms if term[0] != (pivot,)))
-            size = -rest if sign == 1 else rest
-            found = {name: other.at({pivot: size}) for name, other in found.items()}
-            found[pivot] = size
+            settle(pivot, -rest if terms[pivot,] == 1 else rest)
+
+    def exact() -> None:
+        for equation in equations:
+            if not equation.broadcast:
+                eliminate(equation.left, equation.right)
+
+    exact()
+    for equation in equations:
+        if equation.broadcast:
+            eliminate(equation.left, equation.right)
+            if equation.result is not None:
+                settle(equation.result, equation.left.at(found))
+                exact()
     return found

@@ -80,13 +80,12 @@ class Size:
         return total
 
     def __str__(self) -> str:
-        def written(monomial: Monomial, coefficient: int) -> str:
-            factors = [*([str(abs(coefficient))] if abs(coefficient) != 1 or not monomial else []), *monomial]
-            return ("-" if coefficient < 0 else "+") + "*".join(factors)
-
-        ordered = sorted(self.terms, key=lambda term: (term[1] < 0, term[0] == (), term[0]))
-        text = "".join(written(*term) for term in ordered) or "0"
-        return re.sub(r"(?<=.)([+-])", r" \1 ", text.removeprefix("+"))
+        text = ""
+        for monomial, coefficient in sorted(self.terms, key=lambda term: (term[1] < 0, term[0] == (), term[0])):
+            sign = ("- " if coefficient < 0 else "+ ") if text else ("-" if coefficient < 0 else "")
+            number = [str(abs(coefficient))] if abs(coefficient) != 1 or not monomial else []
+            text += (" " if text else "") + sign + "*".join([*number, *monomial])
+        return text or "0"
 
 
 def product(sizes: Iterable[Size]) -> Size:

@@ -8,7 +8,7 @@ be given that could have been found.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -25,15 +25,17 @@ _SHORT = 64
 
 @dataclass(frozen=True)
 class Equation:
-    """Two sizes that a node wants equal; in a broadcast one of them may also be 1."""
+    """Two sizes that a node wants equal; in a broadcast one of them may also be 1, and `result` names the larger."""
 
     left: Size
     right: Size
     broadcast: bool
     node: str
+    result: str | None = None
 
     def at(self, values: dict[str, Size]) -> Equation:
-        return Equation(self.left.at(values), self.right.at(values), self.broadcast, self.node)
+        """The equation with some names replaced."""
+        return replace(self, left=self.left.at(values), right=self.right.at(values))
 
 
 @dataclass
@@ -105,9 +107,13 @@ class Shapes:
         if left is None or right is None:
             known = left if right is None else right
             return known if known is not None and known.number is not None else None
-        if left.number is None or right.number is None:
-            self.equations.append(Equation(left, right, True, self.node))
-        return right if right.number is not None else left
+        if left.number is not None or right.number is not None:
+            if left.number is None or right.number is None:
+                self.equations.append(Equation(left, right, True, self.node))
+            return right if right.number is not None else left
+        larger = f"max({left}, {right})"
+        self.equations.append(Equation(left, right, True, self.node, larger))
+        return Size.of(larger)
 
 
 Rule = Callable[[Shapes, ir.Node], Sequence[Dims | None]]

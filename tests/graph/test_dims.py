@@ -72,7 +72,7 @@ def test_any_name_of_a_class_binds_all_of_it(given: dict[str, int], cache: onnx.
 
 def test_what_was_found_is_noted(cache: onnx.ModelProto) -> None:
     notes = graph.notes(graph.load(cache, {"batch": 2, "s1": 5}))
-    assert "dim 's3' is 5, as node '/matmul/y' (MatMul) needs s1 + 1 = s3 + 1" in notes
+    assert "dim 's3' is 5, as node '/matmul/y' (MatMul) needs max(s1 + 1, s4) = s3 + 1" in notes, notes
 
 
 def test_missing_dims_are_asked_for_once_each(cache: onnx.ModelProto) -> None:
@@ -90,7 +90,8 @@ def test_a_nameless_dim_is_asked_for_by_place(model: Callable) -> None:
 
 def test_a_contradiction_names_the_node_that_sees_it(cache: onnx.ModelProto) -> None:
     assert refusal(cache, {"batch": 2, "s1": 5, "s3": 4}) == (
-        "node '/matmul/y' (MatMul)\n  expected s1 + 1 = s3 + 1\n  found 6 and 5\n  try  other numbers with --dim"
+        "node '/add/masked' (Add)\n  expected s1 + 1 = s4, or one of them 1\n  found 6 and 5\n"
+        "  try  other numbers with --dim"
     )
 
 
@@ -100,6 +101,15 @@ def test_a_broadcast_takes_one_for_any_size(model: Callable) -> None:
     assert bound(proto, {"n": 1, "m": 3})["y"] == (3, 4)
     assert bound(proto, {"n": 3})["b"] == (3, 4)
     assert refusal(proto, {"n": 3, "m": 2}).startswith("node '/add/y' (Add)\n  expected n = m, or one of them 1\n")
+
+
+def test_what_a_broadcast_gives_may_be_larger_than_what_it_takes(model: Callable) -> None:
+    nodes = [node("Add", "a b", "ab"), node("Concat", "ab c", "y", axis=1)]
+    proto = model(nodes, {"a": ["k", 2], "b": ["l", 2], "c": ["m", 3]}, {"y": None})
+    assert bound(proto, {"k": 1, "l": 5, "m": 5})["y"] == (5, 5)
+    assert bound(proto, {"k": 1, "m": 5})["b"] == (5, 2)
+    assert bound(proto, {"m": 5})["a"] == (5, 2)
+    assert "expected max(k, l) = m" in refusal(proto, {"k": 1, "l": 5, "m": 4})
 
 
 @pytest.mark.parametrize("number", [0, -1])

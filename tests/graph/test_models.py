@@ -17,9 +17,9 @@ import pytest
 from porter import graph
 from porter.errors import PorterError
 
-# What onnxruntime rounds otherwise after loading: a softmax over float16 has another kernel at opset 24, an average moves
-# one step of the quantizer behind it, and weights that are no longer inputs are packed, so that products of gates of
-# up to 1 add up in another order.
+# What onnxruntime rounds otherwise after loading: a softmax over float16 has another kernel at opset 24, an average
+# moves one step of the quantizer behind it, and weights that are no longer inputs are packed, so that products of gates
+# of up to 1 add up in another order.
 ROUNDED: dict[str, Callable[[np.ndarray], float]] = {
     "squeezenet_fp16_op7": lambda y: 2**-11 * float(np.abs(y).max()),
     "scan_lstm_op9": lambda y: 2**-24,
