@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from porter.tile.affine import Affine
-from porter.tile.program import Access
+from porter.tile.program import Access, Index
 from porter.triton.scope import Scope
 
 INT32 = (1 << 31) - 1
@@ -41,37 +41,64 @@ def affine(scope: Scope, form: Affine, want: tuple[str, ...], wide: bool = False
     return text.removeprefix(" ")
 
 
-def address(scope: Scope, access: Access, name: str, store: bool = False) -> Address:
-    """Where each lane of an access lies. `name` stems the names of indices that need a check.
+@dataclass(frozen=True)
+class _Check:
+    """Which ends of a dimension an index must be held against: where it is gathered, or can leave the view on lanes
+    inside every extent (a padded window)."""
 
-    An index needs a check where it is gathered or can leave the view on lanes inside every extent (a padded window; a
-    store's never can); a ragged axis adds its own condition. Offsets are int32 where the tensor's fit.
+    under: bool
+    over: bool
+
+    @staticmethod
+    def of(scope: Scope, index: Index, extent: int) -> _Check:
+        low, high = index.affine.bounds(lambda a: scope.program.axis(a).extent)
+        return _Check(index.gather is not None or low < 0, index.gather is not None or high >= extent)
+
+    def covers(self, scope: Scope, index: Index, extent: int) -> bool:
+        """Whether lanes past an extent, too, stay inside the view or meet a check."""
+        low, high = index.affine.bounds(lambda a: scope.program.axis(a).steps * scope.program.axis(a).tile)
+        return (self.under or low >= 0) and (self.over or high < extent)
+
+
+def _needs_inside(scope: Scope, access: Access, axis: str, padded: bool) -> bool:
+    """Whether a load's lanes past the extent of a ragged axis must be masked: because they would leave the tensor, or
+    because a sum over the axis counts on their pad."""
+    for extent, index in zip(access.view, access.index, strict=True):
+        gathered = index.gather is not None and axis in scope.values[index.gather].axes
+        if (gathered or axis in index.affine.axes) and not _Check.of(scope, index, extent).covers(scope, index, extent):
+            return True
+    return padded and axis in scope.summed
+
+
+def address(scope: Scope, access: Access, name: str, *, store: bool = False, padded: bool = False) -> Address:
+    """Where each lane of an access lies, and which conditions a lane must meet to be read or written.
+
+    name: stems the names of indices that need a check. store: all lanes inside every extent stay inside the view, and
+    no other is written. padded: lanes that are not read hold a pad. Offsets are int32 where the tensor's fit.
     """
-    program = scope.program
     named = {a for i in access.index for a in i.affine.axes}
     for i in access.index:
         if i.gather is not None:
             named |= set(scope.values[i.gather].axes)
     axes = scope.lanes(named)
     wide = math.prod(access.view) > INT32
-    conditions = [f"{scope.aligned(scope.inside[a], (a,), axes)}" for a in axes if a in scope.inside]
+    ragged = [a for a in axes if a in scope.inside and (store or _needs_inside(scope, access, a, padded))]
+    conditions = [scope.aligned(scope.inside[a], (a,), axes) for a in ragged]
     plain, checked, stride = Affine(), "", math.prod(access.view)
     for position, (extent, index) in enumerate(zip(access.view, access.index, strict=True)):
         stride //= max(extent, 1)
-        low, high = index.affine.bounds(lambda a: program.axis(a).extent)
-        under, over = low < 0 and not store, high >= extent and not store
-        if index.gather is None and not (under or over):
+        check = _Check(False, False) if store else _Check.of(scope, index, extent)
+        if index.gather is None and not (check.under or check.over):
             plain = plain + index.affine * stride
             continue
         text = affine(scope, index.affine, axes)
         if index.gather is not None:
             gathered = scope.operand(scope.values[index.gather], axes)
             text = gathered if text == "0" else f"{gathered} + {text}"
-            under = over = True
         at = scope.fresh(f"{name}_{position}")
         scope.write(f"{at} = {text}")
-        conditions += [f"({at} >= 0)"] if under else []
-        conditions += [f"({at} < {extent})"] if over else []
+        conditions += [f"({at} >= 0)"] if check.under else []
+        conditions += [f"({at} < {extent})"] if check.over else []
         term = f"tl.cast({at}, {'tl.int64' if wide else 'tl.int32'})" if wide or index.gather else at
         checked += f" + {term}" + (f" * {stride}" if stride != 1 else "")
     offset = affine(scope, plain, axes, wide)

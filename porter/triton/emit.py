@@ -173,7 +173,7 @@ class _Writer:
 
     def _load(self, s: Load) -> None:
         scope = self.scope
-        at = address(scope, s.access, s.name)
+        at = address(scope, s.access, s.name, padded=s.pad is not None)
         boolean = s.type.dtype == "bool"
         text, other = at.pointer, ""
         if at.mask is not None:
@@ -232,7 +232,8 @@ class _Writer:
         if s.type.dtype == value.dtype:
             scope.values[s.name] = value
         elif s.type.dtype == "bool":
-            scope.bind(s.name, f"{value.text} != 0", value.axes, "bool")
+            text = f"{value.text}.to(tl.float32)" if value.dtype in NARROW else value.text
+            scope.bind(s.name, f"{text} != 0", value.axes, "bool")
         else:
             scope.bind(s.name, f"{value.text}.to({word(s.type.dtype)})", value.axes, s.type.dtype)
 

@@ -156,7 +156,7 @@ class Machine(InterpreterBuilder):
 def _real(handle: Any) -> np.ndarray:
     """The handle's values as numbers: bfloat16 and float8 widened to float32, which holds them exactly."""
     name = handle.dtype.scalar.name
-    if name not in _REAL:
+    if name not in _REAL or handle.data.dtype == np.bool_:  # the interpreter gives a comparison its operands' type
         return handle.data
     return np.ascontiguousarray(handle.data).view(_REAL[name]).astype(np.float32)
 
@@ -287,4 +287,4 @@ def _storage(dtype: str) -> np.dtype:
     if dtype == "bool":
         return np.dtype(np.int8)
     kind = _numpy(dtype)
-    return np.dtype(f"uint{8 * kind.itemsize}") if kind.kind == "V" else kind
+    return np.dtype(f"uint{8 * kind.itemsize}") if dtype.startswith(("bfloat", "float8")) else kind

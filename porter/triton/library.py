@@ -84,14 +84,17 @@ def cosh(x):
 
 @triton.jit
 def expm1(x):
-    """exp(x) - 1: its Taylor series below 0.35, where the difference would cancel."""
-    p = x * (1.0 / 40320.0) + 1.0 / 5040.0
+    """exp(x) - 1: its Taylor series below 0.7, where the difference would cancel."""
+    p = x * (1.0 / 39916800.0) + 1.0 / 3628800.0
+    p = p * x + 1.0 / 362880.0
+    p = p * x + 1.0 / 40320.0
+    p = p * x + 1.0 / 5040.0
     p = p * x + 1.0 / 720.0
     p = p * x + 1.0 / 120.0
     p = p * x + 1.0 / 24.0
     p = p * x + 1.0 / 6.0
     p = p * x + 0.5
-    return tl.where(tl.abs(x) < 0.35, x + x * x * p, tl.exp(x) - 1.0)
+    return tl.where(tl.abs(x) < 0.7, x + x * x * p, tl.exp(x) - 1.0)
 
 
 @triton.jit
@@ -124,13 +127,15 @@ def acosh(x):
     """log(x + sqrt(x^2 - 1)), as log1p of t + sqrt(2 t + t^2) with t = x - 1; NaN below 1."""
     t = tl.minimum(x, 1e9) - 1.0
     y = tl.where(x > 1e9, tl.log(x) + 0.69314718055994530942, log1p(t + tl.sqrt_rn(2.0 * t + t * t)))
-    return tl.where(x != x, x, y)
+    return tl.where(x < 1.0, float("nan"), tl.where(x != x, x, y))
 
 
 @triton.jit
 def atanh(x):
-    """log((1 + x) / (1 - x)) / 2."""
-    return 0.5 * log1p(2.0 * x / (1.0 - x))
+    """sign(x) log1p(2 |x| / (1 - |x|)) / 2."""
+    size = tl.abs(x)
+    y = 0.5 * log1p(2.0 * size / (1.0 - size))
+    return tl.where(x < 0.0, -y, y)
 
 
 @triton.jit
@@ -236,11 +241,14 @@ def pow(x, y):
     whole = exponent.to(tl.float32) - tl.where(tiny, 24.0, 0.0)
     log = whole + high
     rest = rest + (high - (log - whole))
+    both = log + rest
+    rest = rest - (both - log)
+    log = both
     high = y * log
     low = tl.fma(y, log, -high) + y * rest
     low = tl.where(tl.abs(high) < 300.0, low, 0.0)
     r = tl.exp2(tl.minimum(tl.maximum(high, -300.0), 300.0))
-    r = r + r * (low * 0.69314718055994530942)
+    r = r * (1.0 + low * 0.69314718055994530942)
     # the ends, as IEEE 754 has them
     grows = (size > 1.0) == (y > 0.0)
     r = tl.where(size == 0.0, tl.where(y < 0.0, float("inf"), 0.0), r)
@@ -248,7 +256,7 @@ def pow(x, y):
     r = tl.where((size == 1.0) & (tl.abs(y) == float("inf")), 1.0, r)
     integral = tl.floor(y) == y
     odd = integral & (tl.floor(y * 0.5) * 2.0 != y)
-    r = tl.where((x < 0.0) & odd, -r, r)
+    r = tl.where((x.to(tl.int32, bitcast=True) < 0) & odd, -r, r)
     r = tl.where((x < 0.0) & ~integral & (size != float("inf")), float("nan"), r)
     r = tl.where((x != x) | (y != y), x + y, r)
     return tl.where((y == 0.0) | (x == 1.0), 1.0, r)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from porter.tile.program import Axis, Program, Scalar
+from porter.tile.program import Dot, Program, Reduce, Scalar, walk
 from porter.triton.elementwise import library_names, literal, word
 
 RESERVED = ("tl", "triton", "float", "range", "GRID", "SIGNATURE", "OPTIONS")
@@ -46,12 +46,8 @@ class Scope:
         self.taken = {*RESERVED, self.program.name, *library_names()}
         self.params = {p.name: self.fresh(p.name) for p in self.program.params}
         self.coordinate = {a.name: self.fresh(a.name) for a in self.program.axes}
-        self.inside = {a.name: self.fresh(f"{a.name}_in") for a in self.program.axes if self.masked(a)}
-
-    @staticmethod
-    def masked(axis: Axis) -> bool:
-        """Whether lanes of the last tile lie past the extent."""
-        return axis.ragged
+        self.summed = {x for s in walk(self.program.body) if isinstance(s, Reduce | Dot) for x in s.axes}
+        self.inside = {a.name: self.fresh(f"{a.name}_in") for a in self.program.axes if a.ragged}
 
     def fresh(self, wanted: str) -> str:
         """A name nobody else has, like the wanted one."""
