@@ -44,7 +44,7 @@ def run(
     given = check_inputs(inputs, manifest.inputs)
     from porter.tile.target import target_of
 
-    device = device or load_device(manifest.target)
+    device = device or (Device.from_document(manifest.device) if manifest.device else load_device(manifest.target))
     target = target_of(device.family)
     memory = _Memory(bundle, {t.buffer: given[t.name] for t in manifest.inputs})
     kernels = {k.name: k for k in manifest.kernels}

@@ -103,6 +103,7 @@ class Manifest:
     launches: tuple[Launch, ...]
     buffers: tuple[Buffer, ...]
     arena_bytes: int = 0
+    device: Mapping[str, Any] = field(default_factory=dict)  # the device's facts; empty where porter knows the name
     versions: Mapping[str, str] = field(default_factory=dict)
     programs: Mapping[str, str] = field(default_factory=dict)  # the whole model in one file: 'stablehlo' to its path
     numerics: Mapping[str, Any] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def command(name: str | None, device_file: str | None, as_json: bool) -> None:
     with stdout_for(as_json) as emit:
         if device_file or name:
             device = load_file(device_file) if device_file else load_device(str(name))
-            emit(_document(device))
+            emit(device.document())
             if not as_json:
                 click.echo(_page(device))
             return
@@ -75,13 +75,3 @@ def _text(value: Any) -> str:
         case tuple():
             return ", ".join(_text(v) for v in value)
     return str(value)
-
-
-def _document(device: Device) -> dict[str, Any]:
-    facts = {}
-    for path, f in device.facts.items():
-        entry: dict[str, Any] = {"value": f.value}
-        entry |= {"source": f.source} if f.source else {}
-        entry |= {k: v for k in ("assumed", "derived", "note", "unknown") if (v := getattr(f, k))}
-        facts[path] = entry
-    return {"name": device.name, "title": device.title, "facts": facts, "sources": dict(device.sources)}

@@ -57,6 +57,24 @@ class Device:
         """The name as a folder: 'gpu-h200'."""
         return self.name.replace(":", "-")
 
+    def document(self) -> dict[str, Any]:
+        """The page as JSON, for a bundle or a machine that reads it; `from_document` is the inverse."""
+        facts = {}
+        for path, f in self.facts.items():
+            entry: dict[str, Any] = {} if f.value is None else {"value": f.value}
+            entry |= {"source": f.source} if f.source else {}
+            facts[path] = entry | {k: v for k in ("assumed", "derived", "note", "unknown") if (v := getattr(f, k))}
+        return {"name": self.name, "title": self.title, "facts": facts, "sources": dict(self.sources)}
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> Device:
+        """The device of a document. Raises KeyError where the document is none."""
+        facts = {
+            path: Fact(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+            for path, entry in document["facts"].items()
+        }
+        return Device(document["name"], facts, dict(document["sources"]))
+
     def fact(self, path: str) -> Fact:
         """The fact at a path, with its origin. Raises PorterError, with the nearest paths, when the page lacks it."""
         if path not in self.facts:

@@ -128,4 +128,7 @@ def test_the_device_of_a_bundle_is_its_own(bundle, target):
     )[1]
     run(bundle, X)
     assert set(asked) == {load_device("toy:toy")}
+    own = replace(bundle.manifest, device=load_device("maia").document())
+    run(replace(bundle, manifest=own), X)
+    assert asked[-1].name == "maia:200" and asked[-1]["memory.hbm.bytes"] == 216_000_000_000
     onnx.checker.check_model(bundle.path / "host" / "neg.onnx")

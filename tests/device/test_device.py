@@ -1,5 +1,6 @@
 """Device files: every figure has an origin, names are found or corrected, and a new device is one file."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -133,4 +134,6 @@ def test_devices_load_without_the_heavy_libraries():
 def test_devices_are_values():
     assert isinstance(load_device("toy"), Device)
     assert load_device("toy") is load_device("toy:toy")
+    document = json.loads(json.dumps(load_device("gpu").document()))
+    assert dict(Device.from_document(document).facts) == dict(load_device("gpu").facts)
     assert pickle.loads(pickle.dumps(load_device("gpu"))).facts == load_device("gpu").facts
