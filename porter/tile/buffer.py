@@ -1,103 +1,162 @@
-"""Buffers behind tile values: who lives when, what lives at once, and where each may lie in its memory.
+"""Values become buffers: each gets a memory, an offset and a life; what is never alive at once shares bytes.
 
-A target that says its destinations explicitly records, while it selects instructions, which buffers each one touches;
-loops nest. From that record follow the life of every buffer, the peak of every memory and, where a target places buffers
-itself, offsets.
-
-    trace = Trace()
-    trace.use(a)                    # one instruction
-    with trace.repeat():            # a loop: what was made before it and is used in it lives until its end
-        trace.use(a, b)
-    peak(trace, "sbuf")             # (bytes, the buffers alive then)
+A loop's carry has one buffer, which its initial value is moved into and each step's result after the step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import math
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
 
 from porter.errors import CheckFailed
+from porter.tile.program import For, Program, Statement, Store, Tile, operands
 
 
-@dataclass(frozen=True, eq=False)
-class Buffer:
-    """Room for one value: `bytes` in the unit that the memory counts (of a partition, of a core)."""
+@dataclass(frozen=True)
+class Life:
+    """Something that needs `bytes` of memory from step `first` to step `last`, both inclusive."""
 
     name: str
-    space: str
+    bytes: int
+    first: int
+    last: int
+
+    def meets(self, other: Life) -> bool:
+        """Whether both are alive at some step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Offsets by name, and the size of the memory that holds them all."""
+
+    offsets: Mapping[str, int]
     bytes: int
 
 
-@dataclass
-class Trace:
-    """Instructions in order, each a time; loops are ranges of time."""
+def plan(lives: Iterable[Life], alignment: int) -> Plan:
+    """Largest first, each into the tightest gap that its contemporaries leave (greedy by size, best fit).
 
-    now: int = 0
-    spans: dict[Buffer, list[int]] = field(default_factory=dict)  # first and last use
-    _open: list[int] = field(default_factory=list)  # where the loops around us began
-    _seen: list[set[Buffer]] = field(default_factory=list)  # what was used in each of them
-
-    def use(self, *buffers: Buffer) -> None:
-        """One instruction that reads or writes these."""
-        self.now += 1
-        for b in buffers:
-            span = self.spans.setdefault(b, [self.now, self.now])
-            span[1] = self.now
-            for seen in self._seen:
-                seen.add(b)
-
-    @contextmanager
-    def repeat(self) -> Iterator[None]:
-        """A loop around the instructions that follow."""
-        self._open.append(self.now)
-        self._seen.append(set())
-        yield
-        began, seen = self._open.pop(), self._seen.pop()
-        self.now += 1
-        for b in seen:
-            if self.spans[b][0] <= began:
-                self.spans[b][1] = self.now
-
-
-def peak(trace: Trace, space: str) -> tuple[int, tuple[Buffer, ...]]:
-    """The most that lives at once in a memory, and what lives then, largest first."""
-    spans = {b: s for b, s in trace.spans.items() if b.space == space}
-    best, at = 0, 0
-    for time in sorted({s[0] for s in spans.values()}):  # a maximum is reached where something begins
-        used = sum(b.bytes for b, (first, last) in spans.items() if first <= time <= last)
-        if used > best:
-            best, at = used, time
-    alive = [b for b, (first, last) in spans.items() if first <= at <= last]
-    return best, tuple(sorted(alive, key=lambda b: (-b.bytes, b.name)))
-
-
-def place(trace: Trace, space: str, align: int = 1) -> tuple[dict[Buffer, int], int]:
-    """An offset for every buffer of a memory so that no two that live at once overlap, and the bytes that this takes.
-
-    Largest first, each at the lowest offset that is free during its life.
+    The name breaks ties, so equal inputs get equal plans.
     """
-    placed: dict[Buffer, int] = {}
-    spans = trace.spans
-    for b in sorted((b for b in spans if b.space == space), key=lambda b: (-b.bytes, spans[b][0], b.name)):
-        first, last = spans[b]
-        taken = sorted((placed[o], placed[o] + o.bytes) for o in placed if spans[o][0] <= last and first <= spans[o][1])
-        at = 0
-        for low, high in taken:
-            if at + b.bytes <= low:
-                break
-            at = max(at, -(-high // align) * align)
-        placed[b] = at
-    return placed, max((placed[b] + b.bytes for b in placed), default=0)
+    placed: list[tuple[int, int, str, Life]] = []  # offset, end, name, life; kept sorted
+    offsets: dict[str, int] = {}
+    for life in sorted(lives, key=lambda x: (-x.bytes, x.first, x.name)):
+        size = -(-max(life.bytes, 1) // alignment) * alignment
+        best: tuple[int, int] | None = None  # slack, offset
+        free = 0
+        for offset, end, _, other in placed:
+            if not life.meets(other):
+                continue
+            gap = offset - free
+            if gap >= size and (best is None or gap - size < best[0]):
+                best = (gap - size, free)
+            free = max(free, end)
+        place = free if best is None else best[1]
+        insort(placed, (place, place + size, life.name, life))
+        offsets[life.name] = place
+    return Plan(offsets, max((end for _, end, *_ in placed), default=0))
 
 
-def check_capacity(trace: Trace, limits: Mapping[str, int], where: str, unit: str = "bytes") -> dict[str, int]:
-    """The peak of every memory; raises CheckFailed with a sentence where one exceeds its limit."""
-    peaks = {}
-    for space, limit in limits.items():
-        peaks[space], alive = peak(trace, space)
-        if peaks[space] > limit:
-            largest = ", ".join(f"{b.name} {b.bytes}" for b in alive[:4])
-            raise CheckFailed(where, expected=f"at most {limit} {unit} of {space}",
-                              found=f"{peaks[space]} live at once, {largest} among them")  # fmt: skip
-    return peaks
+@dataclass(frozen=True)
+class Buffer:
+    """Where a value lies."""
+
+    space: str
+    offset: int
+    bytes: int
+    type: Tile
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The buffer of every value (a carry's names share one), and what each memory must hold at most."""
+
+    of: Mapping[str, Buffer]
+    peak: Mapping[str, int]
+
+    def require(self, program: Program, capacity: Mapping[str, int], device: str) -> None:
+        """Raises CheckFailed where a memory of the device is too small."""
+        for space, size in capacity.items():
+            if self.peak.get(space, 0) > size:
+                largest = max((b for b in self.of.values() if b.space == space), key=lambda b: b.bytes)
+                raise CheckFailed(f"{space} of {device} holds {size} bytes", found=f"kernel {program.name} needs {self.peak[space]}, "
+                                  f"its largest tile {largest.type.dtype}[{', '.join(largest.type.axes)}] {largest.bytes}")  # fmt: skip
+
+
+def lanes(program: Program, t: Tile) -> int:
+    """Elements of a tile."""
+    return math.prod(program.axis(a).tile for a in t.axes)
+
+
+def bufferize(program: Program, space: Callable[[str, Statement], str], alignment: int = 64) -> Buffers:
+    """A buffer for every value. space: the memory for a value's name and the statement that makes it (a loop for carries)."""
+    walker = _Walker(program)
+    walker.block(program.body)
+    kinds = {name: (space(name, s), t) for name, (s, t) in walker.made.items()}
+    buffers: dict[str, Buffer] = {}
+    peak: dict[str, int] = {}
+    for memory in sorted({m for m, _ in kinds.values()}):
+        chosen = [n for n, (m, _) in kinds.items() if m == memory]
+        sizes = {n: lanes(program, kinds[n][1]) * np.dtype(kinds[n][1].dtype).itemsize for n in chosen}
+        planned = plan([Life(n, sizes[n], walker.first[n], walker.last[n]) for n in chosen], alignment)
+        peak[memory] = planned.bytes
+        for n in chosen:
+            buffers[n] = Buffer(memory, planned.offsets[n], sizes[n], kinds[n][1])
+    for name, shared in walker.shares.items():
+        buffers[name] = buffers[shared]
+    return Buffers(buffers, peak)
+
+
+class _Walker:
+    """Numbers the statements, and finds for each value the first and last step at which it is alive."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.step = program, 0
+        self.made: dict[str, tuple[Statement, Tile]] = {}
+        self.shares: dict[str, str] = {}
+        self.first: dict[str, int] = {}
+        self.last: dict[str, int] = {}
+        self.open: list[tuple[int, set[str]]] = []  # per open loop: nothing yet; values defined inside it
+
+    def _define(self, name: str, s: Statement, t: Tile) -> None:
+        self.made[name] = (s, t)
+        self.first[name] = self.last[name] = self.step
+        if self.open:
+            self.open[-1][1].add(name)
+
+    def _use(self, name: str) -> None:
+        name = self.shares.get(name, name)
+        self.last[name] = max(self.last[name], self.step)
+
+    def block(self, body: tuple[Statement, ...]) -> None:
+        for s in body:
+            self.step += 1
+            for name in operands(s):
+                self._use(name)
+            if isinstance(s, For):
+                self._loop(s)
+            elif not isinstance(s, Store):
+                self._define(s.name, s, s.type)
+
+    def _loop(self, s: For) -> None:
+        for c in s.carries:
+            self._define(c.inner, s, c.type)
+            self.shares[c.name] = c.inner
+        self.open.append((self.step, set()))
+        before = dict(self.last)
+        self.block(s.body)
+        self.step += 1
+        for c in s.carries:  # every step ends with the moves into the carries' buffers
+            self._use(c.next)
+            self._use(c.inner)
+        _, inside = self.open.pop()
+        for name, step in before.items():  # what comes from outside is needed again in the next step
+            if name not in inside and self.last[name] != step:
+                self.last[name] = self.step
+        if self.open:
+            self.open[-1][1].update(inside)
