@@ -18,7 +18,7 @@ from porter.targets.trainium.layout import Layout, Part, Plan, homes, plan, side
 from porter.targets.trainium.rows import rows
 from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Selector, Step
 from porter.targets.trainium.writer import Place, View, Writer, steps_of
-from porter.tile.buffer import check_capacity
+from porter.targets.trainium.bufferize import check_capacity
 from porter.tile.program import (
     Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Scalar, Statement, Store, operands, walk,
 )  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from porter.targets.trainium.instructions import ALU, COMMUTES, DTYPES, GPSIMD_ONLY, LANGUAGE, TABLE
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Groups, Place, View, Writer, literal
-from porter.tile.buffer import Buffer
+from porter.targets.trainium.bufferize import Buffer
 from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import Scalar
 from porter.tile.target import CannotEmit

@@ -15,7 +15,7 @@ from porter.targets.trainium.instructions import DTYPES
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.signatures import problem
 from porter.tile.affine import Affine
-from porter.tile.buffer import Buffer, Trace
+from porter.targets.trainium.bufferize import Buffer, Trace
 from porter.tile.program import Axis, Program
 from porter.tile.target import CannotEmit
 
