@@ -9,8 +9,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grid:
-    """Per coordinate the range it covers; `perm` brings the source's axes into the result's order, `kept` is the shape of the
-    counted axes then, with 1 where the result only repeats."""
+    """Per coordinate the range it covers; `perm` brings the source's axes into the result's order, `kept` is the
+    shape of the counted axes then, with 1 where the result only repeats.
+    """
 
     starts: tuple[int, ...]
     stops: tuple[int, ...]
@@ -19,7 +20,9 @@ class Grid:
 
 
 def grid_of(indices: np.ndarray, source: tuple[int, ...]) -> Grid | None:
-    """The grid that GatherND's indices are, or None: each coordinate must be fixed, or count by one along its own axis."""
+    """The grid that GatherND's indices are, or None: each coordinate must be fixed, or count by one along its own
+    axis.
+    """
     coordinates = indices.shape[-1]
     dims = indices.shape[:-1]
     if indices.size == 0 or len(source) < coordinates:

@@ -28,7 +28,10 @@ from porter.rewrite import Rewrite, all_graphs, forget, note, region
 
 #: operators that are not folded: what they give is new each time, or is stored better as it is
 KEPT = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial DequantizeLinear QuantizeLinear".split()
+    (
+        "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial "
+        "DequantizeLinear QuantizeLinear"
+    ).split()
 )
 
 
@@ -36,8 +39,8 @@ KEPT = frozenset(
 class Constants(Pass):
     """Fold nodes whose inputs are constants, and the shapes of values that have static ones.
 
-    A result is kept folded up to `elements` elements; a larger one only where it takes the place of a constant that nothing
-    else reads and that is no smaller. Quantized weights stay quantized.
+    A result is kept folded up to `elements` elements; a larger one only where it takes the place of a constant that
+    nothing else reads and that is no smaller. Quantized weights stay quantized.
     """
 
     elements: int = 1 << 16
@@ -86,7 +89,11 @@ class Constants(Pass):
         made = sum(int(np.prod(size, dtype=np.int64)) for size in sizes if size is not None)
         if made <= self.elements:
             return True
-        freed = [value for value in node.inputs if value is not None and len(value.uses()) == 1 and not value.is_graph_output()]
+        freed = [
+            value
+            for value in node.inputs
+            if value is not None and len(value.uses()) == 1 and not value.is_graph_output()
+        ]
         return made <= sum(tensor.size for value in freed if (tensor := constant_tensor(value)) is not None)
 
 

@@ -13,7 +13,9 @@ from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite, all_graphs, note
 
 #: operators that give another result each time
-RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial Dropout".split())
+RANDOM = frozenset(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial Dropout".split()
+)
 
 
 @dataclass(frozen=True)

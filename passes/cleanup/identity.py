@@ -91,7 +91,9 @@ def cast_to_itself(op, x, *, to):
 
 @cast_to_itself.when
 def same_type(m):
-    return m.outputs[0].dtype == m.value("x").dtype or m.refuse(f"x is {m.dtype('x').name}, the result {m.outputs[0].dtype}")
+    return m.outputs[0].dtype == m.value("x").dtype or m.refuse(
+        f"x is {m.dtype('x').name}, the result {m.outputs[0].dtype}"
+    )
 
 
 cast_to_itself.to(lambda op, x: x)
@@ -165,7 +167,9 @@ def where_never(op, condition, y, x):
 @where_never.when
 def all_false(m):
     condition = m.constant("condition")
-    return (condition is not None and condition.size and not np.any(condition)) or m.refuse("the condition is not false everywhere")
+    return (condition is not None and condition.size and not np.any(condition)) or m.refuse(
+        "the condition is not false everywhere"
+    )
 
 
 keeps_x(where_never)
@@ -185,4 +189,4 @@ def mask_is_true(m):
 
 @attention_to_all.to
 def without_mask(op, q, k, v, m):
-    return op.Attention(q, k, v, **{name: value for name, value in attributes(m.node).items()})
+    return op.Attention(q, k, v, **attributes(m.node))

@@ -32,13 +32,19 @@ def reshape_chain(op, x, inner, outer):
 @reshape_chain.to
 def one_reshape(op, x, m):
     target = static(m.outputs[0])
-    return op.Reshape(x, list(target), allowzero=1 if 0 in target else None) if target is not None else m.refuse("the shape is not static")
+    return (
+        op.Reshape(x, list(target), allowzero=1 if 0 in target else None)
+        if target is not None
+        else m.refuse("the shape is not static")
+    )
 
 
 @rewrite
 def as_reshape(op, x, axes=None, **options):
     """Squeeze, Unsqueeze, Flatten, and a Reshape that leaves a dim open, as a Reshape to a shape in full."""
-    return op.either(op.Unsqueeze(x, axes), op.Squeeze(x, axes), op.Flatten(x, **options), op.Reshape(x, axes, **options))
+    return op.either(
+        op.Unsqueeze(x, axes), op.Squeeze(x, axes), op.Flatten(x, **options), op.Reshape(x, axes, **options)
+    )
 
 
 @as_reshape.when
@@ -92,7 +98,9 @@ def one_transpose_of_all(op, x, m, *, p):
 
 
 def grouping(source, merged):
-    """For each dim of `merged` the axes of `source` that it consists of; None where a dim is no product of neighbours."""
+    """For each dim of `merged` the axes of `source` that it consists of; None where a dim is no product of
+    neighbours.
+    """
     groups, axis = [], 0
     for dim in merged:
         group, size = [], 1
@@ -154,7 +162,11 @@ def broadcast_shape(a, b):
     """The shape of a and b broadcast together; None where they do not fit."""
     size = max(len(a), len(b))
     pairs = list(zip((1,) * (size - len(a)) + a, (1,) * (size - len(b)) + b, strict=True))
-    return tuple(max(p, q) if 0 not in (p, q) else 0 for p, q in pairs) if all(p == q or 1 in (p, q) for p, q in pairs) else None
+    return (
+        tuple(max(p, q) if 0 not in (p, q) else 0 for p, q in pairs)
+        if all(p == q or 1 in (p, q) for p, q in pairs)
+        else None
+    )
 
 
 rules = (

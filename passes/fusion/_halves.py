@@ -17,8 +17,8 @@ ELEMENTWISE = frozenset("Cos Sin Neg Cast Identity Sqrt Exp".split())
 def half(op: Operators, value: Value) -> Term | None:
     """A term for the first half, built from where the two halves were joined; None where they may differ.
 
-    Walks up from cos(concat(angle, angle)) through elementwise operators, products with one number, and views that keep the
-    last axis.
+    Walks up from cos(concat(angle, angle)) through elementwise operators, products with one number, and views that
+    keep the last axis.
     """
     dims, known = shape(value), constant(value)
     if dims is None or not dims or dims[-1] % 2:
@@ -33,7 +33,11 @@ def half(op: Operators, value: Value) -> Term | None:
         joined = node.inputs
         rank = len(dims)
         two_equal = len(joined) == 2 and joined[0] is joined[1]
-        return Given(joined[0]) if two_equal and attributes(node)["axis"] in (-1, rank - 1) and joined[0] is not None else None
+        return (
+            Given(joined[0])
+            if two_equal and attributes(node)["axis"] in (-1, rank - 1) and joined[0] is not None
+            else None
+        )
     if node.op_type in ELEMENTWISE:
         inner = half(op, node.inputs[0]) if node.inputs[0] is not None else None
         return None if inner is None else getattr(op, node.op_type)(inner, **_plain(node))

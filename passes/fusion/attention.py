@@ -15,7 +15,7 @@ HIDDEN = -1e30
 
 @fusion
 def Attention(op, q, kt, v, mask=None, keep=None, *, a, b, c, d, e, fill):
-    """softmax(scale q k^T + mask) v, in any of the places where exporters scale; a row that sees nothing gives zeros."""
+    """softmax(scale q k^T + mask) v, wherever the exporter scales; a row that sees nothing gives zeros."""
     product = op.either(q * a, q / d, q) @ op.either(kt * b, kt)
     score = op.either(product * c, product / e, product)
     p = op.Softmax(op.either(op.Where(keep, score, fill), score + mask, score), axis=-1)
@@ -38,7 +38,9 @@ def hides_for_sure(m):
     keep, fill = m.constant("keep"), float(np.max(m["fill"]))
     if fill == -np.inf or (fill <= HIDDEN and keep is not None and bool(np.all(np.any(keep, axis=-1)))):
         return True
-    return m.refuse(f"hidden scores become {fill:g}, and a row may be hidden whole: its weights would all be equal, not zero")
+    return m.refuse(
+        f"hidden scores become {fill:g}, and a row may be hidden whole: its weights would all be equal, not zero"
+    )
 
 
 @Attention.to
@@ -88,7 +90,12 @@ def lower_triangle(m):
     seen = mask if mask.dtype == bool else mask == 0
     hidden = ~mask if mask.dtype == bool else mask <= HIDDEN
     triangle = np.tri(q[-2], k[-2], dtype=bool)
-    fits = q[-2] == k[-2] and mask.shape[-2:] == triangle.shape and np.all(seen == triangle) and np.all(hidden == ~triangle)
+    fits = (
+        q[-2] == k[-2]
+        and mask.shape[-2:] == triangle.shape
+        and np.all(seen == triangle)
+        and np.all(hidden == ~triangle)
+    )
     return bool(fits) or m.refuse("the mask is not the lower triangle")
 
 

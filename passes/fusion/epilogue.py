@@ -12,7 +12,9 @@ from porter.rewrite import Rewrite, all_graphs, fuse
 
 CONTRACTIONS = frozenset("MatMul Gemm Conv ConvTranspose".split())
 ACTIVATIONS = frozenset(
-    "Relu LeakyRelu PRelu Sigmoid HardSigmoid Tanh Gelu Swish HardSwish Mish Elu Selu Celu Softplus Softsign Clip".split()
+    (
+        "Relu LeakyRelu PRelu Sigmoid HardSigmoid Tanh Gelu Swish HardSwish Mish Elu Selu Celu Softplus Softsign Clip"
+    ).split()
 )
 RESIDUALS = frozenset("Add Sub".split())
 
@@ -24,9 +26,7 @@ class Epilogue(Pass):
     longest: int = 4
 
     contract = exact
-    after: ClassVar[tuple[str, ...]] = (
-        "attention", "conv_batchnorm", "conv_bias", "gelu", "gemm", "layernorm", "rmsnorm", "rope", "swiglu", "swish", "tidy",
-    )  # fmt: skip
+    after: ClassVar[tuple[str, ...]] = ("conv_bias", "gelu", "gemm", "layernorm", "rmsnorm", "swish", "tidy")
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         number = 0
@@ -50,5 +50,10 @@ def following(node: Node) -> Node | None:
         return None
     reader, _ = uses[0]
     fits = reader.op_type in ACTIVATIONS or reader.op_type in RESIDUALS
-    same = reader.graph is node.graph and not reader.domain and shape(value) is not None and shape(value) == shape(reader.outputs[0])
+    same = (
+        reader.graph is node.graph
+        and not reader.domain
+        and shape(value) is not None
+        and shape(value) == shape(reader.outputs[0])
+    )
     return reader if fits and same else None

@@ -20,4 +20,4 @@ def constant_bias(m):
     if m.constant("c") is None:
         return m.refuse("the bias is not a constant")
     dims, result = m.shape("c"), tuple(m.outputs[0].shape or ())
-    return len(dims) <= 2 and dims[-1:] in ((), (1,), result[-1:]) or m.refuse(f"a bias of shape {dims} for {result}")
+    return (len(dims) <= 2 and dims[-1:] in ((), (1,), result[-1:])) or m.refuse(f"a bias of shape {dims} for {result}")

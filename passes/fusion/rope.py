@@ -36,5 +36,9 @@ def rotary(op, x, cos, sin, m):
         if cache is None:
             return m.refuse(f"the two halves of {name} are not known to be equal")
         cache = op.Reshape(cache, [dims[0] if len(dims) == 4 else 1, positions, width // 2])
-        caches.append(cache if len(dims) == 4 and dims[0] == batch or batch == 1 else op.Expand(cache, [batch, positions, width // 2]))
+        caches.append(
+            cache
+            if (len(dims) == 4 and dims[0] == batch) or batch == 1
+            else op.Expand(cache, [batch, positions, width // 2])
+        )
     return op.RotaryEmbedding(x, *caches)

@@ -1,4 +1,6 @@
-"""What fusions leave behind: the caches they computed per layer become one, constants are folded, the rest is dropped."""
+"""What fusions leave behind: the caches they computed per layer become one, constants are folded, the rest is
+dropped.
+"""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ SPATIAL = frozenset("Conv ConvTranspose MaxPool AveragePool LpPool GlobalAverage
 class ChannelsLast(Pass):
     """Give convolutions, pools, and functions around a convolution their tensors with the channels as the last axis.
 
-    ONNX's operators keep channels first: each becomes a function that takes and gives channels last, with transposes inside, which
-    cost nothing once they are part of a kernel's indices. On where the device says so (`layout.channels_last`), or by option:
-    channels_last=1, channels_last=0.
+    ONNX's operators keep channels first: each becomes a function that takes and gives channels last, with transposes
+    inside, which cost nothing once they are part of a kernel's indices. On where the device says so
+    (`layout.channels_last`), or by option: channels_last=1, channels_last=0.
     """
 
     channels_last: str = "device"
@@ -65,13 +65,17 @@ def spatial(model: Model, node: Node) -> bool:
 
 
 def turn(model: Model, node: Node, number: int, used: set[str]) -> Rewrite:
-    """A function in the place of the node whose images arrive and leave with channels last. New names are added to `used`."""
+    """A function in the place of the node whose images arrive and leave with channels last. New names are added to
+    `used`.
+    """
     rank = len(node.outputs[0].shape or ())
     last, first = (0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1))
     opset = model.opset_imports.get("", 24)
     images = _images(model, node, rank)
     name, source, result = node.op_type, source_name(node), node.outputs[0]
-    before = region([node], list(dict.fromkeys(v for v in node.inputs if v is not None)), [result], model.functions, opset=opset)
+    before = region(
+        [node], list(dict.fromkeys(v for v in node.inputs if v is not None)), [result], model.functions, opset=opset
+    )
     inputs = list(dict.fromkeys(v for v in node.inputs if v is not None))
 
     there = [_transpose(value, last, f"{value.name}/channels_last", used) for value in images]

@@ -34,10 +34,12 @@ CONVOLUTIONS = frozenset("Conv ConvTranspose".split())
 
 @dataclass(frozen=True)
 class Packed(Pass):
-    """Store convolution weights [out, in, ...places] as [in, ...places, out]: contracted axes first, results side by side.
+    """Store convolution weights [out, in, ...places] as [in, ...places, out]: contracted axes first, results side by
+    side.
 
-    ONNX's Conv wants them the other way, so each becomes a function that takes packed weights, with a transpose inside, which costs
-    nothing once it is part of a kernel's indices. On where the device says so (`layout.packed`), or by option: packed=1, packed=0.
+    ONNX's Conv wants them the other way, so each becomes a function that takes packed weights, with a transpose
+    inside, which costs nothing once it is part of a kernel's indices. On where the device says so (`layout.packed`),
+    or by option: packed=1, packed=0.
     """
 
     packed: str = "device"
@@ -69,7 +71,9 @@ def convolved(model: Model, node: Node, kinds: frozenset[str] = CONVOLUTIONS) ->
     if function is None:
         return [node.inputs[1]] if node.op_type in kinds and not node.domain else []  # type: ignore[list-item]
     weights = [inner.inputs[1] for inner in function if inner.op_type in kinds]
-    return [value for value, own in zip(node.inputs, function.inputs, strict=False) if own in weights and value is not None]
+    return [
+        value for value, own in zip(node.inputs, function.inputs, strict=False) if own in weights and value is not None
+    ]
 
 
 def pack(model: Model, node: Node, weight: Value, number: int, used: set[str]) -> Rewrite:

@@ -12,8 +12,8 @@ contract = exact
 after = ("channels_last",)
 
 UNARY = (
-    "Relu LeakyRelu Sigmoid HardSigmoid Tanh Gelu Swish HardSwish Mish Elu Selu Celu Softplus Softsign Erf Exp Log Sqrt "
-    "Reciprocal Neg Abs Floor Ceil Round Sign Cast Not"
+    "Relu LeakyRelu Sigmoid HardSigmoid Tanh Gelu Swish HardSwish Mish Elu Selu Celu Softplus Softsign Erf Exp Log "
+    "Sqrt Reciprocal Neg Abs Floor Ceil Round Sign Cast Not"
 ).split()
 BINARY = "Add Sub Mul Div Pow Max Min And Or Greater Less Equal GreaterOrEqual LessOrEqual".split()
 
@@ -48,7 +48,9 @@ def transposed_pair(op, x, y, m, *, perm):
 def through_constant(op, x, c, *, perm):
     """f of a transposed value and a constant: the constant is transposed the other way."""
     turned = op.Transpose(x, perm=perm)
-    return op.either(*(getattr(op, name)(turned, c) for name in BINARY), *(getattr(op, name)(c, turned) for name in BINARY))
+    return op.either(
+        *(getattr(op, name)(turned, c) for name in BINARY), *(getattr(op, name)(c, turned) for name in BINARY)
+    )
 
 
 @through_constant.to
@@ -92,4 +94,12 @@ def padded(op, x, value, m, *, perm, mode):
     return op.Transpose(op.Pad(x, moved, value, mode=mode), perm=perm)
 
 
-rules = (transpose_pair, transpose_by_nothing, through_unary, through_binary, through_constant, through_concat, through_pad)
+rules = (
+    transpose_pair,
+    transpose_by_nothing,
+    through_unary,
+    through_binary,
+    through_constant,
+    through_concat,
+    through_pad,
+)

@@ -6,6 +6,7 @@ import numpy as np
 
 from porter.rewrite import rewrite
 
+
 @rewrite
 def gemm_weights(op, a, b, c=None, *, alpha, beta, transA):
     """a @ b^T + c reads b by columns: b is stored transposed."""

@@ -35,20 +35,30 @@ from porter.rewrite import Rewrite
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 #: contractions, and which of their inputs are multiplied
 CONTRACTIONS = {
-    "MatMul": (0, 1), "Gemm": (0, 1), "Conv": (0, 1), "ConvTranspose": (0, 1), "Attention": (0, 1, 2, 4, 5), "Einsum": (0, 1, 2, 3),
-}  # fmt: skip
+    "MatMul": (0, 1),
+    "Gemm": (0, 1),
+    "Conv": (0, 1),
+    "ConvTranspose": (0, 1),
+    "Attention": (0, 1, 2, 4, 5),
+    "Einsum": (0, 1, 2, 3),
+}
 #: other operators whose first input is a tensor that had to be stored
-READERS = frozenset("LayerNormalization RMSNormalization GroupNormalization InstanceNormalization RotaryEmbedding".split())
+READERS = frozenset(
+    "LayerNormalization RMSNormalization GroupNormalization InstanceNormalization RotaryEmbedding".split()
+)
 #: operators that move elements and compute nothing: what was rounded stays so
-MOVES = frozenset("Reshape Transpose Slice Squeeze Unsqueeze Flatten Expand Split Identity Tile Concat Relu Neg MaxPool".split())
+MOVES = frozenset(
+    "Reshape Transpose Slice Squeeze Unsqueeze Flatten Expand Split Identity Tile Concat Relu Neg MaxPool".split()
+)
 
 
 @dataclass(frozen=True)
 class Bf16(Pass):
-    """Store weights and activations in bfloat16, and feed contractions with it; statistics, softmax, masks and sums stay float32.
+    """Store weights and activations in bfloat16, and feed contractions with it; statistics, softmax, masks and sums
+    stay float32.
 
-    A rounding is a Cast to bfloat16 and one back: the graph computes in float32 throughout, and runs wherever float32 does. Outputs
-    of the model are not rounded.
+    A rounding is a Cast to bfloat16 and one back: the graph computes in float32 throughout, and runs wherever float32
+    does. Outputs of the model are not rounded.
     """
 
     contract = precision("sqnr", db=30)
@@ -71,7 +81,9 @@ class Bf16(Pass):
 
 
 def stored_inputs(model: Model, node: Node) -> tuple[int, ...]:
-    """The inputs of a node that are read from memory in the narrow format: operands of contractions, and large activations."""
+    """The inputs of a node that are read from memory in the narrow format: operands of contractions, and large
+    activations.
+    """
     if node.domain in ("", "ai.onnx"):
         return CONTRACTIONS.get(node.op_type, (0,) if node.op_type in READERS else ())
     function = called(model, node)
@@ -161,5 +173,3 @@ def _cast(value: Value, kind: np.dtype, name: str) -> Node:
 def _place(graph: Graph) -> Any:
     order = {node: number for number, node in enumerate(graph)}
     return order.__getitem__
-
-

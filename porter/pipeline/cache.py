@@ -3,8 +3,8 @@
     cache = Cache.open("verdicts")
     cache.get(key), cache.put(key, data)
 
-A key is a hash of everything that the result depends on; `sources` hashes porter's own code and the versions of the libraries
-that compute. What is damaged is computed again, what cannot be written is not kept.
+A key is a hash of everything that the result depends on; `sources` hashes porter's own code and the versions of the
+libraries that compute. What is damaged is computed again, what cannot be written is not kept.
 """
 
 from __future__ import annotations

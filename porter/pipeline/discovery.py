@@ -1,7 +1,7 @@
 """Which passes there are: those in the folders of `porter.passes`, and those of any package named by an entry point.
 
-A folder is a package of passes (`fusion`), a module in it is a pass (`fusion.gelu`). Nothing is listed anywhere: a new file is a
-new pass. An installed distribution adds its own with
+A folder is a package of passes (`fusion`), a module in it is a pass (`fusion.gelu`). Nothing is listed anywhere: a
+new file is a new pass. An installed distribution adds its own with
 
     [project.entry-points."porter.passes"]
     mine = "my_package.passes"
@@ -54,7 +54,9 @@ def discover(roots: Iterable[str] = ()) -> dict[str, Entry]:
         for entry in _entries(root):
             other = found.setdefault(entry.name, entry)
             if other != entry:
-                raise PorterError(f"pass {entry.name}", expected="one module", found=f"{other.module} and {entry.module}")
+                raise PorterError(
+                    f"pass {entry.name}", expected="one module", found=f"{other.module} and {entry.module}"
+                )
     return found
 
 
@@ -104,7 +106,9 @@ def named(name: str, roots: Iterable[str] = ()) -> tuple[Entry, ...]:
         return package
     known = [*everything, *dict.fromkeys(entry.package for entry in everything.values() if entry.package)]
     near = get_close_matches(name, known, 3)
-    raise PorterError(f"pass '{name}'", expected="the name of a pass or a package", hint=f"one of: {', '.join(near or known)}")
+    raise PorterError(
+        f"pass '{name}'", expected="the name of a pass or a package", hint=f"one of: {', '.join(near or known)}"
+    )
 
 
 def rules(roots: Iterable[str] = ()) -> dict[str, tuple[Rule, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +32,15 @@ class Evidence:
         place.mkdir(parents=True)
         graph.save(self.before, place / "before.onnx")
         graph.save(self.after, place / "after.onnx")
-        np.savez(place / "inputs.npz", **{name: _plain(array) for name, array in self.inputs.items()})
+        arrays: dict[str, Any] = {name: _plain(array) for name, array in self.inputs.items()}
+        np.savez(place / "inputs.npz", **arrays)
         return place
 
 
 class StepFailed(CheckFailed):
-    """A pass broke its contract. The message names the output, the amount, the rewrite, the source layer and the evidence."""
+    """A pass broke its contract. The message names the output, the amount, the rewrite, the source layer and the
+    evidence.
+    """
 
     def __init__(
         self, step: str, verdict: Verdict, *, rewrite: Rewrite | None, kept: Path | None, stage: str, contract: str
@@ -44,11 +48,17 @@ class StepFailed(CheckFailed):
         self.step, self.verdict, self.rewrite, self.kept = step, verdict, rewrite, kept
         worst = verdict.worst
         output = worst.tensor if worst is not None else "?"
-        self.lines = [f"{step} changed output '{output}'" if rewrite is None or rewrite.before is None else f"{step} changed node '{rewrite.place}'"]
+        self.lines = [
+            f"{step} changed output '{output}'"
+            if rewrite is None or rewrite.before is None
+            else f"{step} changed node '{rewrite.place}'"
+        ]
         if worst is not None:
             self.lines.append(f"  {worst.text()} ({contract})")
         if rewrite is not None:
-            self.lines.append(f"  first wrong rewrite is number {rewrite.number}, {rewrite.rule} at node {rewrite.place}")
+            self.lines.append(
+                f"  first wrong rewrite is number {rewrite.number}, {rewrite.rule} at node {rewrite.place}"
+            )
         elif verdict.first_divergence is not None:
             self.lines.append(f"  first at node {verdict.first_divergence.node}: {verdict.first_divergence.text()}")
         if kept is not None:

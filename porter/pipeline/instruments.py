@@ -1,4 +1,4 @@
-"""What watches a pipeline: the passes work, these look. Each sees every rewrite and every step, and may stop the run."""
+"""What watches a pipeline: passes work, these look. Each sees every rewrite and every step, and may stop the run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from porter import check, graph, ops
 from porter.check import Contract, Kind, Verdict
 from porter.check.execution import Subject
+from porter.check.field import agree
 from porter.errors import PorterError
 from porter.graph import Model, make_tensor
 from porter.pipeline.cache import Cache, key
@@ -35,7 +36,9 @@ class Instrument:
         """After a pass; what it returns is added to the step's metric."""
 
     def grouped(self, group: str) -> dict[str, Any] | None:
-        """After the last pass of one word of the pipeline; what it returns is added to the step's metric as `accumulated`."""
+        """After the last pass of one word of the pipeline; what it returns is added to the step's metric as
+        `accumulated`.
+        """
 
     def finished(self, model: Model) -> None:
         """After the last pass."""
@@ -43,7 +46,9 @@ class Instrument:
 
 @dataclass
 class Verify(Instrument):
-    """After every pass that changed something the model is a valid one, and every value's type and shape is known again."""
+    """After every pass that changed something the model is a valid one, and every value's type and shape is known
+    again.
+    """
 
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> None:
         if not rewrites:
@@ -72,10 +77,11 @@ class Save(Instrument):
 
 @dataclass
 class Check(Instrument):
-    """Every distinct rewrite alone, by its pass' contract; then the whole model against the original, by the weakest so far.
+    """Every distinct rewrite alone, by its pass' contract; then the whole model against the original, by the weakest
+    so far.
 
-    The whole model is run after each group of passes (one word of the pipeline); a group that fails is gone through again pass by
-    pass, to name the one.
+    The whole model is run after each group of passes (one word of the pipeline); a group that fails is gone through
+    again pass by pass, to name the one.
     """
 
     keep: Path | None = None
@@ -116,7 +122,11 @@ class Check(Instrument):
         verdict = check.compare(before, rewrite.after, contract, sample, subject=stage.name)
         if not verdict.ok:
             self._stop(stage, verdict, rewrite, Evidence(rewrite.before, rewrite.after, sample), contract)
-        return verdict.metric
+        metric = verdict.metric
+        if contract.kind is Kind.ALGEBRAIC:
+            agreement = agree(before, rewrite.after, seed=self.seed)
+            metric["field_chance"] = agreement.chance  # of agreeing there although they differ; 1 where undecided
+        return metric
 
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
         if not rewrites:
@@ -133,7 +143,9 @@ class Check(Instrument):
         self.cache.trim()
 
     def grouped(self, group: str) -> dict[str, Any] | None:
-        """The model after the group against the original; where it fails, the first pass after which it does is named."""
+        """The model after the group against the original; where it fails, the first pass after which it does is
+        named.
+        """
         if not self._pending:
             return None
         assert self._original is not None
@@ -148,7 +160,9 @@ class Check(Instrument):
         self._pending.clear()
         return verdict.metric
 
-    def _stop(self, stage: Stage, verdict: Verdict, rewrite: Rewrite | None, evidence: Evidence, contract: Contract) -> None:
+    def _stop(
+        self, stage: Stage, verdict: Verdict, rewrite: Rewrite | None, evidence: Evidence, contract: Contract
+    ) -> None:
         kept = evidence.keep(self.keep) if self.keep is not None else None
         raise StepFailed(stage.name, verdict, rewrite=rewrite, kept=kept, stage=str(stage), contract=str(contract))
 

@@ -17,8 +17,8 @@ from porter.rewrite import Rewrite, Rule, apply
 class Pass:
     """A step from graph to graph. Fields are options, the docstring is the help, the module path is the name.
 
-    `run` edits the model it is given (the pipeline hands it a copy) and yields a `Rewrite` after each change, with the model valid
-    at that point; or returns a model. It knows nothing of checking, saving, timing or logging.
+    `run` edits the model it is given (the pipeline hands it a copy) and yields a `Rewrite` after each change, with
+    the model valid at that point; or returns a model. It knows nothing of checking, saving, timing or logging.
     """
 
     contract: ClassVar[Contract] = exact
@@ -47,10 +47,14 @@ class Rules(Pass):
 def pass_of(module: ModuleType) -> type[Pass] | Rules | None:
     """The one pass of a module: its `Pass` class, else its rules; None where it has neither.
 
-    Rules are taken in the order of the module, or as its `rules` lists them; its `contract` is theirs (algebraic if it has
-    none).
+    Rules are taken in the order of the module, or as its `rules` lists them; its `contract` is theirs (algebraic if
+    it has none).
     """
-    own = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == module.__name__]
+    own = [
+        v
+        for v in vars(module).values()
+        if isinstance(v, type) and issubclass(v, Pass) and v.__module__ == module.__name__
+    ]
     if len(own) > 1:
         raise PorterError(f"module {module.__name__}", expected="one pass", found=", ".join(c.__name__ for c in own))
     if own:
@@ -74,4 +78,15 @@ def order_of(module: ModuleType) -> tuple[str, ...]:
     return tuple(listed) or tuple(getattr(module, "after", ()))
 
 
-__all__ = ["Contract", "Pass", "Rules", "algebraic", "exact", "order_of", "pass_of", "precision", "rounding", "rules_of"]
+__all__ = [
+    "Contract",
+    "Pass",
+    "Rules",
+    "algebraic",
+    "exact",
+    "order_of",
+    "pass_of",
+    "precision",
+    "rounding",
+    "rules_of",
+]

@@ -76,12 +76,10 @@ def run(
 ) -> Result:
     """Runs the passes on a copy of the model.
 
-    checks    hold each pass to its contract: every distinct rewrite alone, then (`whole`) the model against the original
-    keep      folder for before.onnx, after.onnx and inputs.npz of a failed check
-    save      folder for the model after every step
-    limit     apply the first so many rewrites of each pass only
-    inputs    what the whole model is compared on, instead of drawn inputs
-    roots     further packages of passes
+    checks    hold each pass to its contract: every distinct rewrite alone, then (`whole`) the model against the
+    original keep      folder for before.onnx, after.onnx and inputs.npz of a failed check save      folder for the
+    model after every step limit     apply the first so many rewrites of each pass only inputs    what the whole model
+    is compared on, instead of drawn inputs roots     further packages of passes
 
     Raises StepFailed when a contract is broken, PorterError for a word of the pipeline that is no pass.
     """
@@ -168,11 +166,15 @@ _BETTER = {"sqnr_db", "cosine"}
 def _worst(held: dict[str, Any], new: dict[str, Any] | None) -> dict[str, Any]:
     merged = dict(held)
     for name, value in (new or {}).items():
-        merged[name] = value if name not in merged else min(merged[name], value) if name in _BETTER else max(merged[name], value)
+        merged[name] = (
+            value if name not in merged else min(merged[name], value) if name in _BETTER else max(merged[name], value)
+        )
     return merged
 
 
-def why(model: Model, node: Node | str, passes: str | None = None, roots: Iterable[str] = ()) -> list[tuple[str, Answer]]:
+def why(
+    model: Model, node: Node | str, passes: str | None = None, roots: Iterable[str] = ()
+) -> list[tuple[str, Answer]]:
     """For each pass with rules (or those named), what each of its rules says of the node, nearest first.
 
     PorterError where the model has no such node.

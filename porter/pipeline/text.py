@@ -36,7 +36,8 @@ class Stage:
 
 
 def parse(text: str, roots: Iterable[str] = ()) -> tuple[Stage, ...]:
-    """The stages that a text means. A package name stands for its passes in order; its options go to those that have them.
+    """The stages that a text means. A package name stands for its passes in order; its options go to those that have
+    them.
 
     PorterError names the word that is wrong, with the nearest that exist.
     """

@@ -1,6 +1,6 @@
 """Rewrites by pattern: `@fusion` and `@rewrite`, their application one change at a time, and the reasons for refusals.
 
-    from porter.rewrite import fusion, rewrite, apply, why
+from porter.rewrite import fusion, rewrite, apply, why
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from porter.graph import (
 )
 from porter.rewrite.regions import canonical
 from porter.rewrite.rule import Match, Rule
-from porter.rewrite.terms import REST, Apply, Const, Param, Rest, Term, Traced, Var, first
+from porter.rewrite.terms import REST, Apply, Const, Param, Rest, Term, Var, first
 
 #: the domain of fused operators that ONNX has no name for
 DOMAIN = "porter"
@@ -34,7 +34,9 @@ DOMAIN = "porter"
 
 @dataclass(frozen=True)
 class Built:
-    """New nodes in order of evaluation, not yet in the graph; the values that replace the outputs; the weights made for them."""
+    """New nodes in order of evaluation, not yet in the graph; the values that replace the outputs; the weights made
+    for them.
+    """
 
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
@@ -74,7 +76,9 @@ def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...]) -> Buil
                     while inputs and inputs[-1] is None:
                         inputs.pop()
                     outputs = [new_value(fresh(f"{stem}/{term.op_type}", used)) for _ in range(term.outputs)]
-                    attributes = {k: v for k, v in term.attributes.items() if k != REST} | dict(term.attributes.get(REST, {}))
+                    attributes = {k: v for k, v in term.attributes.items() if k != REST} | dict(
+                        term.attributes.get(REST, {})
+                    )
                     done[term.call] = new_node(
                         term.op_type, inputs, _plain(attributes), domain=term.domain, outputs=outputs
                     )

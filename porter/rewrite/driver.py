@@ -25,6 +25,7 @@ from porter.graph import (
     names,
     remove,
     replace_uses,
+    shape,
     source_name,
 )
 from porter.rewrite.build import Built, build
@@ -39,10 +40,10 @@ SWEEPS = 100
 class Rewrite:
     """One change: where, and the region before and after as models over the same inputs.
 
-    `before` is None where there is no region to compare (nodes that nobody reads were dropped, say): the whole model is compared
-    then. `key` is equal for equal regions. `exact` holds constants of `before` that the rule knows without their rounding
-    (sqrt(2) for 1.4142135): `algebraic` is about these. `rounds` says that a number was rounded to be stored on the other side (a
-    merged scale): such a change is `rounding`, whatever its rule claims.
+    `before` is None where there is no region to compare (nodes that nobody reads were dropped, say): the whole model
+    is compared then. `key` is equal for equal regions. `exact` holds constants of `before` that the rule knows
+    without their rounding (sqrt(2) for 1.4142135): `algebraic` is about these. `rounds` says that a number was
+    rounded to be stored on the other side (a merged scale): such a change is `rounding`, whatever its rule claims.
     """
 
     number: int
@@ -90,7 +91,9 @@ def apply(model: Model, rules: Sequence[Rule], *, start: int = 0) -> Iterator[Re
                         break
         if not changed:
             return
-    raise PorterError(f"rules {', '.join(rule.name for rule in rules)}", expected="an end", found=f"changes in each of {SWEEPS} walks")
+    raise PorterError(
+        f"rules {', '.join(rule.name for rule in rules)}", expected="an end", found=f"changes in each of {SWEEPS} walks"
+    )
 
 
 def all_graphs(model: Model) -> Iterator[Graph]:
@@ -145,7 +148,9 @@ def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, 
         types[key] = [value for node in after.graph for value in node.outputs] + list(after.graph.outputs)
     found = types[key]
     for old, new in zip(m.outputs, found[len(found) - len(m.outputs) :], strict=True):
-        if dtype(old) is not None and (dtype(new) != dtype(old) or (_static(old) and tuple(new.shape or ()) != tuple(old.shape or ()))):
+        if dtype(old) is not None and (
+            dtype(new) != dtype(old) or (_static(old) and tuple(new.shape or ()) != tuple(old.shape or ()))
+        ):
             m.refuse(f"the replacement is {dtype(new)}{new.shape}, not {dtype(old)}{old.shape}")
             return None
     fresh_values = [value for node in built.nodes for value in node.outputs]
@@ -155,8 +160,10 @@ def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, 
     copies = dict(zip(_constants(earlier, inputs), before.graph.initializers, strict=True))
     for value, wanted in m.binding.exact.items():
         if value in copies:
-            exact[copies[value]] = np.broadcast_to(np.asarray(wanted), tuple(value.shape or ()))
-    return Rewrite(number, m.rule.name, kinds, sources, before, after, exact, key, any(_rounds(node) for node in built.nodes))
+            exact[copies[value]] = np.broadcast_to(np.asarray(wanted), shape(value) or ())
+    return Rewrite(
+        number, m.rule.name, kinds, sources, before, after, exact, key, any(_rounds(node) for node in built.nodes)
+    )
 
 
 def _without(nodes: Sequence[Node], reads: Sequence[Value]) -> list[Node]:
@@ -168,7 +175,9 @@ def _without(nodes: Sequence[Node], reads: Sequence[Value]) -> list[Node]:
 def _constants(nodes: Sequence[Node], inputs: Sequence[Value]) -> list[Value]:
     """The constants that `region` makes initializers of, in its order."""
     given, inside = set(inputs), {value for node in nodes for value in node.outputs}
-    return list(dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in given and v not in inside))
+    return list(
+        dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in given and v not in inside)
+    )
 
 
 def _is_data(value: Value) -> bool:

@@ -29,7 +29,6 @@ from porter.rewrite.driver import Rewrite
 from porter.rewrite.regions import boundary, canonical, content, region
 from porter.rewrite.terms import COMMUTATIVE
 
-
 #: operators that only move elements: how is part of the function, not a parameter of it
 STRUCTURAL = frozenset("Transpose Concat Gather Squeeze Unsqueeze Flatten Split".split())
 
@@ -49,8 +48,9 @@ def fuse(model: Model, nodes: Sequence[Node], name: str, number: int) -> Rewrite
 def join(model: Model, nodes: Sequence[Node], name: str) -> Node:
     """Puts a call of `porter.NAME` in the place of nodes of which only the last one's results are read outside.
 
-    The nodes are in order of evaluation. Their attributes are attributes of the function (a name that two nodes share is preceded by
-    the operator's), but for those that say how elements move; so equal chains share one function whatever their strides.
+    The nodes are in order of evaluation. Their attributes are attributes of the function (a name that two nodes share
+    is preceded by the operator's), but for those that say how elements move; so equal chains share one function
+    whatever their strides.
     """
     last = nodes[-1]
     inputs = _inputs(nodes)
@@ -80,14 +80,17 @@ def join(model: Model, nodes: Sequence[Node], name: str) -> Node:
 
 def _inputs(nodes: Sequence[Node]) -> list[Value]:
     """What the nodes read from outside, weights among it, in order of first use."""
-    weights = [value for node in nodes for value in node.inputs if value is not None and constant_tensor(value) is not None]
+    weights = [
+        value for node in nodes for value in node.inputs if value is not None and constant_tensor(value) is not None
+    ]
     return boundary(nodes, nodes[-1].outputs, keep=weights)
 
 
-def _function(model: Model, nodes: Sequence[Node], inputs: Sequence[Value], name: str) -> tuple[Function, dict[str, object]]:
+def _function(
+    model: Model, nodes: Sequence[Node], inputs: Sequence[Value], name: str
+) -> tuple[Function, dict[str, object]]:
     """The function, and the attributes that this call of it carries."""
-    copies: dict[Value | None, Value | None] = {None: None}
-    copies.update((value, new_value(f"x{number}")) for number, value in enumerate(inputs))
+    copies: dict[Value, Value] = {value: new_value(f"x{number}") for number, value in enumerate(inputs)}
     given: dict[str, object] = {}
     body: list[Node] = []
     for node in nodes:
@@ -102,20 +105,16 @@ def _function(model: Model, nodes: Sequence[Node], inputs: Sequence[Value], name
             given[outer] = value
             references.append(RefAttr(key, outer, node.attributes[key].type))
         copies.update((value, new_value(f"{node.op_type.lower()}{len(body)}")) for value in node.outputs)
-        operands = [copies[value] for value in _chained_first(node, body[-1].outputs if body else [], copies)]
-        body.append(Node(node.domain, node.op_type, operands, references, outputs=[copies[value] for value in node.outputs]))  # type: ignore[misc]
+        operands = [None if value is None else copies[value] for value in node.inputs]
+        if node.op_type in COMMUTATIVE and body and operands[-1] in body[-1].outputs:
+            operands.reverse()  # what comes from the chain first: one spelling, one function
+        results = [copies[value] for value in node.outputs]
+        body.append(Node(node.domain, node.op_type, operands, references, outputs=results))
     opsets = {"": model.opset_imports.get("", HOME_OPSET)}
-    graph = Graph([copies[v] for v in inputs], [copies[v] for v in nodes[-1].outputs], nodes=body, opset_imports=opsets, name=name)  # type: ignore[misc]
+    taken, given_back = [copies[v] for v in inputs], [copies[v] for v in nodes[-1].outputs]
+    graph = Graph(taken, given_back, nodes=body, opset_imports=opsets, name=name)
     parameters = [Attr(key, AttributeType.UNDEFINED, None) for key in given]
     return Function(DOMAIN, name, "", graph=graph, attributes=parameters), given
-
-
-def _chained_first(node: Node, chained: Sequence[Value], copies: dict[Value | None, Value | None]) -> list[Value | None]:
-    """The operands, with what comes from the chain first where the order means nothing: one spelling, one function."""
-    operands = list(node.inputs)
-    if node.op_type in COMMUTATIVE and len(operands) == 2 and copies[operands[1]] in chained:
-        return operands[::-1]
-    return operands
 
 
 def _same(a: Function, b: Function) -> bool:

@@ -118,7 +118,9 @@ class Matcher:
                 if stored is None:
                     self.miss(binding, f"{_name(value)} is not a constant, which {name} must be")
                 elif name in binding.params and not np.array_equal(binding.params[name], stored):
-                    self.miss(binding, f"{name} is {_show(binding.params[name])} in one place and {_show(stored)} in another")
+                    self.miss(
+                        binding, f"{name} is {_show(binding.params[name])} in one place and {_show(stored)} in another"
+                    )
                 else:
                     yield binding.with_param(name, stored)
             case Either(alternatives):
@@ -142,7 +144,10 @@ class Matcher:
         if node is None or value is None:
             self.miss(binding, f"{_name(value)} is not computed by {term.op_type}: it is {_kind(value)}")
             return
-        if node.op_type != term.op_type or node.domain not in (term.domain, "ai.onnx" if not term.domain else term.domain):
+        if node.op_type != term.op_type or node.domain not in (
+            term.domain,
+            "ai.onnx" if not term.domain else term.domain,
+        ):
             self.miss(binding, f"{_name(value)} comes from {node.op_type} '{source_name(node)}', not {term.op_type}")
             return
         if value.index() != term.index:
@@ -180,10 +185,13 @@ class Matcher:
         rest: Rest | None = wanted.pop(REST, None)
         carried = attributes(node)
         for name, want in wanted.items():
-            have = found.get(name)
+            have: Any = found.get(name)
             if isinstance(want, Param):
                 if want.name in binding.params and not np.array_equal(binding.params[want.name], have):
-                    self.miss(binding, f"{name} of '{source_name(node)}' is {_show(have)}, not {_show(binding.params[want.name])}")
+                    self.miss(
+                        binding,
+                        f"{name} of '{source_name(node)}' is {_show(have)}, not {_show(binding.params[want.name])}",
+                    )
                     return None
                 binding = binding.with_param(want.name, have)
             elif not _equal_attribute(name, want, have, node):
@@ -195,7 +203,9 @@ class Matcher:
         defaults = _defaults(node.domain, node.op_type)
         for name, have in unnamed.items():
             if name not in _SILENT and not (name in defaults and _equal_attribute(name, defaults[name], have, node)):
-                self.miss(binding, f"{name} of '{source_name(node)}' is {_show(have)}, which the pattern does not expect")
+                self.miss(
+                    binding, f"{name} of '{source_name(node)}' is {_show(have)}, which the pattern does not expect"
+                )
                 return None
         return binding
 
@@ -253,7 +263,9 @@ def _rank(value: Value | None) -> int | None:
 
 
 def _small_constant(value: Value | None, size: int) -> np.ndarray | None:
-    """The array of a constant of one element or of `size`; larger ones are not read, but for equal elements of a known few."""
+    """The array of a constant of one element or of `size`; larger ones are not read, but for equal elements of a
+    known few.
+    """
     if value is None:
         return None
     dims = shape(value)

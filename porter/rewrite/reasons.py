@@ -34,7 +34,8 @@ class Answer:
 def why(model: Model, node: Node | str, rules: Iterable[Rule]) -> list[Answer]:
     """One answer per rule that has an operator in common with the place, the nearest first.
 
-    A node is named by itself, by its source layer, or by one of its outputs. PorterError if there is none, with the nearest names.
+    A node is named by itself, by its source layer, or by one of its outputs. PorterError if there is none, with the
+    nearest names.
     """
     where = find(model, node) if isinstance(node, str) else node
     answers = [answer for rule in rules if (answer := _ask(rule, where)) is not None]
@@ -56,7 +57,9 @@ def find(model: Model, name: str) -> Node:
 
     known = [text for node in nodes for text in (node.name, source_name(node)) if text]
     near = get_close_matches(name, known, 3)
-    raise PorterError(f"node '{name}'", expected="a node of the model", hint=f"one of: {', '.join(near)}" if near else None)
+    raise PorterError(
+        f"node '{name}'", expected="a node of the model", hint=f"one of: {', '.join(near)}" if near else None
+    )
 
 
 def _ask(rule: Rule, node: Node) -> Answer | None:

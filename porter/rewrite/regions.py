@@ -1,4 +1,6 @@
-"""A few nodes as a model of their own: what a rewrite touched, so that it can be checked alone and once per distinct content."""
+"""A few nodes as a model of their own: what a rewrite touched, so that it can be checked alone and once per distinct
+content.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ from porter.graph import (
     Value,
     attributes,
     constant_tensor,
+    content_hash,
     dtype,
     graphs,
     inherit,
@@ -35,8 +38,8 @@ def region(
 ) -> Model:
     """The nodes as a model. `inputs` become its inputs (constants among them too), other constants its initializers.
 
-    The nodes are copied in the given order, which must be one of evaluation; they must hold no subgraphs. Inputs are named
-    i0, i1..., in their order, and values v0, v1..., so that equal regions of different layers are equal models.
+    The nodes are copied in the given order, which must be one of evaluation; they must hold no subgraphs. Inputs are
+    named i0, i1..., in their order, and values v0, v1..., so that equal regions of different layers are equal models.
     """
     copies: dict[Value, Value] = {}
     weights: list[Value] = []
@@ -54,7 +57,7 @@ def region(
             weights.append(copies[value])
         return copies[value]
 
-    made = []
+    made: list[Node] = []
     for node in nodes:
         taken = [take(value) for value in node.inputs]
         results = []
@@ -62,7 +65,9 @@ def region(
             copies[value] = _copy(value, f"v{len(copies)}")
             results.append(copies[value])
         made.append(
-            Node(node.domain, node.op_type, taken, list(node.attributes.values()), outputs=results, name=f"n{len(made)}")
+            Node(
+                node.domain, node.op_type, taken, list(node.attributes.values()), outputs=results, name=f"n{len(made)}"
+            )
         )
         inherit([made[-1]], [node])
     used = {node.op_identifier() for node in made}
@@ -70,7 +75,7 @@ def region(
     domains = {node.domain: 1 for node in made if node.domain} | {"": opset}
     graph = Graph(
         [copies[value] for value in inputs],
-        [take(value) for value in outputs],  # type: ignore[list-item]
+        [copy for value in outputs if (copy := take(value)) is not None],
         nodes=made,
         initializers=weights,
         opset_imports=domains,
@@ -96,8 +101,8 @@ def boundary(nodes: Iterable[Node], outputs: Sequence[Value], *, keep: Iterable[
 def upstream(nodes: Sequence[Node], sources: Iterable[Value]) -> list[Node]:
     """The nodes, and those between the given sources and them, in the order of their graph.
 
-    A replacement may read values from further up than the pattern's inputs (the angle of a cosine, say); both sides can only
-    be compared from the same inputs.
+    A replacement may read values from further up than the pattern's inputs (the angle of a cosine, say); both sides
+    can only be compared from the same inputs.
     """
     graph = nodes[0].graph
     assert graph is not None
@@ -144,8 +149,8 @@ def content(*models: Model) -> str:
 def canonical(owner: Graph | Function, numbers: dict[Value, str] | None = None) -> list[str]:
     """The nodes as lines that do not depend on names: equal lines compute the same from the same inputs."""
     numbers = {} if numbers is None else numbers
-    for number, value in enumerate(owner.inputs):
-        numbers.setdefault(value, f"i{number}")
+    for position, value in enumerate(owner.inputs):
+        numbers.setdefault(value, f"i{position}")
     lines = []
 
     def number(value: Value | None) -> str:
@@ -155,9 +160,7 @@ def canonical(owner: Graph | Function, numbers: dict[Value, str] | None = None) 
             tensor = constant_tensor(value)
             if tensor is None:
                 return f"?{value.name}"
-            array = np.ascontiguousarray(tensor.numpy())
-            data = repr(array.tolist()).encode() if array.dtype == object else array.tobytes()
-            numbers[value] = f"{array.dtype}{array.shape}{hashlib.sha256(data).hexdigest()}"
+            numbers[value] = content_hash(tensor)
         return numbers[value]
 
     for position, node in enumerate(owner):
@@ -172,7 +175,9 @@ def canonical(owner: Graph | Function, numbers: dict[Value, str] | None = None) 
 def _plain(node: Node) -> str:
     given = {}
     for name, value in sorted(attributes(node).items()):
-        given[name] = (value.dtype.name, value.shape, value.tobytes().hex()) if isinstance(value, np.ndarray) else repr(value)
+        given[name] = (
+            (value.dtype.name, value.shape, value.tobytes().hex()) if isinstance(value, np.ndarray) else repr(value)
+        )
     return repr(given)
 
 

@@ -14,9 +14,10 @@
     def floating(m):
         return m.dtype("x").is_float or m.refuse("x is not floating")
 
-The body of a fusion is what the fused operator means and what the matcher looks for. Where ONNX has an operator of that name the
-replacement is that operator, its attributes the keyword-only parameters; else it is a model-local function of domain `porter`
-with the body inside. A `@rewrite` draws its other side with `.to`, and so may a fusion whose attributes need computing.
+The body of a fusion is what the fused operator means and what the matcher looks for. Where ONNX has an operator of
+that name the replacement is that operator, its attributes the keyword-only parameters; else it is a model-local
+function of domain `porter` with the body inside. A `@rewrite` draws its other side with `.to`, and so may a fusion
+whose attributes need computing.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Kind:
 class Match:
     """One place where a pattern fits; conditions and computed replacements ask it what the names stand for."""
 
-    def __init__(self, rule: Rule, pattern: Traced, binding: Binding, outputs: tuple[Value, ...], fixed: dict[str, Any]) -> None:
+    def __init__(
+        self, rule: Rule, pattern: Traced, binding: Binding, outputs: tuple[Value, ...], fixed: dict[str, Any]
+    ) -> None:
         self.rule = rule
         self.pattern = pattern
         self.binding = binding
@@ -174,7 +177,9 @@ class Rule:
         return condition
 
     def to(self, body: Body) -> Body:
-        """The other side: takes the pattern's names (those it lists, and the match as `m` if it lists that), returns terms."""
+        """The other side: takes the pattern's names (those it lists, and the match as `m` if it lists that), returns
+        terms.
+        """
         self.target = body
         return body
 
@@ -187,7 +192,9 @@ class Rule:
                 found = Match(self, spelling.pattern, binding, matcher.outputs(binding), dict(spelling.fixed))
                 if self._holds(found):
                     return found
-                nearest = _nearer(nearest, Miss(binding.nodes, matcher.size, found.reason or "a condition does not hold"))
+                nearest = _nearer(
+                    nearest, Miss(binding.nodes, matcher.size, found.reason or "a condition does not hold")
+                )
             nearest = _nearer(nearest, matcher.best)
         return nearest
 

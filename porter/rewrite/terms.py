@@ -1,8 +1,9 @@
 """What a pattern is made of: read this to see how a Python body becomes a graph to look for, or to build.
 
-A body such as ``lambda op, x: x * op.Sigmoid(x)`` runs once, on terms instead of arrays. Operators and ``op.Name(...)`` calls give
-`Apply` terms, Python numbers give `Const`, keyword-only parameters give `Param`. The same terms are matched against a graph
-(`porter.rewrite.match`), built into one (`porter.rewrite.build`), and kept as the body of a model-local function.
+A body such as ``lambda op, x: x * op.Sigmoid(x)`` runs once, on terms instead of arrays. Operators and
+``op.Name(...)`` calls give `Apply` terms, Python numbers give `Const`, keyword-only parameters give `Param`. The same
+terms are matched against a graph (`porter.rewrite.match`), built into one (`porter.rewrite.build`), and kept as the
+body of a model-local function.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Var(Term):
 
 @dataclass(frozen=True, eq=False)
 class Const(Term):
-    """A constant of this value: stored in any dtype, as the value rounds to it; a scalar may be stored with dims of 1."""
+    """A constant of this value: stored in any dtype, as the value rounds to it; a scalar may be stored with dims of
+    1.
+    """
 
     value: Any
 
@@ -89,7 +92,9 @@ class Rest(Term):
 
 @dataclass(frozen=True, eq=False)
 class Apply(Term):
-    """An operator on terms; `index` says which of its outputs this term is, `call` is shared by the outputs of one node."""
+    """An operator on terms; `index` says which of its outputs this term is, `call` is shared by the outputs of one
+    node.
+    """
 
     op_type: str
     inputs: tuple[Term | None, ...]
@@ -109,7 +114,9 @@ class Either(Term):
 
 @dataclass(frozen=True, eq=False)
 class Shared(Term):
-    """A part that others may use too: it stays for them, so only free things (views, small integers) should be shared."""
+    """A part that others may use too: it stays for them, so only free things (views, small integers) should be
+    shared.
+    """
 
     term: Term
 
@@ -133,7 +140,9 @@ class Operators:
             one = Apply(op_type, tuple(lift(value) for value in inputs), attributes, self.domain, outputs=outputs)
             if outputs == 1:
                 return one
-            return tuple(Apply(op_type, one.inputs, attributes, self.domain, i, outputs, one.call) for i in range(outputs))
+            return tuple(
+                Apply(op_type, one.inputs, attributes, self.domain, i, outputs, one.call) for i in range(outputs)
+            )
 
         return call
 
@@ -161,7 +170,9 @@ class Operators:
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters of a body: positional ones are values, keyword-only ones numbers, ``**`` the rest of an operator's attributes."""
+    """The parameters of a body: positional ones are values, keyword-only ones numbers, ``**`` the rest of an
+    operator's attributes.
+    """
 
     values: tuple[Var, ...]
     params: tuple[Param, ...]
@@ -234,9 +245,11 @@ def orders(term: Apply) -> Iterator[tuple[Term | None, ...]]:
 
 
 def rounds_to(value: Any, stored: np.ndarray) -> bool:
-    """Whether `stored` is what `value` becomes in the stored dtype: sqrt(2) is 1.4142135 in float32 and 1.414 in float16.
+    """Whether `stored` is what `value` becomes in the stored dtype: sqrt(2) is 1.4142135 in float32 and 1.414 in
+    float16.
 
-    A scalar value tolerates a stored shape of ones, and a stored tensor of equal elements; a sequence asks for its own shape.
+    A scalar value tolerates a stored shape of ones, and a stored tensor of equal elements; a sequence asks for its
+    own shape.
     """
     wanted = np.asarray(value)
     if wanted.ndim and wanted.shape != stored.shape:

@@ -1,7 +1,7 @@
 """Every pass on pairs of models written as text: what it does, what it refuses, and that both sides compute the same.
 
-A file is named after the pass. A case is a title, a model, `# ->`, and the model after the pass (`unchanged` where it refuses; then
-`# because NODE: WORDS` says what `--why` answers). `--update-golden` rewrites the right-hand sides.
+A file is named after the pass. A case is a title, a model, `# ->`, and the model after the pass (`unchanged` where it
+refuses; then `# because NODE: WORDS` says what `--why` answers). `--update-golden` rewrites the right-hand sides.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def compute_the_same(before: graph.Model, after: graph.Model, contract: check.Co
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(graph.to_proto(after).SerializeToString(), options, ["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            graph.to_proto(after).SerializeToString(), options, ["CPUExecutionProvider"]
+        )
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
         return  # a type that onnxruntime has no kernel for
     names = [value.name for value in after.graph.outputs]

@@ -169,7 +169,9 @@ def test_a_second_failure_is_kept_beside_the_first(two_layers, outside, tmp_path
 
 def test_a_change_without_a_region_is_found_on_the_whole_model(two_layers, outside, tmp_path):
     with pytest.raises(StepFailed) as error:
-        pipeline.run(two_layers, "cleanup, bad.second, fusion.gelu", keep=tmp_path / "out", roots=outside, no_cache=True)
+        pipeline.run(
+            two_layers, "cleanup, bad.second, fusion.gelu", keep=tmp_path / "out", roots=outside, no_cache=True
+        )
     lines = str(error.value).splitlines()
     assert lines[0] == "bad.second changed output 'y'"
     assert lines[2] == "  first wrong rewrite is number 1, skip at node /layer.1/act"

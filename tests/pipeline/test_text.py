@@ -25,7 +25,9 @@ def test_passes_run_after_those_they_name():
     assert names[-1] == "fusion.epilogue"
 
 
-@pytest.mark.parametrize("text", ["cleanup.dead", "cleanup.constants{elements=12}, fusion.gelu", "layout.packed{packed=1}"])
+@pytest.mark.parametrize(
+    "text", ["cleanup.dead", "cleanup.constants{elements=12}, fusion.gelu", "layout.packed{packed=1}"]
+)
 def test_print_then_parse_is_the_identity(text):
     stages = parse(text)
     assert [(s.name, s.work) for s in parse(show(stages))] == [(s.name, s.work) for s in stages]
@@ -45,7 +47,8 @@ def test_options_of_a_package_go_to_those_that_have_them():
         ("cleanup.dead{x=1}", "option 'x' of pass cleanup.dead\n  expected no options"),
         (
             "cleanup.constants{element=1}",
-            "option 'element' of pass cleanup.constants\n  expected one of elements\n  try  cleanup.constants{elements=1}",
+            "option 'element' of pass cleanup.constants\n  expected one of elements\n"
+            "  try  cleanup.constants{elements=1}",
         ),
         ("cleanup.constants{elements=many}", "cleanup.constants{elements}\n  expected int\n  found many"),
         ("cleanup.constants{elements}", "options of pass cleanup.constants\n  expected option=value\n  found elements"),
