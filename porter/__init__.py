@@ -16,12 +16,11 @@ from typing import Any
 _WORDS = {
     "load": "porter.graph",
     "reference": "porter.ops",
-    "port": "porter.bundle",
-    "compare": "porter.bundle",
+    "port": "porter.porting.port",
     "run": "porter.bundle",
 }
 
-__all__ = ["check", "compare", "load", "port", "reference", "run"]
+__all__ = ["check", "load", "port", "reference", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -179,7 +179,7 @@ def _solve(equations: list[Equation], values: dict[str, Size], notes: list[str])
 def _follows(equation: Equation, values: dict[str, Size], guess: bool) -> tuple[str, int] | None:
     """A name that an equation decides, and its value; None where it decides none. Raises where it cannot hold.
 
-    A broadcast of two known sizes decides its result; of what is not known yet it can only be guessed that neither is 1.
+    A broadcast of two known sizes decides its result; of an unknown one it can only be guessed that it is not 1.
     """
     reduced = equation.at(values)
     left, right = reduced.left, reduced.right

@@ -153,6 +153,8 @@ def _check_nodes(
     for index, node in enumerate(nodes):
         reads = [name for name in node.input if name]
         for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise PorterError(f"{where}: {title(node)}", expected="dense constants", found="a sparse one")
             for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
                 _check_tensor(f"{where}: {title(node)}, attribute '{attribute.name}'", tensor)
         for graph in _subgraphs(node):

@@ -265,6 +265,19 @@ def test_tensors_of_impossible_type_or_shape(dims: list[int], kind: int, model: 
     assert refusal(proto).startswith("the model: tensor 'w'\n")
 
 
+def test_sparse_constants(model: Callable) -> None:
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "v"),
+        numpy_helper.from_array(np.zeros(1, np.int64), "i"),
+        [1 << 40],
+    )
+    proto = model([helper.make_node("Constant", [], ["y"], name="c", sparse_value=sparse)], {}, {"y": None})
+    assert refusal(proto) == "the model: node 'c' (Constant)\n  expected dense constants\n  found a sparse one"
+    proto = model([RELU], {"x": [3]}, {"y": [3]})
+    proto.graph.sparse_initializer.append(sparse)
+    assert refusal(proto).endswith("expected dense weights\n  found the sparse weight 'v'\n  try  export it dense")
+
+
 # external data
 
 
