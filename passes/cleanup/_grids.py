@@ -45,7 +45,7 @@ def grid_of(indices: np.ndarray, source: tuple[int, ...]) -> Grid | None:
     counted = [axis for axis in along if axis is not None]
     if len(set(counted)) != len(counted):
         return None
-    order = sorted((i for i in range(coordinates) if along[i] is not None), key=lambda i: along[i])
+    order = [i for _, i in sorted((axis, i) for i, axis in enumerate(along) if axis is not None)]
     fixed = [i for i in range(coordinates) if along[i] is None]
     perm = (*fixed, *order, *range(coordinates, len(source)))
     kept = tuple(dims[axis] if axis in counted else 1 for axis in range(len(dims)))

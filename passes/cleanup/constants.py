@@ -104,9 +104,8 @@ def _shape_of(node: Node) -> list[np.ndarray] | None:
         return None
     if node.op_type == "Size":
         return [np.asarray(np.prod(dims, dtype=np.int64), np.int64)]
-    given = attributes(node)
-    start, end = given.get("start", 0), given.get("end")
-    return [np.asarray(dims[start:end], np.int64)]  # type: ignore[misc]
+    given: dict[str, Any] = attributes(node)
+    return [np.asarray(dims[given.get("start", 0) : given.get("end")], np.int64)]
 
 
 def _replace(graph: Graph, value: Value, data: Any) -> None:

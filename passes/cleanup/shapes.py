@@ -103,7 +103,8 @@ def grouping(source, merged):
     """
     groups, axis = [], 0
     for dim in merged:
-        group, size = [], 1
+        group: list[int] = []
+        size = 1
         while axis < len(source) and (size < dim or (not group and source[axis] == dim)):
             size *= source[axis]
             group.append(axis)
