@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from porter import graph, ops
 from porter.check.execution import run
 from porter.check.inputs import draw
 from porter.errors import Undecided
-from porter.graph import Function, Graph, Model
+from porter.graph import Function, Graph, Model, Value
 from porter.ops.field import Field
 from porter.ops.namespace import is_float
 from porter.ops.residue_array import UNDEFINED, Residues
@@ -60,19 +61,26 @@ class Agreement:
 
 
 def agree(before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS) -> Agreement:
-    """Whether two models with the same interface agree in the field; inputs of integers are drawn as in `draw`."""
+    """Whether two models with the same interface agree in the field; inputs of integers are drawn as in `draw`, and the
+    agreement is on those."""
     names = [v.name or "" for v in before.graph.inputs if not v.is_initializer()]
     renamed = [v.name or "" for v in after.graph.inputs if not v.is_initializer()]
     if len(names) != len(renamed):
         return Agreement(None, reason=f"{len(names)} inputs against {len(renamed)}")
     to_after = dict(zip(names, names if set(names) == set(renamed) else renamed, strict=True))
-    common = _computed(before) & _computed(after)
+    drawn = {trial: draw(before, trial) for trial in range(seed, seed + seeds)}
+    common = _variable(before) & _variable(after)
+    folded: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {"unrounded": ({}, {})}
 
-    def both(field: Field, trial: int) -> tuple[_Run, _Run]:
-        given = _values(field, draw(before, trial), names)
+    def both(field: Field, trial: int, reading: str) -> tuple[_Run, _Run]:
+        if reading not in folded:
+            other = {to_after[n]: v for n, v in drawn[seed].items()}
+            folded[reading] = (_folded(before, drawn[seed]), _folded(after, other))
+        given = {n: _value(field, f"input {i}", drawn[trial][n]) for i, n in enumerate(names)}
+        moved = {to_after[n]: v for n, v in given.items()}
         return (
-            _evaluate(before, given, field, common),
-            _evaluate(after, {to_after[n]: v for n, v in given.items()}, field, common),
+            _evaluate(before, given | folded[reading][0], field, common),
+            _evaluate(after, moved | folded[reading][1], field, common),
         )
 
     return _decide(both, seed, seeds)
@@ -90,7 +98,7 @@ def agree_on(
     """The same for two functions of the same inputs: float arrays of the right shape and type become random residues
     unless they are wrapped as `Constant`; integers are used as they are."""
 
-    def both(field: Field, trial: int) -> tuple[_Run, _Run]:
+    def both(field: Field, trial: int, reading: str) -> tuple[_Run, _Run]:
         given = [_value(field, f"input {i}", x) for i, x in enumerate(inputs)]
         named_before = {v.name or "": x for v, x in zip(before.inputs, given, strict=True)}
         named_after = {v.name or "": x for v, x in zip(after.inputs, given, strict=True)}
@@ -99,7 +107,7 @@ def agree_on(
             _evaluate(after, named_after, field, frozenset(), **options),
         )
 
-    return _decide(both, seed, seeds)
+    return _decide(both, seed, seeds, readings=("unrounded",))
 
 
 @dataclass(frozen=True)
@@ -115,22 +123,21 @@ class _Run:
     shared: dict[str, Any]
 
 
-def _decide(both: Any, seed: int, seeds: int) -> Agreement:
+def _decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unrounded", "folded")) -> Agreement:
     """Agreement on all seeds in one reading of constants, unrounded first."""
     results = []
     exponents = False
-    for reading, whole in product(("unrounded", "folded"), (True, False)):
+    for reading, whole in product(readings, (True, False)):
         degree, verdict = 0, None
         for trial in range(seed, seed + seeds):
-            options = {"folded": reading == "folded", "renews_values": whole}
             try:
                 try:
-                    field = Field(trial, exponents=exponents, **options)
-                    one, two = both(field, trial)
+                    field = Field(trial, exponents=exponents, renews_values=whole)
+                    one, two = both(field, trial, reading)
                 except NeedsExponents:
                     exponents = True
-                    field = Field(trial, exponents=True, **options)
-                    one, two = both(field, trial)
+                    field = Field(trial, exponents=True, renews_values=whole)
+                    one, two = both(field, trial, reading)
             except Undecided as error:
                 verdict = Agreement(None, reason=str(error).replace("\n ", ";"))
                 break
@@ -166,10 +173,6 @@ def _fingerprint(x: Residues) -> tuple[tuple[int, ...], int]:
     """Enough of a value to tell it from another, without keeping it."""
     places = hashed(1, x.p.reshape(-1), x.tags.reshape(-1), np.arange(x.size))
     return x.shape, int(np.bitwise_xor.reduce(places, initial=np.uint64(0)))
-
-
-def _values(field: Field, drawn: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Any]:
-    return {n: _value(field, f"input {i}", drawn[n]) for i, n in enumerate(names)}
 
 
 def _value(field: Field, name: str, x: Any) -> Any:
@@ -209,5 +212,29 @@ def _degree(values: Sequence[Any]) -> int:
     return max((x.degree for x in values if isinstance(x, Residues)), default=0)
 
 
-def _computed(model: Model) -> frozenset[str]:
-    return frozenset(v.name for node in model.graph for v in node.outputs if v.name and not v.is_graph_output())
+def _variable(model: Model) -> frozenset[str]:
+    """Names of values that depend on an input, outputs left out."""
+    depend = _dependent(model)
+    return frozenset(v.name for v in depend if v.name and v.producer() is not None and not v.is_graph_output())
+
+
+def _dependent(model: Model) -> set[Value]:
+    found: set[Value] = {v for v in model.graph.inputs if not v.is_initializer()}
+    for node in model.graph:
+        if any(v in found for v in (*node.inputs, *graph.captured(node))):
+            found.update(node.outputs)
+    return found
+
+
+def _folded(model: Model, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Floats that nodes compute from constants alone and others read, computed in the source dtypes."""
+    depend = _dependent(model)
+    wanted = {
+        v.name or ""
+        for node in model.graph
+        if node.op_type != "Constant"
+        for v in node.outputs
+        if v not in depend and (v.is_graph_output() or any(out in depend for use, _ in v.uses() for out in use.outputs))
+    }
+    values = run(model, drawn, ops.source, want=wanted) if wanted else {}
+    return {name: array for name, array in values.items() if is_float(array.dtype)}

@@ -47,6 +47,7 @@ class Field(Values):
 
     name = "field"
     rounds = True
+    lazy = False
 
     def __getattr__(self, name: str) -> Any:
         """A function of that name: of residues where an argument is one, numpy's otherwise."""
@@ -97,7 +98,7 @@ class Field(Values):
     def widen(self, x: Any) -> Any:
         if isinstance(x, Residues):
             return x.typed(self.float_type(x.dtype))
-        return self.lift(x) if is_float(x.dtype) and not self.lazy else source.widen(x)
+        return self.lift(x) if is_float(x.dtype) else source.widen(x)
 
     def settle(self, x: Any, dtype: np.dtype | None) -> Any:
         if isinstance(x, Residues):  # an array of its own, since `renew` changes it

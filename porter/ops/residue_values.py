@@ -12,6 +12,8 @@ from porter.ops.namespace import is_float
 from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Degree, Residues
 from porter.ops.residues import P, Q
 
+FEW = 16  # different values up to which a tensor of constants is taken for a mask or a flag
+
 
 class NeedsExponents(Exception):
     """An exp was met while residues modulo q were left out to save time."""
@@ -21,16 +23,14 @@ class Values:
     """Residues of one seed.
 
     seed       of every hash key and random value
-    folded     whether operators on constants alone are computed in the source dtypes first, as constant folding does
     exponents  whether values carry residues modulo q; without, exp raises NeedsExponents
     renews_values  whether `renew` replaces values, or their exponents only
     degree     grows to an upper bound of the degree of everything computed: chance of error is degree / p
     """
 
-    def __init__(self, seed: int, *, folded: bool = False, exponents: bool = True, renews_values: bool = True) -> None:
+    def __init__(self, seed: int, *, exponents: bool = True, renews_values: bool = True) -> None:
         self.renews_values = renews_values
         self.seed = seed
-        self.lazy = folded
         self.exponents = exponents
         self.degree = 0
 
@@ -88,15 +88,17 @@ class Values:
 
     def renew(self, x: Residues) -> None:
         """Make x a value of its own, which depends on its first residue alone: a fresh variable, the same in two
-        models that agree so far. Constants stay; with `renews_values` false only the exponent is new."""
-        if x.known is not None:
+        models that agree so far. Zeros stay, and what has few values of constants only (a mask); with `renews_values`
+        false only the exponent is new."""
+        if x.degree == 0 and len(np.unique(x.p.reshape(-1)[:4096])) <= FEW:
             return
         self.degree += x.degree
         value = mod.hashed(mod.key_of(self.seed, "renewed"), x.p)
         if self.renews_values:
-            x.p = (value % np.uint64(P)).astype(np.int64)
+            x.p = np.where(x.p == 0, 0, (value % np.uint64(P)).astype(np.int64))
             x.fraction = Degree()
-        x.q = self._after(value)
+        exponents = self._after(value)
+        x.q = None if exponents is None else np.where(x.p == 0, 0, exponents)
 
     def keyed(self, name: str, *args: Any) -> Residues:
         """A function without laws: a hash of its arguments."""
