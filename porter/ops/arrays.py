@@ -128,7 +128,7 @@ class Numpy:
 
     def einsum(self, equation: str, *operands: np.ndarray) -> np.ndarray:
         terms, out = expand(equation, [x.ndim for x in operands])
-        roles = pair(*terms, out) if len(terms) == 2 else None
+        roles = pair(terms[0], terms[1], out) if len(terms) == 2 else None
         if roles is None or operands[0].dtype.kind != "f":
             return np.einsum(",".join(terms) + "->" + out, *operands, optimize=len(operands) > 2)
         # as a matrix product, which BLAS does; numpy's own einsum loops where there are batch axes

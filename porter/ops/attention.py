@@ -44,7 +44,7 @@ def attention(
     softmax_precision=None,
     outputs=1,
 ):
-    """softmax(q @ k.T * scale + mask) @ v; several query heads may share a key head; a row that sees nothing gives 0."""
+    """softmax(q @ k.T * scale + mask) @ v; query heads may share a key head; a row that sees nothing gives 0."""
     rank = q.ndim
     q, k, v = _heads(xp, q, q_num_heads), _heads(xp, k, kv_num_heads), _heads(xp, v, kv_num_heads)
     past = 0 if past_key is None else past_key.shape[2]

@@ -14,14 +14,12 @@ from porter.graph import Function, Node, attributes, read
 from porter.ops.types import schema
 
 
-def body_of(
-    node: Node, opset: int, types: Sequence[np.dtype | None]
-) -> tuple[Function | None, dict[str, Any]]:
+def body_of(node: Node, opset: int, types: Sequence[np.dtype | None]) -> tuple[Function | None, dict[str, Any]]:
     """ONNX's own function body of the node's operator and its attributes' defaults; None where the standard gives none.
 
     Some bodies depend on the call (which inputs are there, their types, attributes), so those are built for it.
     """
-    found = schema(node.domain, node.op_type, opset)
+    found: Any = schema(node.domain, node.op_type, opset)
     if found is None:
         return None, {}
     defaults = {
@@ -38,8 +36,8 @@ def body_of(
         [f"i{k}" if v is not None else "" for k, v in enumerate(node.inputs)],
         [f"o{k}" for k in range(len(node.outputs))],
         domain=node.domain,
-        **attributes(node, {}),
     )
+    call.attribute.extend(helper.make_attribute(name, value) for name, value in attributes(node, {}).items())
     number = [0 if t is None else helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t in types]
     protos = [helper.make_tensor_type_proto(n, None) for n in number]
     text = found.get_context_dependent_function_with_opset_version(

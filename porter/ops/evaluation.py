@@ -165,7 +165,7 @@ def run(
 
 def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
     """The node's outputs, each with its array and its declared type."""
-    function, defaults = scope.functions.get(node.op_identifier()), {}
+    function, defaults = scope.functions.get(node.op_identifier()), dict[str, Any]()
     args = [None if v is None else scope.get(v) for v in node.inputs]
     types = [None if v is None else scope.types[v] for v in node.inputs]
     opset = scope.opsets.get(node.domain, 1)
@@ -238,15 +238,26 @@ def apply(
         arrays = compute(definition, source, args, keywords, declared)
         if xp.rounds or not args or all(a.size <= _FOLDED for a in arrays if a is not None):
             return arrays, _settled_types(arrays, declared)
+    if xp.lazy and not xp.rounds and not definition.moves:
+        args = [_loaded(value, array, scope) for value, array in zip(node.inputs, args, strict=True)]
     arrays = compute(definition, xp, args, keywords, declared)
     return arrays, _settled_types(arrays, declared)
+
+
+def _loaded(value: Value | None, array: Array, scope: Scope) -> Array:
+    """A kernel's operand in the type it computes in; it is cast once, however often it is read."""
+    if value is None or array is None or scope.xp.concrete(array):
+        return array
+    wide = scope.xp.widen(array)
+    scope.values[value] = wide
+    return wide
 
 
 def compute(
     definition: Definition, xp: Any, args: Sequence[Array], keywords: Mapping[str, Any], declared: Sequence[Any]
 ) -> list[Array]:
     """The definition's function on prepared operands; PorterError where a static input is not known."""
-    prepared = []
+    prepared: list[Array] = []
     for position, array in enumerate(args):
         if array is None:
             prepared.append(None)
@@ -272,7 +283,10 @@ def compute(
         results = (results,)
     if len(declared) < len(results):
         declared = [*declared, *[None] * (len(results) - len(declared))]
-    return [None if r is None else xp.settle(r, d) for r, d in zip(results, declared, strict=False)]
+    return [
+        r if r is None or (definition.moves and r.dtype == d) else xp.settle(r, d)
+        for r, d in zip(results, declared, strict=False)
+    ]
 
 
 def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """The jax namespaces: operators as lax primitives, one where one will do, and no sub-jaxprs.
 
 `jax_namespace` rounds narrow floats after every operator, as the source model does; `kernel_namespace` is what kernels
-are traced with: float32 throughout, rounding only where the model casts. jax is set up here, once: 64-bit types, on the CPU.
+are traced with: float32 throughout, rounding only where the model casts. jax is set up here: 64-bit types, on the CPU.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ import numpy as np
 from jax import lax
 
 from porter.ops.einsum import expand, pair
-from porter.ops.namespace import INT_CODES, NARROW, NotKnown, highest, is_float, lowest
+from porter.ops.lax_control import Control
+from porter.ops.lax_indexing import Indexing
+from porter.ops.namespace import INT_CODES, NARROW, highest, is_float, lowest
+from porter.ops.operands import aligned, same_type, scalar
 
 jax.config.update("jax_enable_x64", True)
-if not jax.config.jax_platforms:  # operators are traced and evaluated on the host; a user's own choice stands
+if not getattr(
+    jax.config, "jax_platforms", None
+):  # operators are traced and evaluated on the host; a user's own choice stands
     jax.config.update("jax_platforms", "cpu")
 
 _UNARY = {
@@ -38,7 +43,7 @@ _BINARY = {
 _HIGHEST = lax.Precision.HIGHEST
 
 
-class Jax:
+class Jax(Indexing, Control):
     """lax under the names of `porter.ops.namespace`; `rounds` says whether narrow results are rounded after each."""
 
     lazy = True
@@ -56,7 +61,7 @@ class Jax:
             function: Callable[..., Any] = lambda x: primitive(x)
         elif name in _BINARY:
             binary = _BINARY[name]
-            function = lambda x, y: binary(*_pair(x, y))
+            function = lambda x, y: binary(*aligned(x, y))
         else:
             raise AttributeError(f"ops.{self.name} has no function '{name}'; see porter.ops.namespace")
         self.__dict__[name] = function
@@ -89,7 +94,7 @@ class Jax:
             # lax saturates where C wraps; every 32-bit value survives the way through int64
             x = self._convert(x, np.dtype(np.int64)) if dtype.itemsize < 8 else x
         if not self.concrete(x) and dtype == np.bool_ and x.dtype != np.bool_:
-            return lax.ne(*_pair(x, 0))
+            return lax.ne(*aligned(x, 0))
         return self._convert(x, dtype)
 
     def _convert(self, x: Any, dtype: np.dtype) -> Any:
@@ -116,7 +121,7 @@ class Jax:
         return lax.ne(x, x)
 
     def isinf(self, x: Any) -> Any:
-        return lax.eq(*_pair(lax.abs(x), np.inf))
+        return lax.eq(*aligned(lax.abs(x), np.inf))
 
     def power(self, x: Any, y: Any) -> Any:
         if self.concrete(y) and np.ndim(y) <= np.ndim(x) and np.size(y) == 1:
@@ -127,26 +132,29 @@ class Jax:
             y = np.asarray(y)
         if y.dtype != x.dtype and not (is_float(x.dtype) and y.dtype.kind in "iu"):
             wide = np.result_type(x.dtype, y.dtype)
-            return self.cast(lax.pow(*_pair(self._convert(x, wide), self._convert(y, wide))), x.dtype)
+            return self.cast(lax.pow(*aligned(self._convert(x, wide), self._convert(y, wide))), x.dtype)
         if x.dtype.kind in "iu":
-            return self.cast(self.round(lax.pow(*_pair(self.cast(x, np.float64), self.cast(y, np.float64)))), x.dtype)
-        return lax.pow(*_pair(x, self._convert(y, x.dtype)))
+            return self.cast(
+                self.round(lax.pow(*aligned(self.cast(x, np.dtype(np.float64)), self.cast(y, np.dtype(np.float64))))),
+                x.dtype,
+            )
+        return lax.pow(*aligned(x, self._convert(y, x.dtype)))
 
     def remainder(self, x: Any, y: Any) -> Any:
-        x, y = _pair(x, y)
+        x, y = aligned(x, y)
         r = lax.rem(x, y)
         if x.dtype.kind == "u":
             return r
-        zero = _scalar(0, r)
+        zero = scalar(0, r)
         wrong = lax.bitwise_and(lax.ne(r, zero), lax.ne(lax.lt(r, zero), lax.lt(y, zero)))
         return lax.select_n(wrong, r, lax.add(r, y))
 
     def right_shift(self, x: Any, y: Any) -> Any:
-        x, y = _pair(x, y)
+        x, y = aligned(x, y)
         return (lax.shift_right_logical if x.dtype.kind == "u" else lax.shift_right_arithmetic)(x, y)
 
     def where(self, flag: Any, x: Any, y: Any) -> Any:
-        x, y = _same_type(x, y)
+        x, y = same_type(x, y)
         shape = np.broadcast_shapes(np.shape(flag), np.shape(x), np.shape(y))
         flag = flag if np.ndim(flag) == 0 else self.broadcast_to(flag, shape)
         return lax.select_n(flag, self.broadcast_to(y, shape), self.broadcast_to(x, shape))
@@ -191,7 +199,10 @@ class Jax:
     def slice(self, x: Any, starts: Sequence[int], stops: Sequence[int], steps: Sequence[int] | None = None) -> Any:
         """Any numpy slice; a negative step is a slice of the reversed axis."""
         steps = tuple(steps or (1,) * x.ndim)
-        lows, highs, strides, turned = [], [], [], []
+        lows: list[int] = []
+        highs: list[int] = []
+        strides: list[int] = []
+        turned: list[int] = []
         for axis, (a, b, s) in enumerate(zip(starts, stops, steps, strict=True)):
             places = range(x.shape[axis])[slice(a, b, s)]
             if not places:
@@ -257,7 +268,7 @@ class Jax:
 
     def matmul(self, a: Any, b: Any) -> Any:
         """numpy's matmul as one dot_general; a plain matrix on the right needs no batch dimensions."""
-        a, b = _same_type(a, b)
+        a, b = same_type(a, b)
         rows, columns = a.ndim > 1, b.ndim > 1
         a = a if rows else self.reshape(a, (1, *a.shape))
         b = b if columns else self.reshape(b, (*b.shape, 1))
@@ -273,10 +284,10 @@ class Jax:
 
     def einsum(self, equation: str, *operands: Any) -> Any:
         terms, out = expand(equation, [x.ndim for x in operands])
-        roles = pair(*terms, out) if len(terms) == 2 else None
+        roles = pair(terms[0], terms[1], out) if len(terms) == 2 else None
         if roles is None:
             return jax.numpy.einsum(",".join(terms) + "->" + out, *operands, precision=_HIGHEST)
-        a, b = _same_type(*operands)
+        a, b = same_type(*operands)
         return self.transpose(_dot(a, b, (roles.summed, roles.batch)), roles.turn)
 
     def conv(
@@ -290,7 +301,7 @@ class Jax:
         group: int = 1,
         stretch: Sequence[int] | None = None,
     ) -> Any:
-        x, w = _same_type(x, w)
+        x, w = same_type(x, w)
         return lax.conv_general_dilated(
             x,
             w,
@@ -332,180 +343,6 @@ class Jax:
 
     def determinant(self, x: Any) -> Any:
         return jax.numpy.linalg.det(x)
-
-    # indexing: indices are in range already, so the out-of-range rule is a formality
-
-    def take(self, x: Any, indices: Any, axis: int) -> Any:
-        axis, rank = axis % x.ndim, np.ndim(indices)
-        offset = (*range(axis), *range(axis + rank, x.ndim - 1 + rank))
-        numbers = lax.GatherDimensionNumbers(offset_dims=offset, collapsed_slice_dims=(axis,), start_index_map=(axis,))
-        sizes = tuple(1 if i == axis else n for i, n in enumerate(x.shape))
-        return lax.gather(x, lax.expand_dims(indices, (rank,)), numbers, sizes, mode="clip")
-
-    def take_along_axis(self, x: Any, indices: Any, axis: int) -> Any:
-        axis = axis % x.ndim
-        lead = tuple(i for i in range(x.ndim) if i != axis)
-        x = self.slice(x, (0,) * x.ndim, tuple(n if i == axis else indices.shape[i] for i, n in enumerate(x.shape)))
-        numbers = lax.GatherDimensionNumbers(
-            offset_dims=(),
-            collapsed_slice_dims=(axis,),
-            start_index_map=(axis,),
-            operand_batching_dims=lead,
-            start_indices_batching_dims=lead,
-        )
-        return lax.gather(x, lax.expand_dims(indices, (x.ndim,)), numbers, (1,) * x.ndim, mode="clip")
-
-    def gather_nd(self, x: Any, indices: Any, batch_dims: int = 0) -> Any:
-        depth, rank = indices.shape[-1], indices.ndim - 1
-        lead = tuple(range(batch_dims))
-        mapped = tuple(range(batch_dims, batch_dims + depth))
-        numbers = lax.GatherDimensionNumbers(
-            offset_dims=tuple(range(rank, rank + x.ndim - batch_dims - depth)),
-            collapsed_slice_dims=mapped,
-            start_index_map=mapped,
-            operand_batching_dims=lead,
-            start_indices_batching_dims=lead,
-        )
-        sizes = tuple(1 if i < batch_dims + depth else n for i, n in enumerate(x.shape))
-        return lax.gather(x, indices, numbers, sizes, mode="clip")
-
-    def scatter_nd(self, x: Any, indices: Any, updates: Any, reduction: str) -> Any:
-        depth, rank = indices.shape[-1], indices.ndim - 1
-        numbers = lax.ScatterDimensionNumbers(
-            update_window_dims=tuple(range(rank, rank + x.ndim - depth)),
-            inserted_window_dims=tuple(range(depth)),
-            scatter_dims_to_operand_dims=tuple(range(depth)),
-        )
-        return _SCATTER[reduction](x, indices, self._convert(updates, x.dtype), numbers, mode="clip")
-
-    def scatter_along_axis(self, x: Any, indices: Any, updates: Any, axis: int, reduction: str) -> Any:
-        where = [lax.broadcasted_iota(indices.dtype, indices.shape, i) for i in range(x.ndim)]
-        where[axis] = indices
-        return self.scatter_nd(x, lax.concatenate([lax.expand_dims(w, (x.ndim,)) for w in where], x.ndim),
-                               updates, reduction)  # fmt: skip
-
-    # control
-
-    def cond(self, flag: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-        if self.concrete(flag):
-            return then() if bool(np.asarray(flag).reshape(-1)[0]) else otherwise()
-        chosen = self.reshape(flag, ())
-        return _shapes_kept(lambda: lax.cond(chosen, lambda: _arrays(then()), lambda: _arrays(otherwise())))
-
-    def loop(
-        self, trip_count: Any, flag: Any, state: tuple[Any, ...], body: Callable[..., Any], scans: int
-    ) -> tuple[tuple[Any, ...], list[Any]]:
-        """As in numpy: a few turns unroll, many are a scan, an unknown number is a while_loop that collects no rows."""
-        known = self.concrete(trip_count) and trip_count is not None
-        if self.concrete(flag) and known and trip_count <= _UNROLLED:
-            rows: list[list[Any]] = [[] for _ in range(scans)]
-            turns = trip_count if bool(np.all(flag)) else 0
-            held = state
-            for i in range(turns):
-                flag, held, new = body(np.int64(i), flag, held)
-                for row, value in zip(rows, new, strict=True):
-                    row.append(value)
-                if not self.concrete(flag):
-                    break
-                if not bool(np.all(flag)):
-                    return held, rows
-            else:
-                return held, rows
-        if not scans:
-            return self._while(trip_count, flag, state, body), []
-        if not known or not self.concrete(flag) or not bool(np.all(flag)):
-            raise NotKnown("Loop", expected="a number of turns that is known", found="a computed one")
-
-        def step(carry: Any, i: Any) -> Any:
-            held, values, new = body(i, np.asarray(True), carry)
-            if not self.concrete(held) or not bool(np.all(held)):
-                raise NotKnown("Loop", expected="a number of turns that is known", found="a computed condition")
-            return _arrays(values), _arrays(new)
-
-        final, columns = _shapes_kept(lambda: lax.scan(step, _arrays(state), lax.iota(np.int64, trip_count)))
-        return final, list(columns)
-
-    def _while(self, trip_count: Any, flag: Any, state: tuple[Any, ...], body: Callable[..., Any]) -> tuple[Any, ...]:
-        limit = np.int64(np.iinfo(np.int64).max) if trip_count is None else trip_count
-
-        def turn(carry: Any) -> Any:
-            n, held, values = carry
-            held, values, _ = body(n, held, values)
-            return n + 1, self.reshape(jax.numpy.asarray(held), ()), _arrays(values)
-
-        start = (jax.numpy.asarray(np.int64(0)), self.reshape(jax.numpy.asarray(flag), ()), _arrays(state))
-        more = lambda c: lax.bitwise_and(c[1], lax.lt(*_pair(c[0], limit)))
-        return _shapes_kept(lambda: lax.while_loop(more, turn, start))[2]
-
-    def scan(
-        self, body: Callable[..., Any], state: tuple[Any, ...], xs: tuple[Any, ...]
-    ) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
-        if xs[0].shape[0] == 0:
-            return state, None
-
-        def step(carry: Any, rows: Any) -> Any:
-            held, new = body(carry, rows)
-            return _arrays(held), _arrays(new)
-
-        return _shapes_kept(lambda: lax.scan(step, _arrays(state), _arrays(xs)))
-
-
-_SCATTER = {
-    "none": lax.scatter,
-    "add": lax.scatter_add,
-    "mul": lax.scatter_mul,
-    "max": lax.scatter_max,
-    "min": lax.scatter_min,
-}
-
-
-# Loops of at most this many turns unroll: each turn then knows its number.
-_UNROLLED = 32
-
-
-def _shapes_kept(build: Callable[[], Any]) -> Any:
-    """What `build` makes; jax wants every branch and every turn to return the same shapes."""
-    try:
-        return build()
-    except TypeError as error:
-        raise NotKnown("control flow", expected="the same shapes on every way", found=str(error)) from error
-
-
-def _arrays(values: Any) -> Any:
-    return tuple(jax.numpy.asarray(v) for v in values)
-
-
-def _scalar(value: Any, like: Any) -> Any:
-    return lax.full(like.shape, value, like.dtype) if like.ndim else np.asarray(value, like.dtype)
-
-
-def _same_type(x: Any, y: Any) -> tuple[Any, Any]:
-    """Both operands in one type: Python numbers take the other's, unequal arrays the wider one."""
-    if isinstance(x, bool | int | float):
-        return np.asarray(x, y.dtype), y
-    if isinstance(y, bool | int | float):
-        return x, np.asarray(y, x.dtype)
-    if x.dtype == y.dtype:
-        return x, y
-    wide = np.result_type(x.dtype, y.dtype)
-    return tuple(v if v.dtype == wide else lax.convert_element_type(v, wide) for v in (x, y))  # type: ignore[return-value]
-
-
-def _pair(x: Any, y: Any) -> tuple[Any, Any]:
-    """Both operands in one type, and in one shape unless one is a single number: primitives stretch those."""
-    x, y = _same_type(x, y)
-    if np.shape(x) == np.shape(y) or not np.shape(x) or not np.shape(y):
-        return x, y
-    shape = np.broadcast_shapes(np.shape(x), np.shape(y))
-    return _stretch(x, shape), _stretch(y, shape)
-
-
-def _stretch(x: Any, shape: tuple[int, ...]) -> Any:
-    if np.shape(x) == shape:
-        return x
-    if np.ndim(x) == 0:
-        return lax.broadcast(x, shape)
-    return lax.broadcast_in_dim(x, shape, tuple(range(len(shape) - np.ndim(x), len(shape))))
 
 
 def _dot(a: Any, b: Any, dimensions: Any) -> Any:

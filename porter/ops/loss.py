@@ -36,12 +36,8 @@ def negative_log_likelihood_loss(xp, x, target, weight=None, *, ignore_index=Non
 
 
 @op("SoftmaxCrossEntropyLoss", since=12)
-def softmax_cross_entropy_loss(
-    xp, scores, labels, weights=None, *, ignore_index=None, reduction="mean", outputs=1
-):
+def softmax_cross_entropy_loss(xp, scores, labels, weights=None, *, ignore_index=None, reduction="mean", outputs=1):
     """NegativeLogLikelihoodLoss of the log-softmax over axis 1, which is the second output."""
     log_prob = activation.log_softmax(xp, scores, axis=1)
-    loss = negative_log_likelihood_loss(
-        xp, log_prob, labels, weights, ignore_index=ignore_index, reduction=reduction
-    )
+    loss = negative_log_likelihood_loss(xp, log_prob, labels, weights, ignore_index=ignore_index, reduction=reduction)
     return (loss, log_prob)[:outputs]

@@ -1,4 +1,4 @@
-"""Operators that move elements and compute nothing: shapes, transposes, slices, concatenations; and what reads shapes."""
+"""Operators that move elements and compute nothing: shapes, transposes, slices; and what reads shapes."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _bounds(start: int, end: int, step: int, n: int) -> tuple[int, int | None, i
 
 @op("Pad", since=11, static=("pads", "axes"), moves=True)
 def pad(xp, data, pads, value=None, axes=None, *, mode="constant"):
-    """Borders of a constant, of the mirror image ("reflect"), of the edge, or of the far side ("wrap"); negative cuts."""
+    """Borders of a constant, of the mirror image ("reflect"), of the edge, or the far side ("wrap"); negative cuts."""
     named = normals(ints(axes), data.ndim) if axes is not None else tuple(range(data.ndim))
     flat = ints(pads)
     widths = [(0, 0)] * data.ndim

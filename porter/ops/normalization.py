@@ -60,8 +60,7 @@ def group_normalization(xp, x, scale, bias, *, num_groups, epsilon=1e-5, stash_t
 @op("GroupNormalization", since=18)
 def group_normalization_by_group(xp, x, scale, bias, *, num_groups, epsilon=1e-5):
     """As from opset 21 on, but with one scale and bias per group."""
-    n, c = x.shape[:2]
-    v = xp.reshape(x, (n, num_groups, -1))
+    v = xp.reshape(x, (x.shape[0], num_groups, -1))
     d = v - mean(xp, v, (2,))
     y = d / xp.sqrt(mean(xp, d * d, (2,)) + epsilon)
     y = y * xp.reshape(scale, (1, num_groups, 1)) + xp.reshape(bias, (1, num_groups, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -71,8 +72,8 @@ def _places(xp, x, y, kernel, strides, dilations, pads, column_major):
     rank = len(kernel)
     order = range(rank - 1, -1, -1) if column_major else range(rank)
     inside = np.array(True)
-    flat = np.zeros((), np.int64)  # among the elements of one channel, in the order of x's memory
-    index = np.zeros((), np.int64)  # the same place as the output counts it
+    flat: Any = np.zeros((), np.int64)  # among the elements of one channel, in the order of x's memory
+    index: Any = np.zeros((), np.int64)  # the same place as the output counts it
     coordinates = []
     for i in range(rank):
         at = np.arange(out[i])[:, None] * strides[i] - pads[i][0] + np.arange(kernel[i])[None] * dilations[i]
@@ -86,8 +87,7 @@ def _places(xp, x, y, kernel, strides, dilations, pads, column_major):
         index = index * sizes[i] + coordinates[i]
     # one row of candidates per window
     many, each = math.prod(out), math.prod(kernel)
-    shape = (*out, *kernel)
-    flat, index, inside = (np.broadcast_to(v, shape).reshape(many, each) for v in (flat, index, inside))
+    flat, index, inside = (np.broadcast_to(v, (*out, *kernel)).reshape(many, each) for v in (flat, index, inside))
     n, c = x.shape[:2]
     rows = xp.take(xp.reshape(x, (n * c, -1)), flat, 1)
     rows = xp.where(inside[None], rows, xp.full((), lowest(x.dtype), x.dtype))

@@ -125,7 +125,7 @@ def result_types(
     """The declared element type of each output; None where neither inputs nor attributes fix it."""
     if found is None:
         return [None] * outputs
-    bound = {}
+    bound: dict[str, np.dtype] = {}
     for position, dtype in enumerate(types):
         slot = found.input(position)
         if slot is not None and dtype is not None and slot.homogeneous:

@@ -1,9 +1,10 @@
-"""What numpy has no function for: convolution, reductions over sliding windows, and erf, without loops over elements."""
+"""What numpy has no function for: convolution, reductions over windows, and erf, without loops over elements."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def _depthwise(windows: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
     y = np.zeros((n, group, many, *out), windows.dtype)
     spread = (1,) * len(out)
     for offset in np.ndindex(*kernel):
-        y += windows[(..., *offset)][:, :, None] * w[(slice(None), 0, *offset)].reshape(1, group, many, *spread)
+        y += windows[..., *offset][:, :, None] * w[:, 0][:, *offset].reshape(1, group, many, *spread)
     return y.reshape(n, w.shape[0], *out)
 
 
@@ -65,10 +66,12 @@ def _padded(x: np.ndarray, pads: Sequence[tuple[int, int]], stretch: Sequence[in
     sizes = [(n - 1) * s + 1 if n else 0 for n, s in zip(x.shape[2:], stretch, strict=True)]
     if any(s > 1 for s in stretch):
         wide = np.zeros((*x.shape[:2], *sizes), x.dtype)
-        wide[(..., *(slice(None, None, s) for s in stretch))] = x
+        places: tuple[Any, ...] = (..., *(slice(None, None, s) for s in stretch))
+        wide[places] = x
         x = wide
     if any(a < 0 or b < 0 for a, b in pads):
-        x = x[(..., *(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(sizes, pads, strict=True)))]
+        kept: tuple[Any, ...] = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(sizes, pads, strict=True))
+        x = x[(..., *kept)]
         pads = [(max(a, 0), max(b, 0)) for a, b in pads]
     return np.pad(x, [(0, 0), (0, 0), *pads]) if any(a or b for a, b in pads) else x
 

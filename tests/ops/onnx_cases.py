@@ -149,7 +149,9 @@ def _drops(node: onnx.NodeProto, graph: Any, constants: dict[str, onnx.NodeProto
     if len(node.input) < 3 or not node.input[2]:
         return False
     known = given | {t.name: numpy_helper.to_array(t) for t in getattr(graph, "initializer", ())}
-    known.update({n: numpy_helper.to_array(c.attribute[0].t) for n, c in constants.items() if c.attribute[0].HasField("t")})
+    known.update(
+        {n: numpy_helper.to_array(c.attribute[0].t) for n, c in constants.items() if c.attribute[0].HasField("t")}
+    )
     training, ratio = known.get(node.input[2]), known.get(node.input[1])
     if training is not None and not bool(training):
         return False

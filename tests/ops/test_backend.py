@@ -20,8 +20,8 @@ EXACTER = {
     "node/test_dft_inverse_opset19": "the same recorded values",
 }
 ROUNDED = {
-    "node/test_attention_4d_causal_fp16_expanded": "two of 192 elements are one float16 step off: recorded with another "
-    "order of roundings in the middle",
+    "node/test_attention_4d_causal_fp16_expanded": "two of 192 elements are one float16 step off: the "
+    "recorded values were rounded in another order",
 }
 TIES = {
     "node/test_dynamicquantizelinear": "0.4 / scale is a tie in float32 and lies just below it in float64",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx_cases import _OUT
 from onnx import defs, helper
+from onnx_cases import _OUT
 
 from porter.errors import PorterError
 from porter.ops import families, find, lookup
@@ -63,9 +63,7 @@ def test_every_operator_of_the_standard_has_a_meaning():
     for schema in defs.get_all_schemas_with_history():
         if schema.domain or schema.deprecated or schema.name in _OUT:
             continue
-        if find("", schema.name, newest) is None and not (
-            schema.has_function or schema.has_context_dependent_function
-        ):
+        if find("", schema.name, newest) is None and not (schema.has_function or schema.has_context_dependent_function):
             without.append(schema.name)
     assert without == []
 

@@ -1,0 +1,161 @@
+"""Running graphs: names, wanted values, freeing, functions, subgraphs, and what is said when inputs are wrong."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from onnx import parser
+
+from porter import graph, ops
+from porter.errors import PorterError
+from porter.ops.arrays import Numpy
+
+
+def read(text):
+    return graph.read(parser.parse_model(text))
+
+
+CHAIN = """
+<ir_version: 10, opset_import: ["" : 24]>
+g (float[N] x) => (float[N] y) { a = Exp(x)  b = Neg(a)  c = Sqrt(a)  y = Add(b, c) }
+"""
+
+
+def test_inputs_by_name_or_in_order():
+    x = np.float32([1, 2])
+    by_name = ops.evaluate(read(CHAIN), {"x": x}, ops.source)
+    np.testing.assert_array_equal(by_name["y"], ops.evaluate(read(CHAIN), [x], ops.source)["y"])
+
+
+def test_only_what_is_wanted_is_computed():
+    seen = []
+    result = ops.evaluate(
+        read(CHAIN), {"x": np.float32([0])}, ops.source, want=["b"], on_value=lambda name, _: seen.append(name)
+    )
+    assert (list(result), seen) == (["b"], ["a", "b"])
+
+
+def test_a_given_value_is_not_computed():
+    seen = []
+    result = ops.evaluate(
+        read(CHAIN),
+        {"x": np.float32([0]), "a": np.float32([4])},
+        ops.source,
+        on_value=lambda name, _: seen.append(name),
+    )
+    assert (float(result["y"][0]), seen) == (-2.0, ["b", "c", "y"])
+
+
+def test_a_value_is_freed_after_its_last_use():
+    alive = {}
+    at_the_end = []
+
+    def watch(name, array):
+        alive[name] = weakref.ref(array)
+        if name == "y":
+            gc.collect()
+            at_the_end.extend(n for n, r in alive.items() if r() is not None)
+
+    ops.evaluate(read(CHAIN), {"x": np.zeros(3, np.float32)}, ops.source, on_value=watch)
+    assert "a" not in at_the_end
+
+
+def test_float64_keeps_what_a_cast_would_round():
+    text = """
+    <ir_version: 10, opset_import: ["" : 24]>
+    g (float[1] x) => (float[1] y) { a = Cast<to=16>(x)  y = Cast<to=1>(a) }
+    """
+    x = np.float32([1.01])
+    assert ops.evaluate(read(text), [x], ops.float64)["y"][0] == np.float64(x[0])
+    assert ops.evaluate(read(text), [x], ops.source)["y"][0] == 1.0078125
+
+
+def test_an_attribute_default_is_the_float32_that_a_file_would_hold():
+    left, right = (
+        read(f'<ir_version: 10, opset_import: ["" : 24]> g (float[3] x) => (float[3] y) {{ y = LeakyRelu{a}(x) }}')
+        for a in ("", "<alpha = 0.01>")
+    )
+    x = np.float32([-1, -2, 3])
+    np.testing.assert_array_equal(*(ops.evaluate(m, [x], ops.float64)["y"] for m in (left, right)))
+
+
+def test_functions_take_attributes_and_leave_inputs_out():
+    text = """
+    <ir_version: 10, opset_import: ["" : 24, "porter" : 1]>
+    g (float[2] x) => (float[2] y, float[2] z) { y = porter.Scaled<by = 3.0>(x)  z = porter.Scaled(x, x) }
+    <domain: "porter", opset_import: ["" : 24]>
+    Scaled <by: float = 2.0> (x, low) => (y) { f = Constant<value_float: float = @by>() s = Mul(x, f) y = Clip(s, low) }
+    """
+    proto = parser.parse_model(text.replace("z = porter.Scaled(x, x)", "z = porter.Scaled(x, one)").replace(
+        "{ y = porter", "{ one = Constant<value_float = 5.0>() y = porter"))  # fmt: skip
+    result = ops.evaluate(graph.read(proto), [np.float32([1, 4])], ops.source)
+    assert result["y"].tolist() == [3, 12]
+    assert result["z"].tolist() == [5, 8]
+
+
+def test_a_subgraph_sees_values_from_outside():
+    text = """
+    <ir_version: 10, opset_import: ["" : 24]>
+    g (float[2] x, bool flag) => (float[2] y) {
+      a = Exp(x)
+      y = If (flag) <
+        then_branch = t () => (float[2] t_y) { t_y = Neg(a) },
+        else_branch = e () => (float[2] e_y) { e_y = Identity(a) }
+      >
+    }
+    """
+    x = np.float32([0, 0])
+    assert ops.evaluate(read(text), [x, np.array(True)], ops.source)["y"].tolist() == [-1, -1]
+    assert ops.evaluate(read(text), [x, np.array(False)], ops.source)["y"].tolist() == [1, 1]
+
+
+def test_a_loop_collects_rows_while_its_condition_holds():
+    text = """
+    <ir_version: 10, opset_import: ["" : 24]>
+    g (int64 n, bool go, float s) => (float last, float[k] rows) {
+      last, rows = Loop (n, go, s) <
+        body = b (int64 i, bool c, float v) => (bool c_out, float w, float row) {
+          two = Constant<value_float = 2.0>()  limit = Constant<value_float = 20.0>()
+          w = Mul(v, two)  row = Identity(w)  c_out = Less(w, limit)
+        }
+      >
+    }
+    """
+    model = read(text)
+    result = ops.evaluate(model, [np.int64(9), np.array(True), np.float32(3)], ops.source)
+    assert (float(result["last"]), result["rows"].tolist()) == (24.0, [6, 12, 24])
+    none = ops.evaluate(model, [np.int64(9), np.array(False), np.float32(3)], ops.source)
+    assert (float(none["last"]), none["rows"].shape) == (3.0, (0,))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "input 'x'\n  expected float[N]\n  found nothing"),
+        ({"z": np.zeros(1, np.float32)}, "input 'z'\n  expected one of x\n  found no such input"),
+        ({"x": np.zeros(1, np.int64)}, "input 'x'\n  expected float[N]\n  found int64[1] (1 elements)"),
+    ],
+)
+def test_wrong_inputs_are_named(inputs, message):
+    with pytest.raises(PorterError) as error:
+        ops.evaluate(read(CHAIN), inputs, ops.source)
+    assert str(error.value) == message
+
+
+def test_an_attribute_that_the_operator_does_not_have_is_named():
+    model = read(CHAIN)
+    node = next(iter(model.graph))
+    node.attributes["axis"] = graph.Attr("axis", graph.AttributeType.INT, 1)
+    with pytest.raises(PorterError, match="attribute 'axis' of Exp\n  expected no attributes"):
+        ops.evaluate(model, [np.float32([1])], ops.source)
+
+
+def test_erf_is_exact_to_the_last_bit_or_two():
+    import math
+
+    x = np.linspace(-7, 7, 4001)
+    want = np.array([math.erf(v) for v in x])
+    assert np.abs(Numpy("any", double=True).erf(x) - want).max() <= 2 * np.finfo(np.float64).eps
