@@ -53,7 +53,7 @@ def write(
         target=device.name, model=Source(path.name, identity, graph.HOME_OPSET, dict(dims)), precision=precision,
         inputs=tuple(_tensor(program, v.name) for v in program.inputs), outputs=tuple(_tensor(program, v.name) for v in program.outputs),
         kernels=tuple(entries), launches=tuple(program.launches), buffers=placed, arena_bytes=plan.bytes, versions=_versions(),
-        programs={name: name for name in (lowered.whole.files if lowered.whole is not None else ())},
+        programs={name.split(".", 1)[1]: name for name in (lowered.whole.files if lowered.whole is not None else ())},
         numerics={"products": sorted({p for e in lowered.kernels.values() for p in e.products})},
         checks={"steps": _timeless(report.steps), "end_to_end": report.end_to_end, "kernels": report.kernels},
         toolchain=report.toolchain, estimate=report.estimate,

@@ -16,7 +16,7 @@ from porter.pipeline.cache import Cache, sources
 from porter.porting.checks import KernelCheck, check_kernel
 from porter.porting.kernels import Distinct, Program
 from porter.tile.form import Cut
-from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Target
+from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Step, Target, Whole
 from porter.tile.text import show
 from porter.tile.tiler import tile_form
 
@@ -28,7 +28,7 @@ class Lowered:
     kernels: dict[str, Emitted] = field(default_factory=dict)
     checks: dict[str, KernelCheck] = field(default_factory=dict)
     compiled: dict[str, Compiled] = field(default_factory=dict)
-    whole: Any = None  # the toolchain's verdict on the program as a whole, where it gives one
+    whole: Whole | None = None  # the program in one file, where the family has such a form
     host: dict[str, str] = field(default_factory=dict)
 
     def json(self, program: Program) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def compile_all(program: Program, lowered: Lowered, target: Target, device: Device) -> tuple[dict[str, Any] | None, str]:
-    """The toolchain's part of the report, and what could not be checked without it."""
+def compile_all(lowered: Lowered, target: Target, device: Device) -> tuple[dict[str, Any] | None, str]:
+    """Each kernel through the toolchain: its part of the report, and what could not be checked without it."""
     toolchain = target.toolchain(device)
     if toolchain is None:
         return None, target.unchecked(device)
@@ -105,9 +105,20 @@ def compile_all(program: Program, lowered: Lowered, target: Target, device: Devi
     lowered.compiled = {v.name: v for v in verdicts}
     failed = [v for v in verdicts if not v.ok]
     report = {"name": toolchain.name, "version": toolchain.version, "compiled": sum(v.ok for v in verdicts), "failed": len(failed)}
-    if failed:
-        raise CheckFailed(f"{device.name}: {toolchain.name} {toolchain.version} refuses kernel {failed[0].name}", found=failed[0].message)
     return report, ""
+
+
+def refused(lowered: Lowered) -> Compiled | None:
+    """The first kernel (or the program as a whole) that the toolchain refuses."""
+    whole = [lowered.whole.compiled] if lowered.whole is not None and lowered.whole.compiled is not None else []
+    return next((v for v in (*lowered.compiled.values(), *whole) if not v.ok), None)
+
+
+def steps(program: Program, lowered: Lowered) -> list[Step]:
+    """The launches with their texts; empty where one of them runs on the host."""
+    if lowered.host:
+        return []
+    return [Step(lowered.kernels[launch.kernel], launch.inputs, launch.outputs) for launch in program.launches]
 
 
 def estimate(program: Program, lowered: Lowered, target: Target, device: Device) -> dict[str, Any]:
@@ -124,4 +135,6 @@ def estimate(program: Program, lowered: Lowered, target: Target, device: Device)
         totals["overhead"] += overhead
         latency += bounds[winner] + overhead
     bound = max(totals, key=lambda b: totals[b]) if totals else "overhead"
+    if lowered.whole is not None and lowered.whole.seconds is not None:
+        return {"latency_s": lowered.whole.seconds, "bound": bound, "origin": "vendor compiler"}
     return {"latency_s": latency, "bound": bound, "origin": "model"}

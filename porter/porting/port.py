@@ -134,13 +134,20 @@ def _port_one(
     report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
 
     began = time.perf_counter()
-    report.toolchain, report.unchecked = lowering.compile_all(program, lowered, target, device)
+    report.toolchain, report.unchecked = lowering.compile_all(lowered, target, device)
+    lowered.whole = target.whole(result.model, lowering.steps(program, lowered), device) if not lowered.host else None
     if report.toolchain is not None:
         report.step("toolchain", "exact", {k: report.toolchain[k] for k in ("compiled", "failed")}, began)
+    if (refused := lowering.refused(lowered)) is not None:
+        raise CheckFailed(f"{device.name}: the toolchain refuses kernel {refused.name}", found=refused.message)
 
     began = time.perf_counter()
-    report.end_to_end = endtoend.compare(model, program, lowered, target, device, sample, options.precision, options.budgets, emulate=options.emulate)
+    judge = endtoend.Judge(model, lowered, device, sample, options.precision, options.budgets)
+    report.end_to_end = judge.program(program, target, emulate=options.emulate)
     report.step("end_to_end", "precision" if options.precision != "fp32" else "rounding", report.end_to_end, began)
+    if lowered.whole is not None:
+        began = time.perf_counter()
+        report.step("whole_program", "precision" if options.precision != "fp32" else "rounding", judge.whole(lowered.whole), began)
 
     report.estimate = lowering.estimate(program, lowered, target, device)
     assemble.write(out, model, result.model, identity, path, dims, device, program, lowered, report, options.precision, options.force)

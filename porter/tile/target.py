@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,29 @@ class Compiled:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One launch of a program: a kernel on named buffers, in the order of its parameters."""
+
+    emitted: Emitted
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A program in one file, as a second form of its launch list.
+
+    run: the file's own text on XLA's CPU, {input: array} -> {output: array}. compiled: the toolchain's verdict on the
+    launches together. seconds: the toolchain's own estimate, None where it has none that can be trusted.
+    """
+
+    files: Mapping[str, bytes]
+    run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+    compiled: Compiled | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Toolchain:
     """A vendor toolchain that is installed here."""
 
@@ -103,6 +126,10 @@ class Target(ABC):
     def compile(self, emitted: Sequence[Emitted], device: Device) -> list[Compiled]:
         """Hand each distinct kernel to the vendor's toolchain; one verdict each, in order."""
         return []
+
+    def whole(self, model: Any, steps: Sequence[Step], device: Device) -> Whole | None:
+        """The ported model (porter.graph.Model) in one file; None where the family has no such form."""
+        return None
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         """Modelled time of one kernel by bound: 'compute', 'memory', 'overhead' (their maximum counts, plus overhead)."""

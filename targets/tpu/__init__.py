@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from porter.tile.limits import Limits
-from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Target, Toolchain
+from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Step, Target, Toolchain, Whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +93,22 @@ class Tpu(Target):
         from porter.targets.tpu.toolchain import compile
 
         return compile(emitted, device)
+
+    def whole(self, model: Any, steps: Sequence[Step], device: Device) -> Whole:
+        """The model as StableHLO for TPU, its run on XLA's CPU, and libtpu's verdict on all launches as one executable."""
+        from porter.targets.tpu.toolchain import Piece, compile_program, verdict_of
+        from porter.xla import whole
+
+        program = whole(model)
+        files = {"program.mlir": program.stablehlo("tpu").encode()}
+        if self.toolchain(device) is None:
+            return Whole(files, program.run)
+        made = {name for s in steps for name in s.outputs}
+        arguments = {n: (n, p.shape, p.dtype) for s in steps for n, p in zip(s.inputs, s.emitted.kernel.program.inputs, strict=True) if n not in made}
+        pieces = [Piece(s.emitted, s.inputs, s.outputs) for s in steps]
+        found = compile_program("program", pieces, list(arguments.values()), program.outputs, device)
+        seconds = found.cost.get("optimal_seconds") if found.trusted else None
+        return Whole(files, program.run, verdict_of(found, device), seconds)
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         from porter.targets.tpu.cost import seconds

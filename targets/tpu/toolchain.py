@@ -159,6 +159,13 @@ def _held(e: Emitted, v: Verdict, device: Device) -> Compiled:
                     resources, v.products or e.products)  # fmt: skip
 
 
+def verdict_of(v: Verdict, device: Device) -> Compiled:
+    """A whole program's verdict, held against the device's memory."""
+    message = v.message if not v.ok else exceeds(f"program {v.name}", v, device)
+    resources = {**v.resources, **{f"hlo {op}": n for op, n in v.copies.items()}}
+    return Compiled(v.name, not message, message, v.size, resources, v.products)
+
+
 def exceeds(name: str, v: Verdict, device: Device) -> str:
     """A sentence about memory that the compiled program asks beyond the device's; '' when it fits."""
     vmem, hbm = int(device["memory.vmem.bytes"]), int(device["memory.hbm.bytes"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from porter.targets.trainium.signatures import check
 from porter.targets.trainium.simulator import Machine
 from porter.tile.limits import Limits
 from porter.tile.program import Program
-from porter.tile.target import Emitted, Kernel, Target, Toolchain
+from porter.tile.target import Emitted, Kernel, Step, Target, Toolchain, Whole
 
 if TYPE_CHECKING:
     from porter.device import Device
@@ -38,7 +39,8 @@ class Trainium(Target):
         """NKI text. Raises CannotEmit with the reason, CheckFailed where a memory of the core is exceeded."""
         emitter = emit(kernel.program, chip(device))
         check(emitter.text, f"kernel {kernel.name}")
-        grid = math.prod(a.steps for a in kernel.program.grid)
+        kernel = replace(kernel, program=emitter.source)
+        grid = math.prod(a.steps for a in emitter.source.grid)
         return Emitted(kernel, self.language, emitter.text, grid, emitter.program, emitter.memory, tuple(sorted(emitter.products)))
 
     def execute(
@@ -74,6 +76,13 @@ class Trainium(Target):
     def toolchain(self, device: Device) -> Toolchain | None:
         """None: see `why_no_toolchain`."""
         return None
+
+    def whole(self, model: Any, steps: Sequence[Step], device: Device) -> Whole:
+        """The model as an HloModuleProto, what neuronx-cc reads, and its run on XLA's CPU."""
+        from porter.xla import whole
+
+        program = whole(model)
+        return Whole({"program.hlo.pb": program.hlo_proto()}, program.run)
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         return cost.seconds(program, device)
