@@ -9,16 +9,20 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.errors import PorterError
-from porter.graph.values import SOURCE, every_graph, source_name
+from porter.graph.values import SOURCE, every_graph, graphs, source_name
 
 
 def names(graph: ir.Graph) -> set[str]:
     """Every value name in use in the graph and its subgraphs."""
-    used = {value.name for value in [*graph.inputs, *graph.initializers.values()] if value.name}
-    for node in graph.all_nodes():
-        used.update(value.name for value in node.outputs if value.name)
-    for inner in graph.subgraphs():
-        used.update(value.name for value in [*inner.inputs, *inner.initializers.values()] if value.name)
+    used: set[str] = set()
+    pending = [graph]
+    while pending:
+        inner = pending.pop()
+        used.update(inner.initializers)
+        used.update(value.name for value in inner.inputs if value.name)
+        for node in inner:
+            used.update([value.name for value in node.outputs if value.name])
+            pending.extend(graphs(node))
     return used
 
 

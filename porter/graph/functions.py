@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from porter.errors import PorterError
 from porter.graph.edit import fresh, inherit, names, remove, replace_uses
-from porter.graph.values import SOURCE, captured, graphs, require_function, source_name
+from porter.graph.values import SOURCE, captured, graphs, nodes_of, require_function, source_name
 
 
 def outline(
@@ -135,12 +135,20 @@ def inline(model: ir.Model, call: ir.Node) -> list[ir.Node]:
             new.shape = old.shape
         replace_uses(old, new)
     remove([call])
-    everything = [model.graph, *(other.graph for other in model.functions.values())]
-    if not any(node.op_identifier() == function.identifier() for owner in everything for node in owner.all_nodes()):
-        del model.functions[function.identifier()]
-        if not any(node.domain == function.domain for owner in everything for node in owner.all_nodes()):
-            model.opset_imports.pop(function.domain, None)
+    _drop_unless_called(model, function)
     return nodes
+
+
+def _drop_unless_called(model: ir.Model, function: ir.Function) -> None:
+    identifier, domain_used = function.identifier(), False
+    for root in [model.graph, *(other.graph for other in model.functions.values())]:
+        for node in nodes_of(root):
+            if node.op_type == function.name and node.op_identifier() == identifier:
+                return
+            domain_used = domain_used or node.domain == function.domain
+    del model.functions[identifier]
+    if not domain_used:
+        model.opset_imports.pop(function.domain, None)
 
 
 def _home(node: ir.Node, graph: ir.Graph) -> ir.Node | None:

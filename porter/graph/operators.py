@@ -25,6 +25,17 @@ def schema(op_type: str, opset: int, domain: str = "") -> onnx.defs.OpSchema | N
 
 
 @cache
+def holders() -> frozenset[str]:
+    """The operators that hold subgraphs."""
+    kinds = (onnx.defs.OpSchema.AttrType.GRAPH, onnx.defs.OpSchema.AttrType.GRAPHS)
+    return frozenset(
+        entry.name
+        for entry in onnx.defs.get_all_schemas_with_history()
+        if any(attribute.type in kinds for attribute in entry.attributes.values())
+    )
+
+
+@cache
 def _readable(op_type: str, opset: int) -> bool:
     """Whether a model of that opset may have the operator: also one that was replaced under its own name later."""
     if schema(op_type, opset) is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.errors import PorterError
+from porter.graph.operators import holders
 
 SOURCE = "porter.source"
 """The metadata key under which a node keeps the name of the source model's node that it comes from."""
@@ -122,6 +123,8 @@ def source_name(node: ir.Node) -> str:
 
 def graphs(owner: ir.Node) -> Iterator[ir.Graph]:
     """The subgraphs that a node holds, in the order of its attributes."""
+    if not owner.domain and owner.op_type not in holders():  # asked of every node at every edit
+        return
     for attribute in owner.attributes.values():
         if attribute.is_ref():
             continue
@@ -153,6 +156,14 @@ def every_graph(model: ir.Model) -> Iterator[ir.Graph]:
         yield graph
         for node in graph:
             pending.extend(graphs(node))
+
+
+def nodes_of(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph and of the subgraphs in them, each subgraph after the node that holds it."""
+    for node in graph:
+        yield node
+        for inner in graphs(node):
+            yield from nodes_of(inner)
 
 
 def called(model: ir.Model, node: ir.Node) -> ir.Function | None:
