@@ -13,8 +13,9 @@ from porter.errors import CheckFailed
 
 from porter.targets.trainium import transfer
 from porter.targets.trainium.expand import expand
-from porter.targets.trainium.instructions import DTYPES, REDUCE, TABLE
+from porter.targets.trainium.instructions import ALU, DTYPES, REDUCE, TABLE
 from porter.targets.trainium.layout import Layout, Part, Plan, homes, plan, sides, summed_order
+from porter.targets.trainium.retile import smaller
 from porter.targets.trainium.rows import rows
 from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Selector, Step
 from porter.targets.trainium.writer import Place, View, Writer, steps_of
@@ -31,17 +32,21 @@ TRIED = 6  # homes, before a kernel is given up
 
 
 def emit(program: Program, chip: Chip) -> Emitter:
-    """The text of a kernel for one chip, in the first home whose tiles fit its memories. Raises CannotEmit with the reason,
-    or CheckFailed where even the best home exceeds a memory."""
-    ready = rows(expand(program))
+    """The text of a kernel for one chip: in the first home whose tiles fit its memories, with smaller tiles where none does.
+
+    `source` of the result is the program with the tiles that were taken. Raises CannotEmit with the reason, or CheckFailed
+    where a memory is exceeded whatever is tried.
+    """
     first: CannotEmit | CheckFailed | None = None
-    for home in homes(ready, chip.partitions)[:TRIED]:
-        try:
-            emitter = Emitter(program, ready, chip, home)
-            emitter.write()
-            return emitter
-        except (CannotEmit, CheckFailed) as e:
-            first = first or e
+    for tiled in (program, *smaller(program, chip.partitions)):
+        ready = rows(expand(tiled))
+        for home in homes(ready, chip.partitions)[:TRIED]:
+            try:
+                emitter = Emitter(tiled, ready, chip, home)
+                emitter.write()
+                return emitter
+            except (CannotEmit, CheckFailed) as e:
+                first = first or e
     assert first is not None
     raise first
 
@@ -230,7 +235,24 @@ class Emitter:
         else:
             self._put(s.name, self.select.copy(s.name, Layout(layout.part, arg.layout.free), new, arg))
 
+    def _masked(self, s: Elementwise, layout: Layout) -> Place:
+        """affine_select: the GpSimd engine counts coordinates itself."""
+        w, mask = self.w, self.plan.masks[s.name]
+        tile = self.argument(mask.tile, layout.part)
+        tile = self.select.settle(tile, layout, s.name) if isinstance(tile, Pending) else tile
+        assert isinstance(tile, Place)
+        tile = w.ordered(w.evicted(tile), layout.free)
+        made = w.buffer(s.name, layout, s.type.dtype)
+        pairs = [f"[{mask.form.coefficient(a)}, {w.lanes(a)}]" for a in layout.free] or ["[0, 1]"]
+        step = mask.form.coefficient(layout.part[0]) if len(layout.part) == 1 else 0
+        w.call("affine_select", dst=made.view, pattern=f"[{', '.join(pairs)}]", channel_multiplier=step, on_true_tile=tile.view,
+               on_false_value=mask.value, cmp_op=f"nl.{ALU[mask.op]}", offset=w.affine(mask.form))  # fmt: skip
+        return made
+
     def _elementwise(self, s: Elementwise, layout: Layout) -> None:
+        if s.name in self.plan.masks:
+            self._put(s.name, self._masked(s, layout))
+            return
         args = [self.argument(a, layout.part) for a in s.args]
         step = self._waits(s, args, layout)
         if step is not None:

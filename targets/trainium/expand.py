@@ -156,8 +156,8 @@ def _round(x: _Term) -> _Term:
 def _log(x: _Term) -> _Term:
     """Scaled into [2**-64, 2**64] first; -inf at 0, NaN below, inf at inf."""
     small, big = x < 2.0**-63, x > 2.0**63
-    scaled = big.choose(x * 2.0**-64, small.choose(x * 2.0**64, x))
-    back = big.choose((x * 0.0 + 64 * math.log(2)), small.choose(x * 0.0 - 64 * math.log(2), x * 0.0))
+    scaled = big.choose(x * 2.0**-64, small.choose(x * 2.0**96, x))
+    back = big.choose((x * 0.0 + 64 * math.log(2)), small.choose(x * 0.0 - 96 * math.log(2), x * 0.0))
     y = scaled.high(LOW).low(HIGH).log() + back
     y = x.same(math.inf).choose(math.inf, x.same(0.0).choose(-math.inf, y))
     return (x < 0.0).choose(math.nan, y)

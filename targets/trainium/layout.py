@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from porter.tile.affine import Affine
 from porter.tile.program import (
     Access, Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Statement, Store, Tile, operands, types,
     walk,
@@ -32,6 +33,16 @@ class Layout:
 
     part: Part
     free: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AffineMask:
+    """select(form op 0, tile, value) with a form in coordinates: one affine_select, no predicate in memory."""
+
+    form: Affine
+    op: str
+    tile: str
+    value: float
 
 
 @dataclass
@@ -52,6 +63,7 @@ class Plan:
     turned: set[tuple[str, Part]] = field(default_factory=set)
     stationary: dict[str, str] = field(default_factory=dict)
     chains: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, AffineMask] = field(default_factory=dict)
 
     def wide(self, axes: Iterable[str]) -> tuple[str, ...]:
         """The axes of more than one lane, in the program's order."""
@@ -136,6 +148,20 @@ def contiguous(p: Plan, access: Access) -> str | None:
     """The wide axis along which neighbouring lanes are neighbours in memory."""
     found = [a for a, k in steps(access).items() if k == 1 and p.lanes[a] > 1]
     return found[0] if found else None
+
+
+OPPOSITE = {"ge": "lt", "lt": "ge", "gt": "le", "le": "gt", "eq": "ne", "ne": "eq"}
+
+
+def _coordinates(s: Statement | None) -> Affine | None:
+    """What an integer value says of coordinates: an iota's form, a constant, a cast of either."""
+    match s:
+        case Iota(affine=affine):
+            return affine
+        case Full(value=value) if isinstance(value, int):
+            return Affine((), int(value))
+        case _:
+            return None
 
 
 class _Chooser:
@@ -262,6 +288,7 @@ class _Demands:
     def __init__(self, p: Plan, partitions: int) -> None:
         self.p, self.partitions = p, partitions
         self.fixed: dict[str, Layout] = {}  # values that are made in one layout only
+        self.made = {s.name: s for s in walk(p.program.body) if not isinstance(s, For | Store)}
         self._fix(p.program.body)
 
     def run(self) -> None:
@@ -363,8 +390,12 @@ class _Demands:
 
     def _value(self, s: Statement) -> None:
         p = self.p
+        if isinstance(s, Elementwise) and (mask := self._mask(s)) is not None:
+            p.masks[s.name] = mask
         for part in [k for k in p.layouts[s.name] if (s.name, k) not in p.turned]:
             match s:
+                case Elementwise(name=name) if name in p.masks:
+                    self.demand(p.masks[name].tile, part)
                 case Elementwise(args=args):
                     for a in args:
                         self.demand(a, part)
@@ -378,6 +409,27 @@ class _Demands:
                             self.demand(i.gather, part)
                 case Iota() | Full():
                     pass
+
+    def _mask(self, s: Elementwise) -> AffineMask | None:
+        """select(x >= y, tile, number) where x and y count coordinates, and partitions count along one axis at most."""
+        if s.op != "select" or s.type.dtype != "float32":
+            return None
+        condition, yes, no = (self.made.get(a) for a in s.args)
+        if not isinstance(condition, Elementwise) or condition.op not in OPPOSITE:
+            return None
+        forms = [_coordinates(self.made.get(a)) for a in condition.args]
+        if forms[0] is None or forms[1] is None or not (forms[0] - forms[1]).terms:
+            return None
+        if isinstance(no, Full) and not isinstance(yes, Full):
+            op, tile, value = condition.op, s.args[1], float(no.value)
+        elif isinstance(yes, Full) and not isinstance(no, Full):
+            op, tile, value = OPPOSITE[condition.op], s.args[2], float(yes.value)
+        else:
+            return None
+        form = forms[0] - forms[1]
+        uneven = any(len(part) > 1 and any(form.coefficient(a) for a in part) for part in self.p.layouts[s.name])
+        whole = set(self.p.wide(self.p.types[tile].axes)) == set(self.p.wide(s.type.axes))
+        return None if uneven or not whole else AffineMask(form, op, tile, value)
 
     def _dot(self, s: Dot) -> None:
         p = self.p
