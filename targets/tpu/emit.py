@@ -14,7 +14,7 @@ from porter.targets.tpu.chip import Geometry
 from porter.targets.tpu.kernel import Body
 from porter.targets.tpu.naming import Names
 from porter.targets.tpu.values import Stand, Value, shape
-from porter.targets.tpu.views import Operand, Reference, Roles, see
+from porter.targets.tpu.views import Operand, Reference, Roles, bitcast, see
 from porter.tile.program import Axis, Carry, For, Load, Param, Program, Statement, Store, walk
 from porter.tile.target import CannotEmit
 
@@ -199,7 +199,7 @@ class _Emitter:
         returned = [n if o.shape == p.param(o.param).shape else f"{n}.reshape({p.param(o.param).shape})"
                     for n, (o, _) in zip(outs, ordered, strict=True)]  # fmt: skip
         lines += [f"    return {', '.join(returned)}", ""]
-        relayouts = sum(_bytes(p.param(o.param)) for o in blocks if not _bitcast(p.param(o.param).shape, o.shape, self.chip))
+        relayouts = sum(_bytes(p.param(o.param)) for o in blocks if not bitcast(p.param(o.param).shape, o.shape, self.chip))
         return Written("\n".join(lines), grid, vmem, tuple(sorted(body.products)), relayouts)
 
     def _mentioned(self, name: str, text: str) -> bool:
@@ -290,14 +290,3 @@ def _fetched(o: Operand, grid: list[Axis]) -> int:
             times *= waiting
             waiting = 1
     return times
-
-
-def _bitcast(a: tuple[int, ...], b: tuple[int, ...], chip: Geometry) -> bool:
-    """Whether a reshape moves nothing in memory tiled by (sublanes, lanes): the same lanes, and rows in whole tiles."""
-    a, b = tuple(n for n in a if n > 1), tuple(n for n in b if n > 1)
-    if a == b or len(a) < 2 and len(b) < 2:
-        return True
-    if not a or not b or a[-1] != b[-1]:
-        return False
-    rows = (a[-2:-1] or (1,))[0], (b[-2:-1] or (1,))[0]
-    return rows[0] == rows[1] or all(r % chip.sublanes == 0 for r in rows)

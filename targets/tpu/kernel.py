@@ -86,6 +86,8 @@ class Body:
         ref, reference = self.refer(s.name, s)
         dtype = instructions.held(s.type.dtype)
         text = f"{ref}[{', '.join(reference.subscript) if not reference.whole else '...'}]"
+        if reference.held is not None:
+            text += f".reshape{shape(reference.layout, self.program)}"
         vector = frozenset({s.name}) if len(axes(reference.layout)) == 1 and len(reference.layout) == 2 else frozenset()
         ragged = [a for a in axes(reference.layout) if self.program.axis(a).ragged]
         if s.pad is None or not ragged:
@@ -107,6 +109,8 @@ class Body:
             have = () if value.layout is None else axes(value.layout)
             if set(have) != set(axes(reference.layout)) or value.layout is None:
                 text = f"jnp.broadcast_to({text}, {target})"
+        if reference.held is not None:
+            text = f"({text}).reshape{reference.held}"
         self.lines.append(f"{ref}[{', '.join(reference.subscript) if not reference.whole else '...'}] = {text}")
 
     def loop(self, s: For) -> None:

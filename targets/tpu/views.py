@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 from porter.targets.tpu.chip import Geometry
 from porter.tile.affine import Affine
@@ -64,6 +65,7 @@ class Reference:
     operand: Operand
     subscript: tuple[str, ...]
     layout: Layout
+    held: tuple[int, ...] | None = None  # the block's own shape where the kernel splits or merges dimensions of it
 
     @property
     def whole(self) -> bool:
@@ -105,7 +107,61 @@ def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, s
             if inner == ":" or ":" in inner or inner.startswith("pl.ds"):
                 layout.append(d.wide)
     operand = Operand(access.param, tuple(d.size for d in dims), tuple(blocks), tuple(indices))
-    return Reference(operand, tuple(subscript), tuple(layout))
+    found = Reference(operand, tuple(subscript), tuple(layout))
+    return _regrouped(found, roles.program.param(access.param).shape, chip)
+
+
+def _regrouped(r: Reference, shape: tuple[int, ...], chip: Geometry) -> Reference:
+    """The same access with the parameter's own dimensions where the view splits or merges them and blocks hold them whole.
+
+    Split heads are an example: [S, H, D] of a parameter [S, H*D]. As a view, XLA would copy the tensor into another tiled layout;
+    Mosaic does it in registers.
+    """
+    o, own = r.operand, [n for n in shape if n > 1]
+    if not r.whole or bitcast(shape, o.shape, chip) or len(own) < 2 or any(n == 1 for n in o.shape):
+        return r
+    sizes: list[int] = []
+    blocks: list[int | None] = []
+    index: list[Affine] = []
+    rest, seen = list(own), list(zip(o.shape, o.block, o.index, strict=True))
+    while seen:
+        group, mine = [seen.pop(0)], [rest.pop(0)]
+        while (a := prod(g[0] for g in group)) != (b := prod(mine)):
+            if a < b:
+                group.append(seen.pop(0))
+            else:
+                mine.append(rest.pop(0))
+        whole = all(size == block for size, block, _ in group)
+        if len(group) == len(mine) or not whole or min(len(group), len(mine)) > 1:
+            sizes += [g[0] for g in group]
+            blocks += [g[1] for g in group]
+            index += [g[2] for g in group]
+        else:
+            sizes += mine
+            blocks += mine
+            index += [Affine()] * len(mine)
+    new = Operand(o.param, tuple(sizes), tuple(blocks), tuple(index))
+    if len(sizes) < 2 or not bitcast(shape, new.shape, chip) or not _legal(new, chip):
+        return r
+    held = tuple(b for b in blocks if b is not None)
+    return Reference(new, (":",) * len(held), r.layout, held)
+
+
+def _legal(o: Operand, chip: Geometry) -> bool:
+    """Whether the last two block dimensions are multiples of a tile, or whole."""
+    places = ((len(o.shape) - 1, chip.lanes), (len(o.shape) - 2, chip.sublanes))
+    return all(o.block[i] == o.shape[i] or (o.block[i] or 1) % multiple == 0 and o.block[i] is not None for i, multiple in places)
+
+
+def bitcast(a: tuple[int, ...], b: tuple[int, ...], chip: Geometry) -> bool:
+    """Whether a reshape moves nothing in memory tiled by (sublanes, lanes): the same lanes, and rows in whole tiles."""
+    a, b = tuple(n for n in a if n > 1), tuple(n for n in b if n > 1)
+    if a == b or (len(a) < 2 and len(b) < 2):
+        return True
+    if not a or not b or a[-1] != b[-1]:
+        return False
+    rows = (a[-2:-1] or (1,))[0], (b[-2:-1] or (1,))[0]
+    return rows[0] == rows[1] or all(r % chip.sublanes == 0 for r in rows)
 
 
 def _why(param: str, block: int, size: int, multiple: int, *, last: bool) -> str:
