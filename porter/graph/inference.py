@@ -20,6 +20,13 @@ _SMALL = 4096
 """Constants up to this many bytes go into the message: shapes and axes are computed from them."""
 
 
+def innermost(error: BaseException) -> str:
+    """What the first of a chain of errors says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
 @contextmanager
 def without_weights(model: ir.Model) -> Iterator[onnx.ModelProto]:
     """The model's message with large constants as stubs that have a type and a shape but no data."""
@@ -41,7 +48,11 @@ def without_weights(model: ir.Model) -> Iterator[onnx.ModelProto]:
                 ):
                     replaced.append((node, attribute))
                     node.attributes["value"] = ir.AttrTensor("value", _stub(attribute.as_tensor(), "value"))
-        yield ir.to_proto(model)
+        try:
+            message = ir.to_proto(model)
+        except Exception as error:  # a text somewhere that is no UTF-8, say; the library names the place
+            raise PorterError("the model", expected="a model that can be written", found=innermost(error)) from error
+        yield message
     finally:
         for value, tensor in swapped:
             value.const_value = tensor

@@ -24,6 +24,7 @@ def check_proto(where: str, proto: onnx.ModelProto) -> list[str]:
     """
     opsets = _opsets(where, proto.opset_import)
     local = {(function.domain, function.name) for function in proto.functions}
+    _check_texts(where, proto)
     notes = _drop_redefined(proto.graph)
     refuse_unknown(where, _scoped(proto.graph.node), opsets, local)
     for function in proto.functions:
@@ -61,6 +62,27 @@ def _opsets(where: str, imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str,
     if "" in opsets and not 1 <= opsets[""] <= newest:
         raise PorterError(where, expected=f"opset 1 to {newest}", found=f"opset {opsets['']}")
     return opsets
+
+
+def _check_texts(where: str, proto: onnx.ModelProto) -> None:
+    """Names that are no UTF-8 come out of the message as bytes; descriptions that are not are dropped."""
+    graphs = [proto.graph, *(g for node in _scoped(proto.graph.node) for g in _subgraphs(node))]
+    nodes = [node for owner in (proto.graph, *proto.functions) for node in _scoped(owner.node)]
+    for node in nodes:
+        attributes = [attribute.name for attribute in node.attribute]
+        _check_text(where, node.op_type, node.domain, node.name, *node.input, *node.output, *attributes)
+    for graph in graphs:
+        infos = [info.name for kind in (graph.input, graph.output, graph.value_info) for info in kind]
+        _check_text(where, graph.name, *infos, *(tensor.name for tensor in graph.initializer))
+    for message in [proto, *graphs, *proto.functions, *nodes]:
+        if isinstance(message.doc_string, bytes):
+            message.ClearField("doc_string")
+
+
+def _check_text(where: str, *texts: str | bytes) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise PorterError(where, expected="names in UTF-8", found=str(text))
 
 
 def _scoped(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from porter.errors import PorterError
 from porter.graph.edit import remember_sources
 from porter.graph.external import confine
+from porter.graph.inference import innermost
 from porter.graph.protocheck import check_proto, redefined_constants
 from porter.graph.repair import repair
 from porter.graph.values import every_graph
@@ -32,7 +33,7 @@ def read(source: Source) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # whatever the library could not read, it has said why in its own words
-        raise PorterError(where, expected="an ONNX model", found=_innermost(error)) from error
+        raise PorterError(where, expected="an ONNX model", found=innermost(error)) from error
     if folder is not None:
         for graph in every_graph(model):
             ir.external_data.set_base_dir(graph, folder)
@@ -129,9 +130,3 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
             break
         shift += 7
     return value, at
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) or type(error).__name__

@@ -68,6 +68,38 @@ def test_a_truncated_file_at_every_length(tmp_path: Path, model: Callable) -> No
     assert "a truncated file: 'graph' has " in message(lambda: graph.read(path))
 
 
+def test_a_damaged_file_is_refused_or_valid_but_never_a_crash(model: Callable) -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Clip", ["m"], ["z"], name="inner", min=0.0)], "branch", [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 3])],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], name="product", doc_string="weights times x"),
+        helper.make_node("If", ["c"], ["b"], name="choice", then_branch=branch, else_branch=branch),
+        helper.make_node("Softmax", ["b"], ["s"], name="soft", axis=0),
+        helper.make_node("Slice", ["s"], ["y"], name="part", starts=[0], ends=[2], axes=[1]),
+    ]
+    inputs = {"x": ["batch", 3], "c": []}
+    weights = {"w": np.eye(3, dtype=np.float32)}
+    proto = model(nodes, inputs, {"y": None}, weights, opset=9, types={"c": TensorProto.BOOL})
+    content = proto.SerializeToString()
+    graph.load(content, {"batch": 1})
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(600):
+        damaged = bytearray(content)
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(len(damaged)))
+            damaged[at : at + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
+        try:
+            graph.load(bytes(damaged), {"batch": 1})
+            outcomes.add("valid")
+        except PorterError as error:
+            assert 1 <= str(error).count("\n") + 1 <= 4
+            outcomes.add("refused")
+    assert outcomes == {"valid", "refused"}
+
+
 def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"")
     assert message(lambda: graph.read(tmp_path)).endswith(f"found a folder\n  try  {tmp_path}/a.onnx")
