@@ -10,7 +10,7 @@ import numpy as np
 from porter.tile.program import Dot, Tile
 from porter.tile.target import CannotEmit
 from porter.triton.elementwise import NARROW, kind, word
-from porter.triton.scope import Scope, Value
+from porter.triton.scope import Plan, Scope, Value
 
 # Shortest contraction that tl.dot takes, by bits of an operand (Triton 3.9, backends/nvidia/compiler.py: min_dot_size).
 SHORTEST = {8: 32, 16: 16, 32: 8, 64: 4}
@@ -37,21 +37,6 @@ class Product:
         from porter.formats.matmul import PRECISIONS
 
         return len(PRECISIONS[self.precision].terms) if self.precision in PRECISIONS else 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Axes of the result by side; `swapped`: the left operand is the program's b."""
-
-    batch: tuple[str, ...]
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    summed: tuple[str, ...]
-    swapped: bool
-
-    @property
-    def result(self) -> tuple[str, ...]:
-        return (*self.batch, *self.rows, *self.columns)
 
 
 def plan(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Plan:

@@ -38,7 +38,7 @@ from porter.triton.access import address, affine
 from porter.triton.dots import Product
 from porter.triton.elementwise import NARROW, TYPES, expression, fold, library, literal, word
 from porter.triton.liveness import reads
-from porter.triton.scope import Scope, Value
+from porter.triton.scope import Plan, Scope, Value
 
 SHORT = ("bool", "int8", "int16", "uint8", "uint16")
 DEFAULT = {"num_warps": 4, "num_stages": 3}
@@ -308,7 +308,7 @@ class _Writer:
             if inner.matrix is not None and not self._carried(c.name):
                 scope.bind(c.name, dots.from_matrix(scope, inner.matrix, inner.text), inner.axes, inner.dtype)
 
-    def _zeros(self, c: Carry, plan: dots.Plan) -> str:
+    def _zeros(self, c: Carry, plan: Plan) -> str:
         sizes = [self.scope.count(g) for g in (plan.batch, plan.rows, plan.columns) if g or g is not plan.batch]
         value = self.scope.values[c.init]
         start = literal(value.literal, c.type.dtype) if value.literal is not None else "0"
@@ -355,7 +355,7 @@ class _Writer:
         visit(self.program.body)
         return count
 
-    def _accumulates(self, loop: For, c: Carry) -> dots.Plan | None:
+    def _accumulates(self, loop: For, c: Carry) -> Plan | None:
         """The plan of the product that alone adds to a carried value, where its matrix has another shape than it."""
         if self._uses(c.inner) != 1 or self._uses(c.next) != 1:
             return None

@@ -58,7 +58,7 @@ class Machine(InterpreterBuilder):
     def __init__(self, name: str, buffers: Sequence[Buffer]) -> None:
         super().__init__()
         precisions = ("tf32", "tf32x3", "ieee", "bf16x3", "bf16x6")
-        self.options = replace(self.options, allowed_dot_input_precisions=precisions)
+        self.options: Any = replace(interpreter.InterpreterOptions(), allowed_dot_input_precisions=precisions)
         self.kernel = name
         self.buffers = {b.base >> RANGE: b for b in buffers}
         self.point = 0

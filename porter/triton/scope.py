@@ -16,18 +16,33 @@ WIDTH = 110  # characters in a line, as near as a break can be found
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A product's axes by side of `tl.dot`; `swapped`: the left operand is the program's b."""
+
+    batch: tuple[str, ...]
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    summed: tuple[str, ...]
+    swapped: bool
+
+    @property
+    def result(self) -> tuple[str, ...]:
+        return (*self.batch, *self.rows, *self.columns)
+
+
+@dataclass(frozen=True)
 class Value:
     """A tile as Triton holds it: an expression (a name, mostly), the axes it has there, in the program's order.
 
     `axes` may lack axes of the tile's type along which it is the same. `literal`: a constant not yet made a tensor.
-    `matrix`: the product (porter.triton.dots.Plan) in whose matrix shape the tensor is kept, None for its own shape.
+    `matrix`: the product in whose matrix shape the tensor is kept, None for its own shape.
     """
 
     text: str
     axes: tuple[str, ...]
     dtype: str
     literal: Scalar | None = None
-    matrix: object | None = None
+    matrix: Plan | None = None
 
 
 @dataclass
@@ -74,7 +89,7 @@ class Scope:
     def write(self, line: str) -> None:
         self.lines += wrap("    " * self.depth + line)
 
-    def bind(self, name: str, text: str, axes: tuple[str, ...], dtype: str, matrix: object | None = None) -> Value:
+    def bind(self, name: str, text: str, axes: tuple[str, ...], dtype: str, matrix: Plan | None = None) -> Value:
         """Write `name = text` and remember the value. A value that is a carried one's next takes its variable."""
         carried = self.variable.pop(name, None)
         known = carried.text if carried is not None and carried.axes == axes else self.fresh(name)
