@@ -13,6 +13,7 @@ from porter.errors import PorterError
 if TYPE_CHECKING:
     import numpy as np
 
+    from porter.check import Budget
     from porter.device import Device
 
 
@@ -28,18 +29,11 @@ def dims(values: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def budgets(values: Sequence[str]) -> dict[str, float]:
-    """--budget METRIC=X, as a mapping. Raises PorterError for what is no such pair."""
-    found: dict[str, float] = {}
-    for text in values:
-        name, _, number = text.partition("=")
-        try:
-            found[name.strip()] = float(number)
-        except ValueError:
-            raise PorterError(
-                f"--budget {text}", expected="METRIC=X with X a number", hint="--budget sqnr=40"
-            ) from None
-    return found
+def budgets(values: Sequence[str]) -> tuple[Budget, ...]:
+    """--budget METRIC=X, or OUTPUT:METRIC=X, as budgets. Raises PorterError for what is none."""
+    from porter import check
+
+    return check.budgets(values)
 
 
 def targets(text: str, files: Sequence[str] = ()) -> list[Device]:

@@ -93,7 +93,7 @@ def test_errors_to_the_word(args, message):
         (["--target", "toy", "--dim", "batch"], "--dim batch\n  expected NAME=N with N a positive integer"),
         (["--target", "toy", "--dim", "batch=0"], "--dim batch=0\n  expected NAME=N with N a positive integer"),
         (["--target", "toy", "--dim", "a=1", "--dim", "a=2"], "--dim a is given twice\n  found 1 and 2"),
-        (["--target", "toy", "--budget", "sqnr"], "--budget sqnr\n  expected METRIC=X with X a number"),
+        (["--target", "toy", "--budget", "sqnr"], "budget 'sqnr'\n  expected METRIC=LIMIT"),
         (["--target", "toy", "--inputs", "/no.npz"], "inputs /no.npz: no such file"),
     ],
 )
