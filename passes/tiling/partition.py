@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from porter.graph import Function, Model, Node, Value
 from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite
 from porter.rewrite.regions import boundary, content, has_subgraphs, region
-from porter.tile.canonical import canonical
+from porter.tile.canonical import NARROW, canonical
 from porter.tile.choose import choose
 from porter.tile.form import Cast, Cut, Dot, Elementwise, Form, Reduce
 from porter.tile.limits import Limits
@@ -110,6 +111,8 @@ class _Partitioner:
         kinds = RANK[producer.trial.kind], RANK[consumer.trial.kind]
         if producer.trial.why or consumer.trial.why or kinds in ((3, 3), (3, 2), (2, 3)) or not self._convex(producer, consumer):
             return None
+        if consumer.trial.kind == "movement" and self._grows(consumer):
+            return None
         merged = Cluster(sorted({*producer.nodes, *consumer.nodes}, key=self.order.__getitem__))
         escaping = self._escaping(merged.nodes)
         if len(escaping) > 1 and (len({tuple(v.shape or ()) for v in escaping}) > 1 or 3 in kinds and kinds[0] < 2):
@@ -119,6 +122,11 @@ class _Partitioner:
         if merged.trial.why or merged.trial.dots > sum(t.dots for t in apart) or merged.trial.again > max(t.again for t in apart):
             return None
         return merged if merged.trial.work <= AGAIN * sum(t.work for t in apart) + 1 else None
+
+    def _grows(self, cluster: Cluster) -> bool:
+        """Whether more bytes come out than go in (a broadcast, a widening): such movement belongs to those who read it."""
+        outputs = self._escaping(cluster.nodes)
+        return not any(v.is_graph_output() for v in outputs) and _bytes(outputs) > _bytes(kernel_inputs(cluster.nodes, outputs))
 
     def _spread(self) -> None:
         """Movement that several kernels read goes into each of them, if it fits into all."""
@@ -185,17 +193,24 @@ class _Partitioner:
             return Trial("movement", why=str(e).splitlines()[0])
         dots = [i for i in form.reachable() if isinstance(form[i], Dot)]
         again = max((repeats(form, axes, i) for i in dots), default=1)
-        return Trial(_kind(form, alone), work(form, axes), len(dots), again)
+        return Trial(_kind(form), work(form, axes), len(dots), again)
 
 
-def _kind(form: Form, alone: Model) -> str:
+def _kind(form: Form) -> str:
     nodes = [form[i] for i in form.reachable()]
     if any(isinstance(n, Dot) for n in nodes):
         return "contraction"
     if any(isinstance(n, Reduce) for n in nodes):
         return "reduction"
-    moved = all(not isinstance(n, Elementwise | Cast) or n.dtype in ("bool", "int32", "int64") and alone.graph.outputs[0].dtype != n.dtype for n in nodes)
-    return "movement" if moved else "elementwise"
+    output = form.params[-1].dtype
+    index = {"bool", "int32", "int64"} - {output}  # arithmetic on positions, not on what is moved
+    computed = [n for n in nodes if isinstance(n, Elementwise | Cast) and n.dtype not in index]
+    widened = all(isinstance(n, Cast) and form[n.arg].dtype in NARROW for n in computed)
+    return "movement" if widened else "elementwise"
+
+
+def _bytes(values: Iterable[Value]) -> int:
+    return sum(math.prod(graph.shape(v) or ()) * (graph.dtype(v) or np.dtype(np.float32)).itemsize for v in values)
 
 
 def kernel_inputs(nodes: list[Node], outputs: list[Value]) -> list[Value]:

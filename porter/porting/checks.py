@@ -24,6 +24,7 @@ from porter.tile.program import Dot, Program, walk
 from porter.tile.target import Emitted, Target
 
 DRAWS = 4  # a failure by less than four times the limit may be chance; more draws decide
+FAITHFUL = 2.0**-20  # relative error up to which a product may stand for float32's: tf32x3 and bf16x6 do, tf32 and bf16x3 do not
 TEXT_ULPS = 16  # of the largest value: the interpreters' exp and sums differ from numpy's in the last bits
 
 
@@ -51,6 +52,10 @@ def check_kernel(kernel: Distinct, program: Program, emitted: Emitted, target: T
 
 def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, float]]:
     """The tile program, every grid point, against the function in float64; its error held against the function's own."""
+    for s in walk(program.body):
+        if isinstance(s, Dot) and PRECISIONS[s.precision].roundoff > FAITHFUL:
+            raise CheckFailed(f"kernel {kernel.name}: tile program against its function", expected="float32 products as exact as float32",
+                              found=f"{s.name} multiplies float32 as {s.precision}, which errs by {PRECISIONS[s.precision].roundoff:.2g}")  # fmt: skip
     names = [str(v.name) for v in kernel.alone.graph.inputs]
     wanted = [str(v.name) for v in kernel.alone.graph.outputs]
     errors = {n: Errors() for n in wanted}
@@ -98,7 +103,7 @@ def formats_make(program: Program, truth: np.ndarray) -> tuple[float, float]:
     for s in walk(program.body):
         if isinstance(s, Dot):
             length = math.prod(program.axis(a).extent for a in s.axes)
-            square += 2.0**-48 * length / 6 + PRECISIONS[s.precision].roundoff ** 2 / 3
+            square += 2.0**-48 * length / 6 + min(PRECISIONS[s.precision].roundoff, FAITHFUL) ** 2 / 3
     made = math.sqrt(square) * rms(truth[np.isfinite(truth)])
     return made, 4 * made
 

@@ -25,7 +25,7 @@ from porter.tile.target import target_of
 Progress = Callable[[str, int, int], None]
 
 FP32 = "cleanup, fusion, layout, tiling.partition"
-BF16 = "cleanup, fusion, layout, quantization.bf16, cleanup, tiling.partition"
+BF16 = "cleanup, fusion, layout, quantization.bf16, tiling.partition"
 PIPELINES = {"fp32": FP32, "bf16": BF16}
 
 
