@@ -37,7 +37,6 @@ from porter.triton import dots
 from porter.triton.access import address, affine
 from porter.triton.dots import Product
 from porter.triton.elementwise import NARROW, TYPES, expression, fold, library, literal, word
-from porter.triton.liveness import reads
 from porter.triton.scope import Plan, Scope, Value
 
 SHORT = ("bool", "int8", "int16", "uint8", "uint16")
@@ -107,6 +106,14 @@ def _used(head: list[tuple[str, str]], lines: list[str], depth: int) -> list[str
             kept.append("    " * depth + line)
             text = line + "\n" + text
     return [*reversed(kept), *lines]
+
+
+def _reads(s: Statement) -> set[str]:
+    """What a statement reads, a loop with all of its body."""
+    found = set(operands(s))
+    if isinstance(s, For):
+        found |= {c.next for c in s.carries}.union(*(_reads(inner) for inner in s.body))
+    return found
 
 
 class _Writer:
@@ -338,7 +345,7 @@ class _Writer:
         defined = [i for i, s in enumerate(loop.body) if not isinstance(s, Store | For) and s.name == c.next]
         if not defined or self._uses(c.next) != 1 or any(other.next == c.inner for other in loop.carries):
             return False
-        return not any(c.inner in reads(s) for s in loop.body[defined[0] + 1 :])
+        return not any(c.inner in _reads(s) for s in loop.body[defined[0] + 1 :])
 
     def _uses(self, name: str) -> int:
         """How often a value is read anywhere in the program, by a statement or as a loop's next."""

@@ -39,7 +39,7 @@ class Maia(TritonTarget):
         """Bytes of a tile's SRAM that live tiles take, loads twice: one is filled while the other is read."""
         from porter.targets.maia.limits import sram_bytes
 
-        needed, has = sram_bytes(program), int(device["memory.tsram.bytes"])
+        needed, has = sram_bytes(program, device), int(device["memory.tsram.bytes"])
         if needed > has:
             has_not = f"tile SRAM of {device.title} holds {has} bytes; kernel {program.name} asks {needed}"
             raise CannotEmit(f"{has_not} ({LABEL})")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from porter.device import Device
+from porter.tile.buffer import bufferize
 from porter.tile.limits import Limits
-from porter.tile.program import Load, Program, types, walk
-from porter.triton.liveness import peak_bytes
+from porter.tile.program import Full, Load, Program, walk
 
 STEPS = 8  # of the tensor unit's rows, columns and depth in one product: long enough to hide its start, an assumption
 ELEMENTWISE_BYTES = 1 << 14  # of a tile that only elementwise operations touch: 64-byte DMA bursts, hundreds of them
@@ -39,9 +35,9 @@ def _power(n: int) -> int:
     return 1 << (max(n, 1).bit_length() - 1)
 
 
-def sram_bytes(program: Program) -> int:
-    """Live tiles at their peak, and each load's buffer once more for the next transfer."""
-    kinds = types(program)
-    loads = [kinds[s.name] for s in walk(program.body) if isinstance(s, Load)]
-    sizes = [math.prod(program.axis(a).tile for a in t.axes) * np.dtype(t.dtype).itemsize for t in loads]
-    return peak_bytes(program) + max(sizes, default=0)
+def sram_bytes(program: Program, device: Device) -> int:
+    """Live tiles at their peak, and the largest load's buffer once more for the next transfer; constants take none."""
+    alignment = int(device["dma.alignment_bytes"])
+    buffers = bufferize(program, lambda name, s: "immediate" if isinstance(s, Full) else "tsram", alignment)
+    loads = [buffers.of[s.name].bytes for s in walk(program.body) if isinstance(s, Load)]
+    return buffers.peak.get("tsram", 0) + max(loads, default=0)

@@ -1,4 +1,4 @@
-"""Warps, stages and live bytes, by the rules that their modules state."""
+"""Warps and stages, by the rules that their module states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 from porter.tile.text import parse
 from porter.triton.launch import options
-from porter.triton.liveness import peak_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
 from samples import sample
@@ -50,36 +49,3 @@ def test_stages_are_as_many_as_half_the_shared_memory_holds() -> None:
 def test_elementwise_tiles_have_eight_lanes_a_thread() -> None:
     assert options(sample("transpose"), SHARED)["num_warps"] == 1  # 256 lanes
     assert options(sample("layernorm"), SHARED)["num_warps"] == 4  # 1024 lanes
-
-
-def test_live_bytes_of_a_chain_are_two_tiles() -> None:
-    program = parse("""kernel chain {
-      in x: float32[1024]
-      out y: float32[1024]
-      axis i: 1024 by 256 grid
-      a: float32<i> = load x(1024)[i]
-      b: float32<i> = exp a
-      c: float32<i> = exp b
-      d: float32<i> = exp c
-      store y(1024)[i] = d
-    }""")
-    assert peak_bytes(program) == 2 * 256 * 4
-
-
-def test_a_value_read_late_stays_live() -> None:
-    program = parse("""kernel late {
-      in x: float32[1024]
-      out y: float32[1024]
-      axis i: 1024 by 256 grid
-      a: float32<i> = load x(1024)[i]
-      b: float32<i> = exp a
-      c: float32<i> = exp b
-      d: float32<i> = add c, a
-      store y(1024)[i] = d
-    }""")
-    assert peak_bytes(program) == 3 * 256 * 4
-
-
-def test_a_loop_holds_its_carried_tiles_and_its_operands() -> None:
-    # the accumulator, its next, and both operands
-    assert peak_bytes(matmul(64, 32, 16)) == 4 * (2 * 64 * 32 + 64 * 16 + 32 * 16)
