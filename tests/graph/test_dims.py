@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -190,6 +190,7 @@ SIZES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(SIZES, SIZES, st.integers(1, 5), st.integers(1, 5), st.integers(1, 5))
 def test_arithmetic_of_sizes_is_that_of_numbers(left: Size, right: Size, a: int, b: int, n: int) -> None:
     at = {"a": Size.of(a), "b": Size.of(b), "n.0": Size.of(n)}
@@ -202,6 +203,7 @@ def test_arithmetic_of_sizes_is_that_of_numbers(left: Size, right: Size, a: int,
     assert quotient is None or (quotient * right) == left * right
 
 
+@settings(deadline=None)
 @given(SIZES)
 def test_a_size_prints_and_parses(size: Size) -> None:
     if all(coefficient > 0 for _, coefficient in size.terms):

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import TensorProto, helper
@@ -161,6 +161,7 @@ def test_every_value_of_every_type_survives(dtype: type) -> None:
             assert (same.reshape(16, -1).all(axis=1) | nan).all()
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, array_shapes(min_dims=0, max_dims=3, max_side=3), elements=st.floats(width=32)))
 def test_float32_survives_to_the_bit(array: np.ndarray) -> None:
     model = graph.parse("g (float[2] x) => (float[2] y) { y = Relu (x) }")
@@ -172,6 +173,7 @@ def test_float32_survives_to_the_bit(array: np.ndarray) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_any_text_can_be_a_name(name: str) -> None:
     try:
