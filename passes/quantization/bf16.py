@@ -81,9 +81,11 @@ class Bf16(Pass):
 
 
 def stored_inputs(model: Model, node: Node) -> tuple[int, ...]:
-    """The inputs of a node that are read from memory in the narrow format: operands of contractions, and large
-    activations.
+    """The inputs of a node that are read from memory in the narrow format: operands of contractions, tables of
+    embeddings, and large activations.
     """
+    if node.domain in ("", "ai.onnx") and node.op_type == "Gather":
+        return (0,) if node.inputs[0] is not None and constant_tensor(node.inputs[0]) is not None else ()
     if node.domain in ("", "ai.onnx"):
         return CONTRACTIONS.get(node.op_type, (0,) if node.op_type in READERS else ())
     function = called(model, node)

@@ -32,7 +32,6 @@ _WORDS = {
     "Instrument": "instruments",
     "Check": "instruments",
     "Save": "instruments",
-    "Verify": "instruments",
     "StepFailed": "failure",
     "Cache": "cache",
 }

@@ -33,7 +33,7 @@ class Instrument:
         """After one change; what it returns is added to the step's metric."""
 
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
-        """After a pass; what it returns is added to the step's metric."""
+        """After a pass, with copies of the model before and after, which it may keep; what it returns is added to the metric."""
 
     def grouped(self, group: str) -> dict[str, Any] | None:
         """After the last pass of one word of the pipeline; what it returns is added to the step's metric as
@@ -42,23 +42,6 @@ class Instrument:
 
     def finished(self, model: Model) -> None:
         """After the last pass."""
-
-
-@dataclass
-class Verify(Instrument):
-    """After every pass that changed something the model is a valid one, and every value's type and shape is known
-    again.
-    """
-
-    def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> None:
-        if not rewrites:
-            return
-        try:
-            graph.validate(after)
-            ops.infer(after)
-        except PorterError as error:
-            where = f"pass {stage.name} left a model that is not valid: {error.where}"
-            raise PorterError(where, expected=error.expected, found=error.found, hint=error.hint) from error
 
 
 @dataclass
@@ -136,7 +119,7 @@ class Check(Instrument):
             if rewrite.exact:  # algebraic about constants that the original holds rounded
                 self._claim = weaker(self._claim, check.rounding)
         if self.whole:
-            self._pending.append((stage, before, graph.clone(after), rewrites, self._claim))
+            self._pending.append((stage, before, after, rewrites, self._claim))
         return None
 
     def finished(self, model: Model) -> None:
@@ -165,6 +148,16 @@ class Check(Instrument):
     ) -> None:
         kept = evidence.keep(self.keep) if self.keep is not None else None
         raise StepFailed(stage.name, verdict, rewrite=rewrite, kept=kept, stage=str(stage), contract=str(contract))
+
+
+def verify(stage: Stage, model: Model) -> None:
+    """Holds that a pass left a valid model, and finds every value's type and shape again. PorterError names the pass."""
+    try:
+        graph.validate(model)
+        ops.infer(model)
+    except PorterError as error:
+        where = f"pass {stage.name} left a model that is not valid: {error.where}"
+        raise PorterError(where, expected=error.expected, found=error.found, hint=error.hint) from error
 
 
 def claimed(stage: Stage, rewrite: Rewrite) -> Contract:

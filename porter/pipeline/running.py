@@ -15,7 +15,7 @@ from porter.errors import PorterError
 from porter.graph import Model, Node
 from porter.pipeline.cache import Cache
 from porter.pipeline.discovery import rules
-from porter.pipeline.instruments import Check, Instrument, Save, Verify, claimed, weaker
+from porter.pipeline.instruments import Check, Instrument, Save, claimed, verify, weaker
 from porter.pipeline.passes import Pass
 from porter.pipeline.text import Stage, parse
 from porter.rewrite import Answer, Rewrite
@@ -86,7 +86,7 @@ def run(
     stages = parse(pipeline, roots) if isinstance(pipeline, str) else tuple(pipeline)
     current = graph.clone(model)
     ops.infer(current)
-    watchers: list[Instrument] = [Verify()]
+    watchers: list[Instrument] = []
     if checks:
         cache = Cache.open("verdicts", no_cache=no_cache)
         watchers.append(Check(Path(keep) if keep else None, seed, cache, inputs, whole))
@@ -97,10 +97,11 @@ def run(
         watcher.started(model)
     steps: list[Step] = []
     records: dict[str, tuple[Rewrite, ...]] = {}
+    before = graph.clone(current)
     for number, stage in enumerate(stages):
         if progress is not None:
             progress(stage.name)
-        current, step, made = _step(stage, current, device, watchers, limit)
+        current, before, step, made = _step(stage, current, before, device, watchers, limit)
         records[stage.name] = records.get(stage.name, ()) + tuple(made)
         if number + 1 == len(stages) or stages[number + 1].group != stage.group:
             step = _grouped(stage.group, step, watchers)
@@ -111,10 +112,10 @@ def run(
 
 
 def _step(
-    stage: Stage, model: Model, device: Any, watchers: Sequence[Instrument], limit: int | None
-) -> tuple[Model, Step, list[Rewrite]]:
+    stage: Stage, model: Model, before: Model, device: Any, watchers: Sequence[Instrument], limit: int | None
+) -> tuple[Model, Model, Step, list[Rewrite]]:
+    """One pass on the model; gives the model, a copy of it for later steps to look back at, and the record."""
     started = perf_counter()
-    before = graph.clone(model)
     metric: dict[str, Any] = {}
     made: list[Rewrite] = []
     for rewrite in _changes(stage.work, model, device, limit):
@@ -125,12 +126,16 @@ def _step(
         made.append(rewrite)
         for watcher in watchers:
             metric = _worst(metric, watcher.rewritten(stage, rewrite))
+    after = before
+    if made:
+        verify(stage, model)
+        after = graph.clone(model)
     for watcher in watchers:
-        metric = {**metric, **(watcher.passed(stage, before, model, made) or {})}
+        metric = {**metric, **(watcher.passed(stage, before, after, made) or {})}
     contract = stage.work.contract
     for rewrite in made:
         contract = weaker(contract, claimed(stage, rewrite))
-    return model, Step(stage.name, str(contract), "ok", len(made), metric, perf_counter() - started), made
+    return model, after, Step(stage.name, str(contract), "ok", len(made), metric, perf_counter() - started), made
 
 
 def _grouped(group: str, step: Step, watchers: Sequence[Instrument]) -> Step:

@@ -17,10 +17,9 @@ from porter.graph import (
     Node,
     RefAttr,
     Value,
-    add_initializer,
     dtype,
     fresh,
-    names,
+    make_tensor,
     new_node,
     new_value,
 )
@@ -43,14 +42,16 @@ class Built:
     weights: tuple[Value, ...]
 
 
-def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...]) -> Built:
-    """The nodes of the terms. Numbers take the type of the pattern's first output, sequences of integers are int64."""
+def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...], used: set[str]) -> Built:
+    """The nodes of the terms. Numbers take the type of the pattern's first output, sequences of integers are int64.
+
+    `used` are the names of the graph; those of new values are added.
+    """
     if m.rule.fused and m.rule.target is None and not m.rule.is_onnx:
         terms = _with_function(model, m, terms)
     nodes: list[Node] = []
     weights: list[Value] = []
     done: dict[object, Any] = {}
-    used = names(graph)
     stem = m.outputs[0].name or m.rule.name
     floating = dtype(m.outputs[0])
 
@@ -65,7 +66,10 @@ def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...]) -> Buil
                 array = _array(data, floating)
                 key = (array.dtype, array.shape, array.tobytes())
                 if key not in done:
-                    done[key] = add_initializer(graph, f"{stem}/{'x'.join(map(str, array.shape)) or 'scalar'}", array)
+                    name = fresh(f"{stem}/{'x'.join(map(str, array.shape)) or 'scalar'}", used)
+                    done[key] = new_value(name, array.dtype, array.shape)
+                    done[key].const_value = make_tensor(array, name=name)
+                    graph.register_initializer(done[key])
                     weights.append(done[key])
                 return done[key]
             case Given(known):

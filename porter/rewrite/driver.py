@@ -73,18 +73,22 @@ def apply(model: Model, rules: Sequence[Rule], *, start: int = 0) -> Iterator[Re
     Whoever stops asking stops the rewriting. Numbers count on from `start`.
     """
     number = start
-    types: dict[str, list[Value]] = {}
+    ending: dict[str, list[Rule]] = {}
+    for rule in rules:
+        for kind in rule.roots():
+            ending.setdefault(kind, []).append(rule)
+    known = Known()
     for _ in range(SWEEPS):
         changed = False
         for graph in all_graphs(model):
             for node in list(graph):
                 if node.graph is not graph:
                     continue
-                for rule in rules:
+                for rule in ending.get(node.op_type, ()):
                     found = rule.match(node)
                     if not isinstance(found, Match):
                         continue
-                    record = rewrite_once(model, graph, found, number + 1, types)
+                    record = rewrite_once(model, graph, found, number + 1, known)
                     if record is not None:
                         number, changed = number + 1, True
                         yield record
@@ -106,12 +110,25 @@ def all_graphs(model: Model) -> Iterator[Graph]:
             pending.extend(graphs(node))
 
 
-def rewrite_once(model: Model, graph: Graph, m: Match, number: int, types: dict[str, list[Value]]) -> Rewrite | None:
+@dataclass
+class Known:
+    """What one application of rules remembers: the types inside equal regions, and the names of each graph."""
+
+    types: dict[str, list[Value]] = field(default_factory=dict)
+    names: dict[Graph, set[str]] = field(default_factory=dict)
+
+    def used(self, graph: Graph) -> set[str]:
+        if graph not in self.names:
+            self.names[graph] = names(graph)
+        return self.names[graph]
+
+
+def rewrite_once(model: Model, graph: Graph, m: Match, number: int, known: Known) -> Rewrite | None:
     """Makes one change; None, and nothing changed, where the rule's other side does not fit the place."""
-    known = set(model.functions)
-    built = build(model, graph, m, m.terms)
+    functions = set(model.functions)
+    built = build(model, graph, m, m.terms, known.used(graph))
     reason = _cannot_stand(m, built)
-    record = None if reason else _record(model, m, built, number, types)
+    record = None if reason else _record(model, m, built, number, known.types)
     if record is None:
         m.refuse(reason or m.reason or "the replacement has another type or shape")
         for value in built.weights:
@@ -119,10 +136,10 @@ def rewrite_once(model: Model, graph: Graph, m: Match, number: int, types: dict[
         for node in reversed(built.nodes):
             for position in range(len(node.inputs)):
                 node.replace_input_with(position, None)
-        for key in set(model.functions) - known:
+        for key in set(model.functions) - functions:
             del model.functions[key]
         return None
-    _put(graph, m, built)
+    _put(graph, m, built, known.used(graph))
     return record
 
 
@@ -191,20 +208,21 @@ def _cannot_stand(m: Match, built: Built) -> str | None:
     for old, new in zip(m.outputs, built.outputs, strict=True):
         if new is old:
             return "the replacement is the pattern's own output"
-        taken = new.is_graph_output() or new.producer() is None or new in built.outputs[: built.outputs.index(new)]
-        if old.is_graph_output() and taken and not built.nodes:
+        maker = new.producer()
+        elsewhere = maker is None or maker not in built.nodes and maker.graph is not m.node.graph
+        taken = new.is_graph_output() or elsewhere or new in built.outputs[: built.outputs.index(new)]
+        if old.is_graph_output() and taken:
             return f"'{old.name}' is an output of the graph, and '{new.name}' cannot take its name"
     return None
 
 
-def _put(graph: Graph, m: Match, built: Built) -> None:
+def _put(graph: Graph, m: Match, built: Built, used: set[str]) -> None:
     """New nodes in, uses moved over, names kept, old nodes out."""
     nodes = m.nodes
     for node in built.nodes:
         _round_attributes(node)
     inherit(built.nodes, nodes)
     insert_before(m.node, built.nodes)
-    used: set[str] | None = None
     mine = {value for node in built.nodes for value in node.outputs}
     for old, new in zip(m.outputs, built.outputs, strict=True):
         name, interface = old.name, old.is_graph_output()
@@ -212,7 +230,6 @@ def _put(graph: Graph, m: Match, built: Built) -> None:
             new.type, new.shape = new.type or old.type, new.shape or old.shape
         replace_uses(old, new)
         if new in mine and name and not interface and not new.is_graph_output():
-            used = names(graph) if used is None else used
             old.name = fresh(f"{name}_replaced", used)
             new.name = name
     for node in reversed(nodes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,6 @@ class Matcher:
     def at(self, node: Node) -> Iterator[Binding]:
         """Every way in which the pattern's first output is the node's first output."""
         root = self.pattern.outputs[0]
-        if not _could_be(root, node):
-            return
         for binding in self._term(root, node.outputs[0], Binding()):
             if len(self.pattern.outputs) == 1 or self._others(binding):
                 yield binding
@@ -274,15 +273,17 @@ def _small_constant(value: Value | None, size: int) -> np.ndarray | None:
     return constant(value)
 
 
-def _could_be(term: Term | None, node: Node) -> bool:
+@cache
+def root_operators(term: Term | None) -> frozenset[str]:
+    """The operators that a value must come from to be this term."""
     match term:
         case Apply():
-            return term.op_type == node.op_type
+            return frozenset([term.op_type])
         case Either(alternatives):
-            return any(_could_be(alternative, node) for alternative in alternatives)
+            return frozenset(kind for alternative in alternatives for kind in root_operators(alternative))
         case Shared(inner):
-            return _could_be(inner, node)
-    return False
+            return root_operators(inner)
+    return frozenset()
 
 
 def _root_value(term: Term | None, binding: Binding) -> Value:

@@ -31,7 +31,7 @@ import numpy as np
 from onnx.defs import OpSchema
 
 from porter.graph import HOME_OPSET, Node, Value, constant, dtype, schema, shape, source_name
-from porter.rewrite.match import Binding, Matcher, Miss
+from porter.rewrite.match import Binding, Matcher, Miss, root_operators
 from porter.rewrite.terms import Apply, Operators, Term, Traced, Var, lift, trace
 
 Body = Callable[..., Any]
@@ -155,6 +155,10 @@ class Rule:
     def __post_init__(self) -> None:
         self.spellings.append(Spelling(self.name, trace(self.body), dict(self.fixed)))
 
+    def roots(self) -> frozenset[str]:
+        """The operators that a match can end in."""
+        return frozenset(kind for spelling in self.spellings for kind in root_operators(spelling.pattern.outputs[0]))
+
     @property
     def formula(self) -> str:
         """The docstring: what the operator means, or what the rewrite is good for."""
@@ -187,6 +191,8 @@ class Rule:
         """The rule applied at a node: a match, how near it came, or None where not even the operator fits."""
         nearest: Miss | None = None
         for spelling in self.spellings:
+            if node.op_type not in root_operators(spelling.pattern.outputs[0]):
+                continue
             matcher = Matcher(spelling.pattern)
             for binding in matcher.at(node):
                 found = Match(self, spelling.pattern, binding, matcher.outputs(binding), dict(spelling.fixed))
