@@ -21,7 +21,7 @@ from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Select
 from porter.targets.trainium.writer import Place, View, Writer, steps_of
 from porter.targets.trainium.bufferize import check_capacity
 from porter.tile.program import (
-    Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Scalar, Statement, Store, operands, walk,
+    Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Scalar, Statement, Store, Value, operands, walk,
 )  # fmt: skip
 from porter.tile.target import CannotEmit
 from porter.tile.text import _block as _show
@@ -72,7 +72,11 @@ class Emitter:
         self.memory: dict[str, int] = {}
         self.text = ""
         self.readers: dict[str, list[Statement]] = {}
+        self.definitions: dict[str, Value] = {}
+        self.late: list[list[tuple[str, Part]]] = []  # per open loop: what was made in it for it alone
         for s in walk(self.program.body):
+            if not isinstance(s, For | Store):
+                self.definitions[s.name] = s
             for name in operands(s):
                 self.readers.setdefault(name, []).append(s)
 
@@ -135,7 +139,18 @@ class Emitter:
             t = self.plan.types[name]
             made = self.select.copy(name, Layout(part, ()), t.dtype, self.scalars[name])
             return made
-        raise AssertionError(f"{name} was not laid out over {part}, only over {list(found)}")
+        # Wanted across an axis of a loop that was not open where the value was met: it is made here, for this loop only.
+        if (name, part) in self.plan.turned:
+            self._turn(name, part)
+        else:
+            self._make(self.definitions[name], self.plan.layouts[name][part])
+        if self.late:
+            self.late[-1].append((name, part))
+        return self.places[name][part]
+
+    def _ready(self, part: Part) -> bool:
+        """Whether every loop that walks one of these axes is open."""
+        return all(self.w.axes[a].role != "loop" or any(a == axis for _, axis in self.loops) for a in part)
 
     def argument(self, name: str, part: Part) -> Argument:
         if name in self.scalars:
@@ -144,11 +159,13 @@ class Emitter:
 
     def _turns(self, name: str) -> None:
         """The other layouts that are wanted of a value that was made in one."""
-        wanted = self.plan.layouts.get(name, {})
-        made = next(iter(self.places.get(name, {}).values()), None)
-        for part, layout in wanted.items():
-            if (name, part) in self.plan.turned and made is not None and part not in self.places[name]:
-                self.places[name][part] = transfer.turn(self.w, self.plan, made, layout, made.buffer.name)
+        for part in self.plan.layouts.get(name, {}):
+            if (name, part) in self.plan.turned and self._ready(part):
+                self._turn(name, part)
+
+    def _turn(self, name: str, part: Part) -> None:
+        made = next(iter(self.places[name].values()))
+        self.places[name][part] = transfer.turn(self.w, self.plan, made, self.plan.layouts[name][part], made.buffer.name)
 
     # statements
 
@@ -167,7 +184,7 @@ class Emitter:
     def _say(self, s: Statement) -> None:
         self.w.comment(next(iter(_show((s,), ""))))
 
-    def _value(self, s: Statement) -> None:
+    def _value(self, s: Value) -> None:
         if isinstance(s, Full):
             self.scalars[s.name] = s.value
             return
@@ -178,28 +195,31 @@ class Emitter:
             return
         self._say(s)
         for part, layout in self.plan.layouts[s.name].items():
-            if (s.name, part) in self.plan.turned:
-                continue
-            match s:
-                case Load():
-                    gathers = [i.gather for i in s.access.index if i.gather]
-                    index = self.place(gathers[0], part) if gathers else None
-                    self._put(s.name, transfer.load(self.w, self.plan, s, layout, index))
-                case Iota():
-                    self._put(s.name, self._iota(s, layout))
-                case Mask(arg=arg):
-                    self._put(s.name, self.place(arg, part))  # tiles have their exact size
-                case Cast():
-                    self._cast(s, layout)
-                case Elementwise():
-                    self._elementwise(s, layout)
-                case Reduce():
-                    self._put(s.name, self._reduce(s, layout))
-                case Dot():
-                    self._dot(s, layout)
-                case _:
-                    raise AssertionError(s)
+            if (s.name, part) not in self.plan.turned and self._ready(part):
+                self._make(s, layout)
         self._turns(s.name)
+
+    def _make(self, s: Value, layout: Layout) -> None:
+        """The value in a layout of its own making."""
+        match s:
+            case Load():
+                gathers = [i.gather for i in s.access.index if i.gather]
+                index = self.place(gathers[0], layout.part) if gathers else None
+                self._put(s.name, transfer.load(self.w, self.plan, s, layout, index))
+            case Iota():
+                self._put(s.name, self._iota(s, layout))
+            case Mask(arg=arg):
+                self._put(s.name, self.place(arg, layout.part))  # tiles have their exact size
+            case Cast():
+                self._cast(s, layout)
+            case Elementwise():
+                self._elementwise(s, layout)
+            case Reduce():
+                self._put(s.name, self._reduce(s, layout))
+            case Dot():
+                self._dot(s, layout)
+            case _:
+                raise AssertionError(s)
 
     def _iota(self, s: Iota, layout: Layout) -> Place:
         """One iota where the partitions step evenly; else made on one partition and spread."""
@@ -497,6 +517,7 @@ class Emitter:
             if axis.ragged and axis.tile < axis.extent:
                 w.line(f"{s.axis}_n = min({axis.tile}, {axis.extent} - {variable})")
             self.loops.append((variable, s.axis))
+            self.late.append([])
             outer, self.select.negatives = self.select.negatives, dict(self.select.negatives)
             for c in s.carries:
                 self._turns(c.inner)
@@ -504,6 +525,8 @@ class Emitter:
             self._carry_on(held)
             self.select.negatives = outer
             self.loops.pop()
+            for name, part in self.late.pop():
+                self.places[name].pop(part, None)
         for c in s.carries:
             if c.inner in p.chains:
                 root = p.chains[c.inner]
