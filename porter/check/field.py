@@ -11,7 +11,7 @@ constant folding does. Agreement in either is agreement, of the models up to the
 At every value that both models name, the value is replaced by a keyed hash of itself: as random as an input, and the
 same on both sides exactly if they agree so far. So each region between such values is decided by itself, with the
 chance of error of its own small degree, and laws of exp hold in the tenth layer as in the first. Where a rewrite
-reaches past such a value, that fails, and only the exponent is replaced.
+reaches past such a value, or a name means two things, that fails, and only exponents are replaced, then nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from porter.graph import Function, Graph, Model, Value
 from porter.ops.field import Field
 from porter.ops.namespace import is_float
 from porter.ops.residue_array import UNDEFINED, Residues
-from porter.ops.residue_values import NeedsExponents
+from porter.ops.residue_values import NeedsExponents, Renews
 from porter.ops.residues import P, hashed
 
 SEEDS = 2
@@ -127,16 +127,18 @@ def _decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unroun
     """Agreement on all seeds in one reading of constants, unrounded first."""
     results = []
     exponents = False
-    for reading, whole in product(readings, (True, False)):
+    for reading, renews in product(readings, (Renews.VALUES, Renews.EXPONENTS, Renews.NOTHING)):
+        if renews is Renews.EXPONENTS and not exponents:
+            continue  # the same as nothing
         degree, verdict = 0, None
         for trial in range(seed, seed + seeds):
             try:
                 try:
-                    field = Field(trial, exponents=exponents, renews_values=whole)
+                    field = Field(trial, exponents=exponents, renews=renews)
                     one, two = both(field, trial, reading)
                 except NeedsExponents:
                     exponents = True
-                    field = Field(trial, exponents=True, renews_values=whole)
+                    field = Field(trial, exponents=True, renews=renews)
                     one, two = both(field, trial, reading)
             except Undecided as error:
                 verdict = Agreement(None, reason=str(error).replace("\n ", ";"))
@@ -221,6 +223,8 @@ def _variable(model: Model) -> frozenset[str]:
 def _dependent(model: Model) -> set[Value]:
     found: set[Value] = {v for v in model.graph.inputs if not v.is_initializer()}
     for node in model.graph:
+        if node.op_type in ("Shape", "Size"):  # dims are bound: no input changes them
+            continue
         if any(v in found for v in (*node.inputs, *graph.captured(node))):
             found.update(node.outputs)
     return found

@@ -118,33 +118,24 @@ def check(
     return _judge(Subject(before), Subject(after), contract, samples, agreement, names, method, seed, explain)
 
 
-def _judge(
-    before: Subject,
-    after: Subject,
+def _judged(
+    pair: tuple[Subject, Subject],
     contract: Contract,
     samples: list[Mapping[str, np.ndarray]],
+    held: list[Verdict],
     agreement: Agreement,
     names: tuple[str, str],
     method: Method,
-    seed: int,
     explain: bool,
 ) -> Result:
-    """The numeric evidence, sample by sample, next to what the field says."""
-    labels = tuple(str(getattr(s, "label", f"sample {i}")) for i, s in enumerate(samples))
-    held: list[Verdict] = []
-    if method == "field":
-        samples = samples[:1]  # a witness, against laws that hold in the field alone
-    for sample in samples:
-        verdict = compare(before, after, contract, sample, seed)
-        held.append(verdict)
-        if not verdict.ok:
-            break
+    """The numeric evidence of the samples that were tried, next to what the field says."""
+    labels = tuple(str(getattr(s, "label", f"sample {i}")) for i, s in enumerate(samples[: len(held)]))
     worst = next((v for v in held if not v.ok), None)
     outputs = _worst_outputs(held)
     explained = tuple(_explain(samples, outputs, agreement)) if explain else ()
     how = "field+numeric" if agreement.equal and method == "auto" else "field" if agreement.equal else "numeric"
     if worst is not None:
-        cause = "budget" if contract.kind is Kind.PRECISION else _cause(before, after, samples[len(held) - 1])
+        cause = "budget" if contract.kind is Kind.PRECISION else _cause(*pair, samples[len(held) - 1])
         notes = {"rounding": "both are the same function; the second rounds more than the formats of the first do"}
         lines = worst.message + (f"\n  {notes[cause]}" if cause in notes else "")
         return Result(

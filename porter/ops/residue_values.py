@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,14 @@ from porter.ops.residues import P, Q
 FEW = 16  # different values up to which a tensor of constants is taken for a mask or a flag
 
 
+class Renews(Enum):
+    """What `Values.renew` replaces."""
+
+    VALUES = "values"
+    EXPONENTS = "exponents"
+    NOTHING = "nothing"
+
+
 class NeedsExponents(Exception):
     """An exp was met while residues modulo q were left out to save time."""
 
@@ -24,12 +33,12 @@ class Values:
 
     seed       of every hash key and random value
     exponents  whether values carry residues modulo q; without, exp raises NeedsExponents
-    renews_values  whether `renew` replaces values, or their exponents only
+    renews     what `renew` replaces
     degree     grows to an upper bound of the degree of everything computed: chance of error is degree / p
     """
 
-    def __init__(self, seed: int, *, exponents: bool = True, renews_values: bool = True) -> None:
-        self.renews_values = renews_values
+    def __init__(self, seed: int, *, exponents: bool = True, renews: Renews = Renews.VALUES) -> None:
+        self.renews = renews
         self.seed = seed
         self.exponents = exponents
         self.degree = 0
@@ -88,13 +97,14 @@ class Values:
 
     def renew(self, x: Residues) -> None:
         """Make x a value of its own, which depends on its first residue alone: a fresh variable, the same in two
-        models that agree so far. Zeros stay, and what has few values of constants only (a mask); with `renews_values`
-        false only the exponent is new."""
+        models that agree so far. Zeros stay, and what has few values of constants only (a mask)."""
+        if self.renews is Renews.NOTHING:
+            return
         if x.degree == 0 and len(np.unique(x.p.reshape(-1)[:4096])) <= FEW:
             return
         self.degree += x.degree
         value = mod.hashed(mod.key_of(self.seed, "renewed"), x.p)
-        if self.renews_values:
+        if self.renews is Renews.VALUES:
             x.p = np.where(x.p == 0, 0, (value % np.uint64(P)).astype(np.int64))
             x.fraction = Degree()
         exponents = self._after(value)

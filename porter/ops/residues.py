@@ -20,13 +20,14 @@ from porter import formats
 P = 2147024879
 Q = (P - 1) // 2
 G = 4  # a square, and not 1: its order is q
-LIMB = 16  # residues are cut into 16 + 15 bits: products below 2**32, and 2**21 of them sum exactly in float64
+LIMB = 16  # residues are cut into 16 + 15 bits, whose products float64 sums exactly
 _MASK = (1 << LIMB) - 1
 
 
 def add(a: np.ndarray, b: np.ndarray, m: int) -> np.ndarray:
-    total = a + b
-    return np.where(total >= m, total - m, total)
+    # below m the difference is negative, which as an unsigned number is the larger of the two: no branch, no division
+    total = np.asarray(a + b)
+    return np.minimum(total.view(np.uint64), (total - m).view(np.uint64)).view(np.int64)
 
 
 def negate(a: np.ndarray, m: int) -> np.ndarray:
@@ -86,20 +87,15 @@ def square_sign(x: np.ndarray, m: int) -> np.ndarray:
 
 def bilinear(product: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, length: int, m: int) -> np.ndarray:
     """product(a, b) modulo m, where `product` sums products of `length` pairs in float64: exact, since every limb
-    product is below 2**32 and a sum of 2**21 of them below 2**53."""
-    if length > 1 << 21:
+    product is below 2**32, two of them are added, and a sum of 2**20 such pairs stays below 2**53."""
+    if length > 1 << 20:
         raise OverflowError(f"a contraction of length {length} is not exact in float64 limbs")
     a_low, a_high = (a & _MASK).astype(np.float64), (a >> LIMB).astype(np.float64)
     b_low, b_high = (b & _MASK).astype(np.float64), (b >> LIMB).astype(np.float64)
-
-    def part(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.asarray(product(x, y)).astype(np.int64) % m
-
-    shift = np.asarray(1 << LIMB)
-    high = part(a_high, b_high)
-    middle = add(part(a_low, b_high), part(a_high, b_low), m)
-    shifted = multiply(add(multiply(high, shift, m), middle, m), shift, m)
-    return add(shifted, part(a_low, b_low), m)
+    high = np.asarray(product(a_high, b_high)).astype(np.int64) % m
+    middle = np.asarray(product(a_low, b_high) + product(a_high, b_low)).astype(np.int64)
+    upper = ((high << LIMB) + middle) % m
+    return ((upper << LIMB) + np.asarray(product(a_low, b_low)).astype(np.int64)) % m
 
 
 def hashed(key: int, *parts: np.ndarray) -> np.ndarray:
@@ -155,6 +151,12 @@ def from_fraction(value: Fraction, m: int) -> int:
 
 SIMPLE = 64  # terms of fractions that are taken for what a constant means
 COUNT = 1 << 16  # whole numbers n for which 1/n, sqrt(n) and 1/sqrt(n) are
+# and numbers that are neither, in float64: what a float32 constant near one of them is the rounding of
+NAMED = tuple(
+    scale * x
+    for x in (math.pi, math.e, math.log(2), math.log(10), math.sqrt(math.pi), math.sqrt(2 / math.pi))
+    for scale in (1.0, 2.0, 0.5)
+) + tuple(1 / x for x in (math.pi, math.log(2), math.log(10), math.sqrt(math.pi), 2 * math.pi))
 
 
 @cache
@@ -163,8 +165,9 @@ def meaning(value: float, dtype: str) -> tuple[Fraction, Fraction, int]:
 
     A stored constant is a rounded one: 0.044715, 1/3, sqrt(1/2), 1/sqrt(96), 32 ** -1/4 (attention's scale, half of it
     on each side). The simplest number within an ulp of the stored value is what it means: a fraction of small terms,
-    1/n, a decimal of at most 6 digits, or the second or fourth root of a fraction of small terms, of n or of 1/n; else
-    it means itself. An ulp and not half of one, for constants that were computed from rounded ones.
+    1/n, a decimal of at most 6 digits, the second or fourth root of a fraction of small terms, of n or of 1/n, or a
+    named number (pi, ln 2, sqrt(2/pi)) as float64 has it; else it means itself. An ulp and not half of one, for
+    constants that were computed from rounded ones.
     """
     exactly, one = Fraction(value), Fraction(1)
     ulp = Fraction(float(formats.of(dtype).ulp(value)))
@@ -184,4 +187,7 @@ def meaning(value: float, dtype: str) -> tuple[Fraction, Fraction, int]:
             # a float64 root is itself up to an ulp of float64 off
             if abs(Fraction(float(root) ** (1 / k)) - size) <= ulp + Fraction(math.ulp(value)):
                 return sign, root, k
+    for named in NAMED:
+        if abs(Fraction(named) - size) <= ulp + Fraction(math.ulp(value)):
+            return sign * Fraction(named), one, 1
     return exactly, one, 1
