@@ -69,7 +69,7 @@ class Bf16(Pass):
         number = 0
         for node in list(model.graph):
             for position in stored_inputs(model, node):
-                value = node.inputs[position] if position < len(node.inputs) else None
+                value = node.inputs[position]
                 if value is None or not _rounds(value):
                     continue
                 origin = moved_from(value)
@@ -87,7 +87,8 @@ def stored_inputs(model: Model, node: Node) -> tuple[int, ...]:
     if node.domain in ("", "ai.onnx") and node.op_type == "Gather":
         return (0,) if node.inputs[0] is not None and constant_tensor(node.inputs[0]) is not None else ()
     if node.domain in ("", "ai.onnx"):
-        return CONTRACTIONS.get(node.op_type, (0,) if node.op_type in READERS else ())
+        positions = CONTRACTIONS.get(node.op_type, (0,) if node.op_type in READERS else ())
+        return tuple(i for i in positions if i < len(node.inputs) and node.inputs[i] is not None)
     function = called(model, node)
     if function is None:
         return ()

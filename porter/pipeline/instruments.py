@@ -33,7 +33,7 @@ class Instrument:
         """After one change; what it returns is added to the step's metric."""
 
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
-        """After a pass, with copies of the model before and after, which it may keep; what it returns is added to the metric."""
+        """After a pass, with copies of the model before and after; what it returns is added to the step's metric."""
 
     def grouped(self, group: str) -> dict[str, Any] | None:
         """After the last pass of one word of the pipeline; what it returns is added to the step's metric as
@@ -151,7 +151,7 @@ class Check(Instrument):
 
 
 def verify(stage: Stage, model: Model) -> None:
-    """Holds that a pass left a valid model, and finds every value's type and shape again. PorterError names the pass."""
+    """Holds that a pass left a valid model, and finds the type and shape of every value. PorterError names the pass."""
     try:
         graph.validate(model)
         ops.infer(model)
@@ -182,6 +182,3 @@ def _unrounded(model: Model, exact: Mapping[str, np.ndarray]) -> Model:
         if value.dtype is not None and value.dtype.is_floating_point():
             value.const_value = make_tensor(np.asarray(wanted, np.float64), name=name)
     return made
-
-
-__all__ = ["Check", "Instrument", "Save", "Verify", "weaker"]

@@ -209,7 +209,7 @@ def _cannot_stand(m: Match, built: Built) -> str | None:
         if new is old:
             return "the replacement is the pattern's own output"
         maker = new.producer()
-        elsewhere = maker is None or maker not in built.nodes and maker.graph is not m.node.graph
+        elsewhere = maker is None or (maker not in built.nodes and maker.graph is not m.node.graph)
         taken = new.is_graph_output() or elsewhere or new in built.outputs[: built.outputs.index(new)]
         if old.is_graph_output() and taken:
             return f"'{old.name}' is an output of the graph, and '{new.name}' cannot take its name"

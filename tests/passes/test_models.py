@@ -1,4 +1,4 @@
-"""The real models after `cleanup, fusion`: as many of each operator as the architecture has, and still the same model."""
+"""The real models after `cleanup, fusion`: as many of each operator as the architecture has, the same model still."""
 
 from __future__ import annotations
 
