@@ -108,14 +108,22 @@ def check(
     if limits is not None and method == "field":
         raise PorterError("a budget with the field method", expected="method auto or numeric", found="field")
     samples = _samples(before, inputs, seed)
-    agreement = (
-        Agreement(None, reason="not asked") if method == "numeric" or limits else agree(before, after, seed=seed)
-    )
-    contract = limits or rounding
+    asked = method != "numeric" and limits is None
+    if method == "field":
+        samples = samples[:1]  # a witness, against laws that hold in the field alone
+    pair, contract = (Subject(before), Subject(after)), limits or rounding
+    # one draw first: most faults show at once, and the field is the dearer method
+    held = [compare(*pair, contract, samples[0], seed)]
+    agreement = Agreement(None, reason="not asked")
+    if asked and (held[0].ok or method == "field"):
+        agreement = agree(before, after, seed=seed)
     if method == "field" and not agreement.equal:
-        return Result("unknown", "field", names, message=str(agreement), chance=None)
-    contract = limits or rounding
-    return _judge(Subject(before), Subject(after), contract, samples, agreement, names, method, seed, explain)
+        return Result("unknown", "field", names, message=str(agreement))
+    for sample in samples[1:]:
+        if not held[-1].ok:
+            break
+        held.append(compare(*pair, contract, sample, seed))
+    return _judged(pair, contract, samples, held, agreement, names, method, explain)
 
 
 def _judged(
