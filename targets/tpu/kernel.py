@@ -86,6 +86,10 @@ class Body:
         ref, reference = self.refer(s.name, s)
         dtype = instructions.held(s.type.dtype)
         text = f"{ref}[{', '.join(reference.subscript) if not reference.whole else '...'}]"
+        if reference.pads:
+            if s.pad is None:
+                raise CannotEmit(f"{s.name} reads outside {s.access.param} without a pad value")
+            text = f"jnp.pad({text}, {reference.pads}, constant_values={instructions.literal(s.pad, dtype)})"
         if reference.held is not None:
             text += f".reshape{shape(reference.layout, self.program)}"
         vector = frozenset({s.name}) if len(axes(reference.layout)) == 1 and len(reference.layout) == 2 else frozenset()

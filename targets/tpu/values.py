@@ -7,7 +7,7 @@ two-dimensional and operands broadcast where they lie. Axes of one lane have no 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from porter.targets.tpu.views import Layout
 from porter.tile.affine import Affine
@@ -80,6 +80,9 @@ def turned(value: Value, target: Layout, program: Program) -> str:
     assert value.layout is not None
     if fits(value.layout, target):
         return value.text
+    if value.dtype == "bool":  # Mosaic aborts on a reshape of predicates
+        number = replace(value, text=f"{value.text}.astype(jnp.int32)", dtype="int32")
+        return f"({turned(number, target, program)} != 0)"
     held = axes(value.layout)
     wanted = tuple(a for a in target if a in held)
     text = value.text

@@ -66,6 +66,7 @@ class Reference:
     subscript: tuple[str, ...]
     layout: Layout
     held: tuple[int, ...] | None = None  # the block's own shape where the kernel splits or merges dimensions of it
+    pads: tuple[tuple[int, int], ...] = ()  # lanes before and after the block in each dimension, which read the pad value
 
     @property
     def whole(self) -> bool:
@@ -77,6 +78,7 @@ class _Dim:
     size: int
     form: Affine  # over coordinates
     wide: str | None
+    window: tuple[int, int, int, int] | None = None  # lanes padded before and after, and the part of the dimension between
 
 
 def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, store: bool = False) -> Reference:
@@ -87,11 +89,13 @@ def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, s
             raise CannotEmit(f"{access.param} is gathered by computed indices, which a BlockSpec cannot do")
         low, high = index.affine.bounds(lambda a: roles.program.axis(a).extent)
         if low < 0 or high >= size:
-            raise CannotEmit(f"the index {index.affine} of {access.param} leaves 0..{size - 1}: a padded window")
+            dims.append(_window(access.param, size, index.affine, roles, store))
+            continue
         dims += _split(access.param, size, index.affine, roles, chip)
-    dims = [d for d in dims if d.size > 1]
+    dims = [d for d in dims if d.size > 1 or d.window]
     dims = _stand(access.param, dims, column)
     blocks, indices, subscript, layout = [], [], [], []
+    pads: list[tuple[int, int]] = []
     for position, d in enumerate(dims):
         multiple = chip.multiple(len(dims) - 1 - position)
         block, index, inner = _block(access.param, d, roles, multiple, store)
@@ -106,7 +110,10 @@ def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, s
             subscript.append(inner)
             if inner == ":" or ":" in inner or inner.startswith("pl.ds"):
                 layout.append(d.wide)
+                pads.append(d.window[:2] if d.window else (0, 0))
     operand = Operand(access.param, tuple(d.size for d in dims), tuple(blocks), tuple(indices))
+    if any(d.window for d in dims):
+        return Reference(operand, tuple(subscript), tuple(layout), None, tuple(pads))
     found = Reference(operand, tuple(subscript), tuple(layout))
     return _regrouped(found, roles.program.param(access.param).shape, chip)
 
@@ -170,6 +177,17 @@ def _why(param: str, block: int, size: int, multiple: int, *, last: bool) -> str
             "as the last two block dimensions must be")  # fmt: skip
 
 
+def _window(param: str, size: int, form: Affine, roles: Roles, store: bool) -> _Dim:
+    """A dimension that an access leaves on a side: its part inside, between lanes of the pad value, if one tile spans it all."""
+    if store or len(form.terms) != 1 or form.terms[0][1] != 1 or roles.program.axis(form.axes[0]).steps > 1:
+        raise CannotEmit(f"the index {form} of {param} leaves 0..{size - 1}: a padded window that moves")
+    extent, before = roles.program.axis(form.axes[0]).extent, max(0, -form.const)
+    start, stop = max(0, form.const), min(size, extent + form.const)
+    if stop <= start or extent < 2:
+        raise CannotEmit(f"the index {form} of {param} is never inside 0..{size - 1}")
+    return _Dim(size, form, form.axes[0], (before, extent - before - (stop - start), start, stop))
+
+
 def _wide(form: Affine, roles: Roles) -> list[str]:
     return [a for a in form.axes if roles.wide(a)]
 
@@ -222,6 +240,9 @@ def _stand(param: str, dims: list[_Dim], column: bool) -> list[_Dim]:
 
 def _block(param: str, d: _Dim, roles: Roles, multiple: int, store: bool) -> tuple[int | None, Affine, str]:
     """The block's size along a dimension, its index map over tile indices, and the subscript inside the kernel."""
+    if d.window is not None:
+        first, last = d.window[2:]
+        return d.size, Affine(), ":" if (first, last) == (0, d.size) else f"{first}:{last}"
     start = roles.start(d.form)
     looped = any(roles.inside(a) for a in start.axes)
     if d.wide is None:
