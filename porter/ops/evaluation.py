@@ -185,7 +185,7 @@ def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | 
     except PorterError as error:
         raise _at(node, error) from error
     except (ValueError, TypeError, IndexError, ZeroDivisionError, FloatingPointError) as error:
-        raise _at(node, PorterError("its operator", expected="inputs that fit together", found=_shapes(args, error))) \
+        raise _at(node, PorterError("", expected="inputs that fit together", found=_shapes(args, error))) \
             from error  # fmt: skip
     return [(v, a, t) for v, a, t in zip(node.outputs, arrays, declared, strict=False) if a is not None]
 
@@ -199,7 +199,7 @@ def _at(node: Node, error: PorterError) -> PorterError:
     """The error with the node in front, unless it already names one."""
     if error.where.startswith("node '") or " at node '" in error.where:
         return error
-    where = f"node '{source_name(node)}' ({node.op_type}): {error.where}"
+    where = f"node '{source_name(node)}' ({node.op_type})" + (f": {error.where}" if error.where else "")
     return type(error)(where, expected=error.expected, found=error.found, hint=error.hint)
 
 

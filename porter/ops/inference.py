@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from porter.errors import PorterError
 from porter.graph import (
     DataType,
     Graph,
@@ -19,6 +20,7 @@ from porter.graph import (
     captured,
     constant,
     dtype,
+    graphs,
     shape,
     source_name,
 )
@@ -82,13 +84,71 @@ def _visit(node: Node, scope: Scope, unknown: set[Value]) -> None:
     try:
         results = results_of(node, scope)
     except NotKnown:
-        return _types_only(node, scope, unknown)
+        _types_only(node, scope, unknown)
+        return _bodies(node, scope, unknown)
     for value, array, declared in results:
         _record(value, array, declared)
         if not isinstance(array, jax.Array) and array.size > _KNOWN:
             array = lax.full(array.shape, 0, array.dtype)  # its values fix nothing
         scope.put(value, array, declared)
     return None
+
+
+def _bodies(node: Node, scope: Scope, unknown: set[Value]) -> None:
+    """Control flow that only running can decide: each body on shapes alone, for the types that come out of it.
+
+    The state of a Loop keeps its shape if one turn does not change it; what changes, or is collected, stays unknown.
+    """
+    for body in graphs(node):
+        turns = node.op_type == "Loop"
+        loose: set[Value] = {v for v in captured(node) if v in unknown}
+        while True:
+            inner = Scope(scope.xp, scope.functions, scope.opsets, scope.bound, watch=scope.watch, checks=scope.checks)
+            inner.values.update(scope.values)
+            inner.types.update(scope.types)
+            lost = set(loose)
+            for value, array in zip(body.inputs, _carried(node, scope, unknown), strict=False):
+                if array is None or value in loose:
+                    lost.add(value)
+                else:
+                    inner.put(value, array, array.dtype)
+                    _record(value, array, None)
+            for inside in body:
+                _forget(inside)
+                try:
+                    _visit(inside, inner, lost)
+                except PorterError:  # a branch that is not taken with these shapes need not fit them
+                    _types_only(inside, inner, lost)
+            pairs = list(zip(body.inputs[2:], body.outputs[1:], strict=False)) if turns else []
+            changed = {i for i, o in pairs if i not in lost and (o in lost or shape(o) != shape(i))}
+            if not changed:
+                break
+            loose |= changed
+        for i, (value, out) in enumerate(zip(node.outputs, body.outputs[1 if turns else 0 :], strict=False)):
+            kind = dtype(out)
+            if kind is None:
+                continue
+            value.type = TensorType(DataType.from_numpy(kind))
+            dims = shape(out)
+            if i < len(pairs) and out not in lost and dims is not None:
+                kept = lax.full(dims, 0, kind)
+                _record(value, kept, kind)
+                scope.put(value, kept, kind)
+                unknown.discard(value)
+
+
+def _forget(node: Node) -> None:
+    """Drop the shapes that an earlier try found."""
+    for value in node.outputs:
+        value.shape = None
+
+
+def _carried(node: Node, scope: Scope, unknown: set[Value]) -> list[Any]:
+    """What the body of a Loop receives in its first turn, None where that is not known; nothing for other bodies."""
+    if node.op_type != "Loop":
+        return []
+    start = [None if v is None or v in unknown else scope.get(v) for v in node.inputs[2:]]
+    return [lax.full((), 0, np.int64), lax.full((), True, np.bool_), *start]
 
 
 def _types_only(node: Node, scope: Scope, unknown: set[Value]) -> None:

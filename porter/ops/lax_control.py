@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from porter.errors import PorterError
 from porter.ops.namespace import NotKnown
 from porter.ops.operands import aligned, arrays
 
@@ -17,10 +18,12 @@ _UNROLLED = 32
 
 
 def _shapes_kept(build: Callable[[], Any]) -> Any:
-    """What `build` makes; jax wants every branch and every turn to return the same shapes."""
+    """What `build` makes; every branch and every turn must return the same shapes, and be valid whichever is taken."""
     try:
         return build()
-    except TypeError as error:
+    except NotKnown:
+        raise
+    except (TypeError, PorterError) as error:
         raise NotKnown("control flow", expected="the same shapes on every way", found=str(error)) from error
 
 

@@ -130,15 +130,40 @@ def pad(xp, data, pads, value=None, axes=None, *, mode="constant"):
         return xp.pad(data, widths, fill)
     for axis, (a, b) in enumerate(widths):
         if a or b:
-            data = xp.take(data, _border(data.shape[axis], a, b, mode), axis)
+            data = _bordered(xp, data, axis, a, b, mode)
     return data
 
 
-def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
-    """Which element stands at each place of a padded axis."""
-    at = np.arange(-before, n + after)
+def _bordered(xp, data, axis, before, after, mode):
+    """The axis between two borders, each a piece of the axis itself: mirrored, repeated, or from the far side."""
+    n = data.shape[axis]
+
+    def piece(start, stop):
+        low, high = [0] * data.ndim, list(data.shape)
+        low[axis], high[axis] = start, stop
+        return xp.slice(data, low, high)
+
+    def stretched(start, count):
+        return xp.broadcast_to(piece(start, start + 1), (*data.shape[:axis], count, *data.shape[axis + 1 :]))
+
     if mode == "edge":
-        return np.clip(at, 0, n - 1)
+        borders = [(stretched(0, before), before), (stretched(n - 1, after), after)]
+    elif max(before, after) >= n + (mode == "wrap"):  # the border is longer than what it repeats
+        return xp.take(data, _border(n, before, after, mode), axis)
+    elif mode == "wrap":
+        borders = [(piece(n - before, n), before), (piece(0, after), after)]
+    else:
+        borders = [
+            (xp.flip(piece(1, 1 + before), axis), before),
+            (xp.flip(piece(n - 1 - after, n - 1), axis), after),
+        ]
+    (left, some), (right, more) = borders
+    return xp.concatenate([*([left] if some else []), data, *([right] if more else [])], axis=axis)
+
+
+def _border(n: int, before: int, after: int, mode: str) -> np.ndarray:
+    """Which element stands at each place of an axis padded by more than its own length."""
+    at = np.arange(-before, n + after)
     if mode == "wrap":
         return at % n
     period = max(2 * n - 2, 1)  # there and back, without repeating the edges

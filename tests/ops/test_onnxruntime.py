@@ -193,9 +193,7 @@ def test_two_types_that_must_agree_are_named():
 
 def test_shapes_that_do_not_fit_are_named():
     inputs = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((4, 5), np.float32)}
-    with pytest.raises(
-        PorterError, match=r"node 'MatMul' \(MatMul\): its operator\n  expected inputs that fit together"
-    ):
+    with pytest.raises(PorterError, match=r"node 'MatMul' \(MatMul\)\n  expected inputs that fit together"):
         ops.evaluate(graph.read(model("MatMul", inputs)), inputs, ops.source)
 
 
