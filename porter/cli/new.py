@@ -54,6 +54,44 @@ def new_pass(name: str, out: str | None) -> None:
     click.echo("\n".join([*map(str, made), "", f"try  {tests}"]))
 
 
+@command.command("target")
+@click.argument("name")
+@click.option("-o", "--out", metavar="DIR", help="A project of its own in this folder, even inside a checkout.")
+def new_target(name: str, out: str | None) -> None:
+    """A target called NAME: a copy of toy, the smallest complete one, with its device and a test."""
+    _identifier(name, name)
+    root = _checkout() if out is None else None
+    project, package = f"porter-{name.replace('_', '-')}", f"porter_{name}"
+    folder = root or Path(out or project)
+    module = f"porter.targets.{name}" if root else f"{package}.{name}"
+    into = folder / "targets" / name if root else folder / package / name
+    words = {"Name": _camel(name), "name": name, "module": module, "project": project, "package": package}
+    words |= {"group": "targets", "Kind": "A target"}
+    made = {into / _renamed(path, name): _renamed(text, name, module) for path, text in _toy()}
+    if root:
+        made[folder / "tests" / "targets" / name / f"test_{name}.py"] = _fill("test_target.py", words)
+    else:
+        made[folder / "pyproject.toml"] = _fill("project.toml", words)
+        made[folder / package / "__init__.py"] = f'"""Targets for porter: {name}."""\n'
+        made[folder / "tests" / f"test_{name}.py"] = _fill("test_target.py", words)
+    _write(made)
+    tests = f"pytest tests/targets/{name}" if root else f"cd {folder} && pytest"
+    click.echo("\n".join([*sorted(map(str, made)), "", f"try  {tests}"]))
+
+
+def _toy() -> list[tuple[str, str]]:
+    """The files of toy: their paths in its folder, and their texts."""
+    folder = Path(str(files("porter.targets") / "toy"))
+    kept = (p for p in sorted(folder.rglob("*")) if p.suffix in (".py", ".toml", ".md"))
+    return [(p.relative_to(folder).as_posix(), p.read_text(encoding="utf-8")) for p in kept]
+
+
+def _renamed(text: str, name: str, module: str = "") -> str:
+    """Toy's text with another name in it."""
+    text = text.replace("porter.targets.toy", module)
+    return re.sub(r"\bToy\b", _camel(name), re.sub(r"\btoy\b", name, text))
+
+
 def _fill(template: str, words: dict[str, str]) -> str:
     text = (files("porter.cli") / "templates" / f"{template}.tmpl").read_text(encoding="utf-8")
     return Template(text).substitute(words)

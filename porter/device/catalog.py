@@ -97,9 +97,14 @@ def load_device(name: str) -> Device:
     return _read(path, family)
 
 
-def load_file(path: str | Path) -> Device:
-    """A device file from anywhere. It says which family it belongs to: `family = "gpu"`, or `like = "gpu:h200"`."""
+def load_file(path: str | Path, family: str = "") -> Device:
+    """A device file from anywhere. It says which family it belongs to: `family = "gpu"`, or `like = "gpu:h200"`.
+
+    A target that is not installed yet may give its family here. Raises PorterError where the file is no device's.
+    """
     path = Path(path)
+    if family:
+        return _read(path, family)
     table = _parse(path)
     like = str(table.get("like", ""))
     family = str(table.get("family", like.partition(":")[0] if ":" in like else ""))

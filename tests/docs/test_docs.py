@@ -2,8 +2,8 @@
 
 A ```console block holds commands (`$ ...`) and what they print; a ```python block is executed; a block after the
 comment `<!-- file: NAME -->` is written to that file. Blocks of one page share a folder and a namespace, from top to
-bottom. Times and rounding errors differ from machine to machine and are not compared, nor is the width of columns; `...` on a line of its own
-stands for any lines. A page that needs a toolchain says so: `<!-- needs: triton -->`.
+bottom. Times and rounding errors differ from machine to machine and are not compared, nor is the width of columns;
+`...` on a line of its own stands for any lines. A page that needs a toolchain says so: `<!-- needs: triton -->`.
 """
 
 import contextlib
