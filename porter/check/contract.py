@@ -56,10 +56,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class Contract:
-    """A claim and, for `precision`, its budgets."""
+    """A claim and, for `precision`, its budgets.
+
+    `arithmetic` is the format that contractions take and keep ('bf16'): the error is then also held against the one
+    that this format must make, so that a fault cannot hide inside a generous budget.
+    """
 
     kind: Kind
     budgets: tuple[Budget, ...] = ()
+    arithmetic: str | None = None
 
     @property
     def name(self) -> str:
@@ -75,15 +80,21 @@ rounding = Contract(Kind.ROUNDING)
 
 
 def precision(
-    metric: str | None = None, limit: float | None = None, *, db: float | None = None, **limits: float
+    metric: str | None = None,
+    limit: float | None = None,
+    *,
+    db: float | None = None,
+    arithmetic: str | None = None,
+    **limits: float,
 ) -> Contract:
-    """A contract with budgets: precision("sqnr", db=30), precision("cosine", 0.999), precision(sqnr_db=40, kl=0.01)."""
+    """A contract with budgets: precision("sqnr", db=30), precision("cosine", 0.999), precision(sqnr_db=40, kl=0.01);
+    with arithmetic="bf16" the error is held against bfloat16's own too."""
     if metric is not None:
         value = limit if limit is not None else db
         if value is None:
             raise PorterError(f"precision({metric!r})", expected="a limit", hint=f"precision({metric!r}, 30)")
         limits = {metric: value, **limits}
-    return Contract(Kind.PRECISION, budgets(limits))
+    return Contract(Kind.PRECISION, budgets(limits), arithmetic)
 
 
 def budgets(limits: Mapping[str, float] | Iterable[str | Budget]) -> tuple[Budget, ...]:

@@ -24,7 +24,7 @@ from porter.ops.namespace import is_float
 
 class Dithered(Numpy):
     """float64 in which each result is a value of its declared format, rounded at random; `operands` is the format
-    that contractions take their operands in (None: as they are)."""
+    that contractions take their operands in and keep their results in, to nearest (None: as they are)."""
 
     def __init__(self, seed: int, operands: str | None = None) -> None:
         super().__init__("dithered", double=True)
@@ -82,4 +82,5 @@ class Dithered(Numpy):
         noise = error_bound("fp32", k).rms(k)
         with np.errstate(over="ignore", invalid="ignore"):
             size = np.sqrt(np.maximum(product(a * a, b * b), 0.0))
-            return product(a, b) + noise * size * self.rng.standard_normal(size.shape)
+            result = product(a, b) + noise * size * self.rng.standard_normal(size.shape)
+            return result if self.operands is None else np.asarray(self.operands.round(result))

@@ -11,6 +11,7 @@ one fails, both models run once more and the first diverging tensor that both na
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,11 @@ def compare(
     *,
     draws: int = DRAWS,
     subject: str = "",
-    arithmetic: str | None = None,
     locate: bool = True,
 ) -> Verdict:
     """Hold `after` to its contract against `before`, on the given inputs or on valid draws from `seed` on.
 
     subject     who changed the model, for the message ("fusion.layernorm changed output 'logits'")
-    arithmetic  format that contractions of `after` take their operands in, for the error that it must have
     locate      whether a failure looks for the first diverging tensor (two more evaluations of each model)
 
     Inputs that a model does not take, and models whose interfaces differ, raise PorterError.
@@ -64,7 +63,7 @@ def compare(
     drawn = all(isinstance(sample, Inputs) for sample in samples)  # more of the user's own cannot be had
     while samples and failed is None:
         sample = samples.pop(0)
-        here = _judge(old, new, sample, pairs, contract, errors, arithmetic, seed)
+        here = _judge(old, new, sample, pairs, contract, errors, seed)
         bad = [f for f in here if not f.ok]
         if bad and drawn and extra < MORE and all(errors[f.tensor].after and errors[f.tensor].marginal for f in bad):
             # perhaps chance: the errors of further draws are judged together with these
@@ -73,11 +72,7 @@ def compare(
             continue
         findings = _worse(findings, here)
         failed = sample if bad else None
-    first = (
-        locate_first(old.model, new.model, contract, failed, arithmetic, seed)
-        if failed is not None and locate
-        else None
-    )
+    first = locate_first(old.model, new.model, contract, failed, seed) if failed is not None and locate else None
     ok = failed is None
     return Verdict(ok, str(contract), tuple(findings), first, message(tuple(findings), first, subject))
 
@@ -120,7 +115,6 @@ def _judge(
     pairs: list[tuple[Value, Value]],
     contract: Contract,
     errors: dict[str, gate.Errors],
-    arithmetic: str | None,
     seed: int,
 ) -> list[Finding]:
     """Every output on one sample. The stochastic evaluations run only where the plain errors do not settle it."""
@@ -135,10 +129,10 @@ def _judge(
         judged[name] = judge(contract, name, truth.get(name), before.get(name), after[b.name or ""], errors[name])
     if contract.kind in (Kind.ROUNDING, Kind.PRECISION) and not all(j.ok for j in judged.values()):
         for i in range(SAMPLES):
-            must = run(old.model, dict(sample), Dithered(seed + 1000 + i, arithmetic))
+            must = run(old.model, dict(sample), Dithered(seed + 1000 + i, contract.arithmetic))
             for name in judged:
                 if truth[name].dtype.kind == "f":
-                    errors[name].add("must", truth[name], must[name], NEAREST)
+                    errors[name].add("must", truth[name], must[name], scale(contract))
         for a, b in pairs:
             name = a.name or ""
             if not judged[name].ok:
@@ -175,9 +169,18 @@ def judge(
 
 def settle(contract: Contract, name: str, truth: np.ndarray, after: np.ndarray, errors: gate.Errors) -> gate.Judged:
     """Budgets for `precision`, the three-way gate for `rounding`."""
-    if contract.kind is Kind.PRECISION:
-        return gate.within(contract.budgets, name, truth, after)
-    return errors.judge(truth, after)
+    if contract.kind is not Kind.PRECISION:
+        return errors.judge(truth, after)
+    judged = gate.within(contract.budgets, name, truth, after)
+    if contract.arithmetic is None or not judged.ok or truth.dtype.kind != "f":
+        return judged
+    three = errors.judge(truth, after)
+    return replace(three, values=judged.values | three.values)
+
+
+def scale(contract: Contract) -> float:
+    """What an error under `Dithered` is taken times: operands are rounded to nearest there, all else stochastically."""
+    return NEAREST if contract.arithmetic is None else 1.0
 
 
 def finding(value: Value, judged: gate.Judged, inputs: str = "") -> Finding:
@@ -187,9 +190,7 @@ def finding(value: Value, judged: gate.Judged, inputs: str = "") -> Finding:
     return Finding(value.name or "", judged.ok, judged.distance, judged.limit, name, operator, inputs, judged.values)
 
 
-def locate_first(
-    before: Model, after: Model, contract: Contract, sample: Sample, arithmetic: str | None = None, seed: int = 0
-) -> Finding | None:
+def locate_first(before: Model, after: Model, contract: Contract, sample: Sample, seed: int = 0) -> Finding | None:
     """The first tensor in after's order, named in both models, that breaks the contract; None where only outputs do."""
     names = {v.name for v in _computed(before)}
     common = {v.name or "": v for v in _computed(after) if v.name in names}
@@ -206,7 +207,7 @@ def locate_first(
         ),
     }
     must: list[dict[str, np.ndarray]] = []
-    local = Contract(Kind.ROUNDING) if contract.kind is Kind.PRECISION else contract
+    local = Contract(Kind.ROUNDING, arithmetic=contract.arithmetic) if contract.kind is Kind.PRECISION else contract
     for name, value in common.items():
         if name not in collected["after"]:
             continue
@@ -217,11 +218,11 @@ def locate_first(
         judged = judge(local, name, truth, old, collected["after"][name], errors)
         if not judged.ok and errors.after and truth is not None and truth.shape == collected["after"][name].shape:
             must = must or [
-                _collect(before, sample, Dithered(seed + 2000 + i, arithmetic), common) for i in range(SAMPLES)
+                _collect(before, sample, Dithered(seed + 2000 + i, contract.arithmetic), common) for i in range(SAMPLES)
             ]
             for drawn in must:
                 if truth.dtype.kind == "f" and name in drawn:
-                    errors.add("must", truth, drawn[name], NEAREST)
+                    errors.add("must", truth, drawn[name], scale(contract))
             judged = settle(local, name, truth, collected["after"][name], errors)
         if not judged.ok:
             return finding(value, judged, str(getattr(sample, "label", "the given inputs")))

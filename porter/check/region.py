@@ -18,7 +18,7 @@ from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
 from porter.check.execution import run
 from porter.check.measure import is_float
-from porter.check.numeric import NEAREST, SAMPLES, judge, settle
+from porter.check.numeric import SAMPLES, judge, scale, settle
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Model
@@ -36,7 +36,6 @@ def compare_region(
     model: Model | None = None,
     bound: dict[str, Any] | None = None,
     subject: str = "",
-    arithmetic: str | None = None,
 ) -> Verdict:
     """Hold `after` to its contract against `before`.
 
@@ -72,9 +71,9 @@ def compare_region(
         judged.append(judge(contract, name, reference, plain, new[i], errors[i]))
     if not all(j.ok for j in judged) and contract.kind in (Kind.ROUNDING, Kind.PRECISION) and truth is not None:
         for trial in range(SAMPLES):
-            for i, must in enumerate(results(before, Dithered(seed + 1000 + trial, arithmetic))):
+            for i, must in enumerate(results(before, Dithered(seed + 1000 + trial, contract.arithmetic))):
                 if truth[i].dtype.kind == "f":
-                    errors[i].add("must", truth[i], must, NEAREST)
+                    errors[i].add("must", truth[i], must, scale(contract))
         for i, name in enumerate(names):
             if not judged[i].ok and truth[i].shape == new[i].shape:
                 judged[i] = settle(contract, name, truth[i], new[i], errors[i])

@@ -166,6 +166,23 @@ def test_bfloat16_keeps_its_budget_and_misses_a_tighter_one(model):
     assert not check.compare(before, after, check.rounding).ok
 
 
+def test_a_fault_cannot_hide_inside_a_generous_budget(model):
+    text = """g (float[64,96] x) => (float[64,48] y) {{
+      xb = Cast <to = 16> (x)  xw = Cast <to = 1> (xb)
+      wb = Cast <to = 16> (w)  ww = Cast <to = 1> (wb)
+      c = Constant <value_float = {factor}> ()
+      t = MatMul (xw, ww)  y = Mul (t, c) }}"""
+    w = normal(96, 48)
+    before = model(ONE_MATMUL.format(k=96), {"w": w})
+    right, wrong = (model(text.format(factor=c), {"w": w}) for c in (1.0, 1.01))
+    generous = check.precision("sqnr", db=30)
+    assert check.compare(before, wrong, generous).ok, "1% is 40 dB"
+    held = check.precision("sqnr", db=30, arithmetic="bf16")
+    assert check.compare(before, right, held).ok
+    verdict = check.compare(before, wrong, held)
+    assert not verdict.ok and "times what the formats make, allowed 1.5" in verdict.message
+
+
 def test_moved_zeros_and_nans_are_values(model):
     one = model("g (float[4] x) => (float[4] y) { y = Identity (x) }")
     plus = model("g (float[4] x) => (float[4] y) { z = Constant <value_float = 0.0> ()  y = Add (x, z) }")
