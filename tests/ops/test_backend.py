@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import onnx
 import pytest
 from onnx_cases import Case, cases
 
@@ -160,3 +162,30 @@ def test_what_infer_says_is_what_evaluate_returns():
             if graph.dtype(value) != want.dtype or graph.shape(value) not in (None, want.shape):
                 wrong[case.id] = (value.type, value.shape)
     assert wrong == {}
+
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shufflenet",
+        "squeezenet",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "vgg19", "zfnet512")
+        ),
+    ],
+)
+def test_the_light_models(name):
+    """Real architectures with constant weights, on the ramp that onnx.backend.test.runner feeds them."""
+    model = graph.read(LIGHT / f"light_{name}.onnx")
+    feeds = {}
+    for value in model.graph.inputs:
+        if graph.constant(value) is None:
+            dims = graph.shape(value)
+            feeds[value.name] = (np.arange(np.prod(dims)).reshape(dims) / np.prod(dims)).astype(np.float32)
+    (got,) = ops.evaluate(model, feeds, ops.source).values()
+    recorded = onnx.TensorProto.FromString((LIGHT / f"light_{name}_output_0.pb").read_bytes())
+    np.testing.assert_allclose(got, onnx.numpy_helper.to_array(recorded), rtol=1e-3, atol=1e-7)
