@@ -31,6 +31,7 @@ CASES = {
     "bert_small": ("bert_small/model.onnx", {"batch": 1, "seq": 32}),
     "minilm_l6_int8w": ("minilm_l6_int8w/model.onnx", {"batch": 1, "seq": 32}),
     "llama_gqa_prefill": ("llama_gqa/prefill.onnx", {"batch": 1, "seq": 32}),
+    "llama_gqa_decode": ("llama_gqa/decode.onnx", {"s25": 1, "s15": 31, "s53": 32}),
 }
 TARGETS = ("gpu", "tpu", "trainium", "maia")
 
@@ -66,7 +67,8 @@ def port(path: Path, target: str, dims: dict[str, int], out: Path, cache: Path) 
         "seconds": round(seconds, 2),
         "peak_bytes": used.ru_maxrss * 1024,  # of the main process; compilers run beside it
         "stages": {s["name"]: s["seconds"] for s in report.get("steps", ())},
-        "kernels": {k: report.get("kernels", {}).get(k) for k in ("calls", "unique", "checked")},
+        "kernels": {k: report.get("kernels", {}).get(k) for k in ("calls", "unique", "checked", "host")},
+        "sqnr_db": report.get("end_to_end", {}).get("sqnr_db"),
     }
 
 
@@ -96,6 +98,7 @@ def main() -> int:
                     f"{warm['seconds']:.1f}",
                     amount(cold["peak_bytes"], "B"),
                     cold["kernels"]["unique"],
+                    amount(cold["sqnr_db"], "dB"),
                     ", ".join(f"{n} {s:.1f}" for n, s in slow) or " ".join(cold["message"]),
                 )
             )
@@ -103,8 +106,8 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     (OUT / "bench.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-    head = ("model", "target", "exit", "cold s", "warm s", "peak", "kernels", "slowest stages, s")
-    print(table(rows, head, right=(2, 3, 4, 5, 6)))
+    head = ("model", "target", "exit", "cold s", "warm s", "peak", "kernels", "error", "slowest stages, s")
+    print(table(rows, head, right=(2, 3, 4, 5, 6, 7)))
     print(f"\nwrote {OUT / 'bench.json'}")
     return 0
 
