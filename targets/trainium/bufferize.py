@@ -1,8 +1,8 @@
 """Buffers behind NKI tensors: who lives when, and what lives at once in SBUF and PSUM.
 
-Destinations are explicit in NKI and their addresses are the compiler's affair, but it can only place what fits. While text
-is written, the trace records which buffers each instruction touches; loops nest. From that follow the life of every buffer
-and the peak of every memory.
+Destinations are explicit in NKI and their addresses are the compiler's affair, but it can only place what fits. While
+text is written, the trace records which buffers each instruction touches; loops nest. From that follow the life of
+every buffer and the peak of every memory.
 
     trace = Trace()
     trace.use(a)                    # one instruction
@@ -79,6 +79,9 @@ def check_capacity(trace: Trace, limits: Mapping[str, int], where: str, unit: st
         peaks[space], alive = peak(trace, space)
         if peaks[space] > limit:
             largest = ", ".join(f"{b.name} {b.bytes}" for b in alive[:4])
-            raise CheckFailed(where, expected=f"at most {limit} {unit} of {space}",
-                              found=f"{peaks[space]} live at once, {largest} among them")  # fmt: skip
+            raise CheckFailed(
+                where,
+                expected=f"at most {limit} {unit} of {space}",
+                found=f"{peaks[space]} live at once, {largest} among them",
+            )
     return peaks

@@ -18,9 +18,9 @@ def seconds(program: Program, device: Device) -> Mapping[str, float]:
     """'compute' (of the busiest engine), 'memory' and 'overhead' of one run of the whole grid, spread over all cores.
 
     Tensor engine: the chip's peak for the operand format, float32 at its own. Vector: N clocks an instruction of N
-    elements a partition, as many elements a clock as the device file says; Scalar (table functions) likewise. Memory: bytes
-    of loads and stores over HBM bandwidth. Overhead: the start of the DMAs of one tile, which nothing hides. Sources: the
-    device file's figures, each with its own.
+    elements a partition, as many elements a clock as the device file says; Scalar (table functions) likewise.
+    Memory: bytes of loads and stores over HBM bandwidth. Overhead: the start of the DMAs of one tile, which nothing
+    hides. Sources: the device file's figures, each with its own.
     """
     counter = _Counter(program)
     counter.block(program.body, math.prod(a.steps for a in program.grid))
@@ -30,8 +30,11 @@ def seconds(program: Program, device: Device) -> Mapping[str, float]:
     tensor = sum(n / device[f"peak.{kind}"] for kind, n in counter.flops.items())
     compute = max(tensor, counter.vector / vector, counter.scalar / scalar)
     loads = sum(isinstance(s, Load | Store) for s in program.body)
-    return {"compute": compute, "memory": counter.bytes / device["memory.hbm.bytes_per_s"],
-            "overhead": device["overhead.launch_s"] * max(loads, 1)}  # fmt: skip
+    return {
+        "compute": compute,
+        "memory": counter.bytes / device["memory.hbm.bytes_per_s"],
+        "overhead": device["overhead.launch_s"] * max(loads, 1),
+    }
 
 
 class _Counter:

@@ -1,7 +1,7 @@
 """Says what Trainium's engines lack in terms of what they have: a tile program in, an equal tile program out.
 
-Table functions are right only within a range and clamp nothing, so arguments are brought into it here; functions that no
-engine has are composed. The result is still a tile program: the tile interpreter runs it as it runs any other.
+Table functions are right only within a range and clamp nothing, so arguments are brought into it here; functions that
+no engine has are composed. The result is still a tile program: the tile interpreter runs it as it runs any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from porter.tile.program import Cast, Elementwise, For, Full, Program, Scalar, S
 LOW, HIGH = 2.0**-64, 2.0**64  # where the engine's log is right
 _TAU = 2 * math.pi
 # 2 pi in three float32 parts: the first two have few bits, so that k times them is exact for k below 2**14.
-_TAU_PARTS = (6.28125, float(np.float32(0.0019350051879882812)), float(np.float32(_TAU - 6.28125 - 0.0019350051879882812)))
+_TAU_PARTS = (
+    6.28125,
+    float(np.float32(0.0019350051879882812)),
+    float(np.float32(_TAU - 6.28125 - 0.0019350051879882812)),
+)
 _PI = float(np.float32(math.pi))
 
 
@@ -143,8 +147,6 @@ class _Term:
     def __getattr__(self, op: str) -> Callable[[], _Term]:
         """x.exp() is the table function of that name."""
         return lambda: self._op(op)
-
-
 
 
 def _round(x: _Term) -> _Term:

@@ -31,7 +31,8 @@ class Operator:
 
 @dataclass(frozen=True)
 class Activation:
-    """A table function of the Scalar engine; inputs outside [low, high] by magnitude rule `range` give invalid results."""
+    """A table function of the Scalar engine; inputs outside [low, high] by magnitude rule `range` give invalid
+    results."""
 
     name: str
     meaning: Callable[[np.ndarray], np.ndarray]
@@ -92,8 +93,8 @@ ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (
     Activation("arctan", np.arctan, -math.pi / 2, math.pi / 2),
 )}  # fmt: skip
 
-# A tile program's operation: the ALU operator that is it, operand for operand (select, division and the rest are made of
-# several: see expand.py).
+# A tile program's operation: the ALU operator that is it, operand for operand (select, division and the rest are made
+# of several: see expand.py).
 ALU: dict[str, str] = {
     "add": "add", "sub": "subtract", "mul": "multiply", "max": "maximum", "min": "minimum", "pow": "power",
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
@@ -110,8 +111,14 @@ TABLE: dict[str, str] = {
 # A tile program's operation that is a function of nki.language, which returns a new tile.
 LANGUAGE: dict[str, str] = {"floor": "floor", "ceil": "ceil"}
 
-REDUCE: dict[str, str] = {"add": "add", "mul": "multiply", "max": "maximum", "min": "minimum",
-                          "and": "minimum", "or": "maximum"}  # fmt: skip  of booleans: 0 and 1
+REDUCE: dict[str, str] = {
+    "add": "add",
+    "mul": "multiply",
+    "max": "maximum",
+    "min": "minimum",
+    "and": "minimum",
+    "or": "maximum",
+}  # fmt: skip  of booleans: 0 and 1
 
 # Engines that run a forced operator.
 GPSIMD_ONLY = frozenset({"power"})

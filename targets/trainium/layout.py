@@ -19,9 +19,25 @@ from dataclasses import dataclass, field
 
 from porter.tile.affine import Affine
 from porter.tile.program import (
-    Access, Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Program, Reduce, Statement, Store, Tile, operands, types,
+    Access,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Iota,
+    Load,
+    Mask,
+    Program,
+    Reduce,
+    Statement,
+    Store,
+    Tile,
+    Value,
+    operands,
+    types,
     walk,
-)  # fmt: skip
+)
 from porter.tile.target import CannotEmit
 
 Part = tuple[str, ...]
@@ -29,7 +45,8 @@ Part = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """part: axes across the partitions, slowest first (the value may lack some: it is repeated); free: the others, in order."""
+    """part: axes across the partitions, slowest first (the value may lack some: it is repeated); free: the others,
+    in order."""
 
     part: Part
     free: tuple[str, ...]
@@ -49,9 +66,10 @@ class AffineMask:
 class Plan:
     """What the emitter needs to know of every value.
 
-    layouts: per value, its layouts by part, the one it is made in first. turned: which of them come from another layout of
-    the same value. stationary: per dot 'a', 'b', or 'vector' where no matrix unit is used. chains: the carries, by the name
-    of the value inside the loop, that live in one psum tile; `root` names it.
+    layouts: per value, its layouts by part, the one it is made in first. turned: which of them come from another
+    layout of
+    the same value. stationary: per dot 'a', 'b', or 'vector' where no matrix unit is used. chains: the carries, by the
+    name of the value inside the loop, that live in one psum tile; `root` names it.
     """
 
     program: Program
@@ -108,14 +126,18 @@ def sides(p: Plan, dot: Dot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[st
     """Wide axes of a dot: summed, batch, only in a, only in b."""
     a, b = set(p.types[dot.a].axes), set(p.types[dot.b].axes)
     order = p.program.ordered
-    return (p.wide(order(set(dot.axes))), p.wide(order((a & b) - set(dot.axes))), p.wide(order(a - b - set(dot.axes))),
-            p.wide(order(b - a - set(dot.axes))))  # fmt: skip
+    return (
+        p.wide(order(set(dot.axes))),
+        p.wide(order((a & b) - set(dot.axes))),
+        p.wide(order(a - b - set(dot.axes))),
+        p.wide(order(b - a - set(dot.axes))),
+    )
 
 
 def summed_order(p: Plan, dot: Dot) -> tuple[str, ...]:
-    """The order of summed axes across partitions: those that share an index with another axis (windows) outermost, for a
-    padded window is loaded one coordinate at a time into neighbouring partitions."""
-    windows = set()
+    """The order of summed axes across partitions: those that share an index with another axis (windows) outermost, for
+    a padded window is loaded one coordinate at a time into neighbouring partitions."""
+    windows: set[str] = set()
     for s in walk(p.program.body):
         if isinstance(s, Load):
             for i in s.access.index:
@@ -196,7 +218,7 @@ class _Chooser:
         """Which operand is stationary. Its own axes become the partitions of the result."""
         p = self.p
         summed, batch, a, b = sides(p, dot)
-        if batch and (not summed or not a or not b) or not a and not b:
+        if (batch and (not summed or not a or not b)) or (not a and not b):
             return "vector"  # a product per partition: the matrix unit would run one row of itself
         fits = [(s, axes, other) for s, axes, other in (("a", a, b), ("b", b, a)) if p.count(axes) <= self.partitions]
         if not fits:
@@ -211,7 +233,7 @@ class _Chooser:
                 cost += 1000
         for dot in self.dots:
             side = self.side(dot, home)
-            summed, batch, a, b = sides(p, dot)
+            summed, _, a, b = sides(p, dot)
             if side == "vector":
                 cost += 2000 if set(summed) & set(home) else 0
                 cost += 100 * (p.count(summed) > 16)
@@ -248,7 +270,11 @@ def _chain(p: Plan, body: tuple[Statement, ...]) -> None:
     for s in body:
         if isinstance(s, For):
             for c in s.carries:
-                if c.init in zeros and (dot := _accumulates(p, s, c.inner, c.next)) and p.types[c.name].dtype == "float32":
+                if (
+                    c.init in zeros
+                    and (dot := _accumulates(p, s, c.inner, c.next))
+                    and p.types[c.name].dtype == "float32"
+                ):
                     _, batch, _, _ = sides(p, dot)
                     if p.stationary[dot.name] != "vector" and not batch:
                         _mark(p, s, c.inner, c.next, c.name)
@@ -313,7 +339,7 @@ class _Demands:
                         layout = self.fixed.get(c.next) if chained or self._keeps(s, c.next) else None
                         self.fixed[c.inner] = self.fixed[c.name] = layout or self._home(c.name)
                 case Dot():
-                    summed, batch, a, b = sides(p, s)
+                    _, batch, a, b = sides(p, s)
                     side = p.stationary[s.name]
                     if side == "vector":
                         self.fixed[s.name] = self._home(s.name)
@@ -348,7 +374,9 @@ class _Demands:
     def demand(self, name: str, part: Part, free: tuple[str, ...] | None = None) -> None:
         """`name` is wanted with these axes across the partitions."""
         if self.p.count(part) > self.partitions:
-            raise CannotEmit(f"{' x '.join(part)} is {self.p.count(part)} lanes; a tile has {self.partitions} partitions")
+            raise CannotEmit(
+                f"{' x '.join(part)} is {self.p.count(part)} lanes; a tile has {self.partitions} partitions"
+            )
         table = self.p.layouts.setdefault(name, {})
         fixed = self.fixed.get(name)
         if fixed is not None and not table:
@@ -388,7 +416,7 @@ class _Demands:
                 case _:
                     pass
 
-    def _value(self, s: Statement) -> None:
+    def _value(self, s: Value) -> None:
         p = self.p
         if isinstance(s, Elementwise) and (mask := self._mask(s)) is not None:
             p.masks[s.name] = mask

@@ -13,22 +13,34 @@ def chip(device: Device) -> Chip:
     """The figures that the emitter and the simulator hold text against."""
     generation = re.search(r"v(\d+)", str(device["arch"]))
     return Chip(
-        name=device.name.partition(":")[2], generation=int(generation[1]) if generation else 3,
-        partitions=device["memory.sbuf.partitions"], sbuf_bytes=device["memory.sbuf.bytes_per_partition"],
-        psum_bytes=device["memory.psum.bytes_per_partition"], bank_bytes=device["memory.psum.bank_bytes_per_partition"],
-        stationary_max=device["matrix.m_max"], moving_max=device["matrix.n_max"],
-    )  # fmt: skip
+        name=device.name.partition(":")[2],
+        generation=int(generation[1]) if generation else 3,
+        partitions=device["memory.sbuf.partitions"],
+        sbuf_bytes=device["memory.sbuf.bytes_per_partition"],
+        psum_bytes=device["memory.psum.bytes_per_partition"],
+        bank_bytes=device["memory.psum.bank_bytes_per_partition"],
+        stationary_max=device["matrix.m_max"],
+        moving_max=device["matrix.n_max"],
+    )
 
 
 def limits(device: Device) -> Limits:
-    """One product fills the array and one PSUM bank: the side across partitions and the summed axes up to 128 lanes, the
+    """One product fills the array and one PSUM bank: the side across partitions and the summed axes up to 128 lanes,
+    the
     side along the bank up to 512 float32. Other tiles: 2048 float32 of each partition (8 KiB, twice what a DMA wants).
     """
     c = chip(device)
     bank = c.bank_bytes // 4
     free = 4 * bank
     return Limits(
-        dot_m=(1, c.stationary_max), dot_n=(1, bank), dot_k=(1, device["matrix.k_max"]), elements=c.partitions * free,
-        bytes=c.partitions * c.sbuf_bytes // 2, resident=4 * free, whole=bank, elementwise=free, partitions=c.partitions,
+        dot_m=(1, c.stationary_max),
+        dot_n=(1, bank),
+        dot_k=(1, device["matrix.k_max"]),
+        elements=c.partitions * free,
+        bytes=c.partitions * c.sbuf_bytes // 2,
+        resident=4 * free,
+        whole=bank,
+        elementwise=free,
+        partitions=c.partitions,
         float32_product="fp32",
-    )  # fmt: skip
+    )

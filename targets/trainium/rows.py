@@ -13,8 +13,20 @@ from dataclasses import replace
 
 from porter.tile.affine import Affine
 from porter.tile.program import (
-    Access, Cast, Elementwise, For, Full, Index, Iota, Load, Program, Scalar, Statement, Tile, types,
-)  # fmt: skip
+    Access,
+    Cast,
+    Elementwise,
+    For,
+    Full,
+    Index,
+    Iota,
+    Load,
+    Program,
+    Scalar,
+    Statement,
+    Tile,
+    types,
+)
 
 
 def rows(program: Program) -> Program:
@@ -46,22 +58,21 @@ class _Maker:
         access = s.access
         last = max(d for d, i in enumerate(access.index) if i.gather)
         size = math.prod(access.view[: last + 1])
-        leaves = s.pad is not None
         terms, inside = [], []
         for d, i in enumerate(access.index[: last + 1]):
             stride = math.prod(access.view[d + 1 : last + 1])
             term = self._term(i)
-            if leaves:
+            if s.pad is not None:
                 inside += [self._op("ge", term, self._full(0)), self._op("lt", term, self._full(access.view[d]))]
             terms.append(term if stride == 1 else self._op("mul", term, self._full(stride)))
         row = terms[0]
         for t in terms[1:]:
             row = self._op("add", row, t)
-        if leaves:
+        if s.pad is not None:
             row = self._op("min", self._op("max", row, self._full(0)), self._full(size - 1))
         view = (size, *access.view[last + 1 :])
         index = (Index(Affine(), row), *access.index[last + 1 :])
-        if not leaves:
+        if s.pad is None:
             self.out.append(replace(s, access=Access(access.param, view, index)))
             return
         ok = inside[0]

@@ -1,4 +1,5 @@
-"""Selection: each elementwise operation as instructions of the engines, neighbours fused where one instruction does both.
+"""Selection: each elementwise operation as instructions of the engines, neighbours fused where one instruction does
+both.
 
     func(x * scale + bias)             activation, scale and bias numbers or one value per partition
     (x op a) op b                      tensor_scalar, a and b numbers or one value per partition
@@ -16,10 +17,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from porter.targets.trainium.bufferize import Buffer
 from porter.targets.trainium.instructions import ALU, COMMUTES, DTYPES, GPSIMD_ONLY, LANGUAGE, TABLE
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Groups, Place, View, Writer, literal
-from porter.targets.trainium.bufferize import Buffer
 from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import Scalar
 from porter.tile.target import CannotEmit
@@ -108,11 +109,10 @@ class Selector:
             if isinstance(a, Pending):
                 a = self.settle(a, layout, name)
             a, b, flip = b, a, not flip
-        scalar = not isinstance(b, Place) or (
-            _vector(b) and layout.free and b.dtype == "float32" and not (isinstance(a, Place) and _vector(a)))  # fmt: skip
-        if scalar:
+        along = bool(layout.free) and not (isinstance(a, Place) and _vector(a))
+        if not isinstance(b, Place) or (along and _vector(b) and b.dtype == "float32"):
+            assert not isinstance(b, Pending)
             return self._scalar(name, layout, dtype, a, Step(op, b, flip and op not in COMMUTES))
-        assert isinstance(b, Place)
         return self._tensors(op, name, layout, dtype, a, b, flip and op not in COMMUTES)
 
     def _scalar(self, name: str, layout: Layout, dtype: str, data: Argument, step: Step) -> Place:
@@ -133,7 +133,9 @@ class Selector:
         self.w.call("tensor_scalar", **arguments)
         return out
 
-    def _tensors(self, op: str, name: str, layout: Layout, dtype: str, a: Place | Pending, b: Place, flip: bool) -> Place:
+    def _tensors(
+        self, op: str, name: str, layout: Layout, dtype: str, a: Place | Pending, b: Place, flip: bool
+    ) -> Place:
         pending = a if isinstance(a, Pending) else Pending(a)
         data = pending.data
         if (data.psum and b.psum) or op == "pow":
@@ -148,8 +150,9 @@ class Selector:
         dst, x, y = (self.w.view(t, groups) for t in (out, data, b))
         if pending.steps:
             s = pending.steps[0]
-            arguments: dict[str, object] = dict(dst=dst, data=x, op0=f"nl.{ALU[s.op]}", operand0=_operand(s.operand),
-                                                op1=f"nl.{ALU[op]}", operand1=y)  # fmt: skip
+            arguments: dict[str, object] = dict(
+                dst=dst, data=x, op0=f"nl.{ALU[s.op]}", operand0=_operand(s.operand), op1=f"nl.{ALU[op]}", operand1=y
+            )
             arguments |= {"reverse0": True} if s.flip else {}
             arguments |= {"reverse1": True} if flip else {}
             self.w.call("scalar_tensor_tensor", **arguments)
@@ -165,8 +168,9 @@ class Selector:
         scale, bias = self._scale_and_bias(pending, name)
         out = self.w.buffer(name, layout, dtype)
         groups = self.w.groups(layout.free, [pending.data])
-        arguments: dict[str, object] = dict(dst=self.w.view(out, groups), op=f"nl.{function}",
-                                            data=self.w.view(pending.data, groups))  # fmt: skip
+        arguments: dict[str, object] = dict(
+            dst=self.w.view(out, groups), op=f"nl.{function}", data=self.w.view(pending.data, groups)
+        )
         if bias is not None:
             arguments["bias"] = _operand(bias)
         if scale is not None:
@@ -217,7 +221,9 @@ class Selector:
             return False
         if op in TABLE:
             kinds = [s.op for s in chain]
-            return kinds in (["mul"], ["add"], ["sub"], ["mul", "add"]) or (kinds == ["mul", "sub"] and not chain[1].flip)
+            return kinds in (["mul"], ["add"], ["sub"], ["mul", "add"]) or (
+                kinds == ["mul", "sub"] and not chain[1].flip
+            )
         return len(chain) == 1 and op in ARITHMETIC
 
     # what takes several instructions
@@ -244,8 +250,15 @@ class Selector:
         assert isinstance(x, Place)
         out = self.w.buffer(name, layout, dtype)
         groups = self.w.groups(layout.free, [x])
-        self.w.call("tensor_scalar", dst=self.w.view(out, groups), data=self.w.view(x, groups), op0="nl.abs_max",
-                    operand0=0.0, op1="nl.less", operand1=math.inf)  # fmt: skip
+        self.w.call(
+            "tensor_scalar",
+            dst=self.w.view(out, groups),
+            data=self.w.view(x, groups),
+            op0="nl.abs_max",
+            operand0=0.0,
+            op1="nl.less",
+            operand1=math.inf,
+        )
         return out
 
     def _divide(self, name: str, layout: Layout, dtype: str, a: Argument, b: Argument) -> Place:
@@ -260,8 +273,10 @@ class Selector:
 
     def _remainder(self, name: str, layout: Layout, dtype: str, a: Argument, b: Argument) -> Place:
         model = next(x for x in (a, b) if isinstance(x, Place))
-        full = [x if isinstance(x, Place) and x.layout.free == layout.free else self._spread(x, layout, model, name)
-                for x in (a, b)]  # fmt: skip
+        full = [
+            x if isinstance(x, Place) and x.layout.free == layout.free else self._spread(x, layout, model, name)
+            for x in (a, b)
+        ]
         return self._language("fmod", name, layout, dtype, *full)
 
     def _spread(self, x: Argument, layout: Layout, model: Place, name: str) -> Place:
@@ -276,8 +291,8 @@ class Selector:
 
     def _language(self, function: str, name: str, layout: Layout, dtype: str, *args: Argument) -> Place:
         """A function of nki.language: it makes its own result."""
-        places = [self.settle(a, layout, name) if isinstance(a, Pending) else a for a in args]
-        assert all(isinstance(a, Place) for a in places)
+        settled = [self.settle(a, layout, name) if isinstance(a, Pending) else a for a in args]
+        places = [a for a in settled if isinstance(a, Place)]
         if places[0].layout.free != layout.free:
             places[0] = self.w.ordered(places[0], layout.free)
         out = self.w.buffer(name, layout, dtype)
@@ -291,6 +306,7 @@ class Selector:
         if not isinstance(condition, Place):
             assert not isinstance(condition, Pending)
             return self.copy(name, layout, dtype, yes if condition else no)
+        assert not isinstance(yes, Pending)
         out = self.copy(name, layout, dtype, no)
         tiles = [t for t in (condition, yes) if isinstance(t, Place)]
         if isinstance(yes, Place) and DTYPES[yes.dtype] != DTYPES[dtype]:
@@ -299,8 +315,9 @@ class Selector:
             yes = self.w.evicted(tiles[1])
         groups = self.w.groups(layout.free, [out, *(t for t in (condition, yes) if isinstance(t, Place))])
         source = self.w.view(yes, groups) if isinstance(yes, Place) else _operand(yes)
-        self.w.call("tensor_copy_predicated", dst=self.w.view(out, groups), src=source,
-                    predicate=self.w.view(condition, groups))  # fmt: skip
+        self.w.call(
+            "tensor_copy_predicated", dst=self.w.view(out, groups), src=source, predicate=self.w.view(condition, groups)
+        )
         return out
 
     def copy(self, name: str, layout: Layout, dtype: str, x: Argument) -> Place:
@@ -320,7 +337,9 @@ class Selector:
 
     # integers: exact where everything is 32 bits wide and in SBUF
 
-    def _integers(self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument], spelled: str) -> Place:
+    def _integers(
+        self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument], spelled: str
+    ) -> Place:
         """tensor_tensor of tiles of one integer type."""
         part = layout.part
         tiles = []

@@ -1,9 +1,9 @@
 """The public signatures of every NKI call that porter emits; emitted text and the simulator are held against them.
 
-As of NKI 0.6.0 (Neuron 2.32), for NeuronCore-v2 to v4. No call has keyword-only parameters. Sources, all at commit
-81ce03ae (2026-08-21) of aws-neuron/aws-neuron-sdk: nki/api/nki/isa/__init__.py (`nisa`), nki/api/nki/language/__init__.py
-(`nl` and the methods of NkiTensor, here `tensor`). Before NKI 0.3 (April 2026) instructions returned their result instead
-of taking `dst`; that form is not emitted.
+As of NKI 0.6.0 (Neuron 2.32), for NeuronCore-v2 to v4. No call has keyword-only parameters. Sources, all of
+aws-neuron/aws-neuron-sdk at commit 81ce03ae (2026-08-21): nki/api/nki/isa/__init__.py (`nisa`), and for `nl` and the
+methods of NkiTensor (here `tensor`) nki/api/nki/language/__init__.py. Before NKI 0.3 (April 2026) instructions returned
+their result instead of taking `dst`; that form is not emitted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIGNATURES: dict[str, str] = {
     "nisa.memset": "dst value engine= name=",
     "nisa.tensor_copy_predicated": "dst src predicate reverse_pred= name=",
     "nisa.nc_matmul": "dst stationary moving is_stationary_onezero= is_moving_onezero= is_transpose= "
-        "accumulate= tile_position= tile_size= perf_mode= name=",
+    "accumulate= tile_position= tile_size= perf_mode= name=",
     "nisa.nc_transpose": "dst data engine= name=",
     "nisa.tensor_tensor": "dst data1 data2 op engine= name=",
     "nisa.tensor_scalar": "dst data op0 operand0 reverse0= op1= operand1= reverse1= engine= name=",
@@ -48,7 +48,8 @@ EXPERIMENTAL = frozenset({"nl.floor", "nl.ceil", "nl.trunc", "nl.fmod"})
 
 
 def problem(call: str, positional: int, keywords: Iterable[str]) -> str | None:
-    """What is wrong with a call of that many positional arguments and these keywords, as a sentence; None if nothing."""
+    """What is wrong with a call of that many positional arguments and these keywords, as a sentence; None if
+    nothing."""
     if call not in SIGNATURES:
         return f"{call} is no public NKI call that porter knows"
     parameters = [p.rstrip("=") for p in SIGNATURES[call].split()]

@@ -30,7 +30,9 @@ class Trainium(Target):
 
     family = "trainium"
     language = "nki"
-    why_no_toolchain = "neuronx-cc comes from AWS's own package index and runs on its instances: NKI text is simulated here"
+    why_no_toolchain = (
+        "neuronx-cc comes from AWS's own package index and runs on its instances: NKI text is simulated here"
+    )
 
     def limits(self, device: Device) -> Limits:
         return limits(device)
@@ -41,7 +43,9 @@ class Trainium(Target):
         check(emitter.text, f"kernel {kernel.name}")
         kernel = replace(kernel, program=emitter.source)
         grid = math.prod(a.steps for a in emitter.source.grid)
-        return Emitted(kernel, self.language, emitter.text, grid, emitter.program, emitter.memory, tuple(sorted(emitter.products)))
+        return Emitted(
+            kernel, self.language, emitter.text, grid, emitter.program, emitter.memory, tuple(sorted(emitter.products))
+        )
 
     def execute(
         self, emitted: Emitted, inputs: Sequence[np.ndarray], device: Device, points: Sequence[int] | None = None
@@ -67,11 +71,17 @@ class Trainium(Target):
             try:
                 names[f"{program.name}_tile"](*given, *results, *starts)
             except CheckFailed as e:
-                raise CheckFailed(f"kernel {program.name}, tile {point} of the grid: {e.where}", expected=e.expected,
-                                  found=e.found, hint=e.hint) from e  # fmt: skip
+                raise CheckFailed(
+                    f"kernel {program.name}, tile {point} of the grid: {e.where}",
+                    expected=e.expected,
+                    found=e.found,
+                    hint=e.hint,
+                ) from e
             machine.memories.check_capacity(f"kernel {program.name}")
             machine.memories.lives.clear()
-        return [r.array.reshape(p.shape).astype(np.dtype(p.dtype)) for p, r in zip(program.outputs, results, strict=True)]
+        return [
+            r.array.reshape(p.shape).astype(np.dtype(p.dtype)) for p, r in zip(program.outputs, results, strict=True)
+        ]
 
     def toolchain(self, device: Device) -> Toolchain | None:
         """None: see `why_no_toolchain`."""

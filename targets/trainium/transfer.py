@@ -1,8 +1,8 @@
 """Loads and stores as DMA: an affine access is an access pattern, the edge of a tensor is a clipped one.
 
 A pattern `[[step, count], ...]` over the flat tensor says exactly what an affine access says, one pair per axis. There
-are no masks: tiles have their exact size, and a load that can leave its tensor sets the tile to the pad value and copies
-the part inside, one lane at a time along axes that share an index with another (windows).
+are no masks: tiles have their exact size, and a load that can leave its tensor sets the tile to the pad value and
+copies the part inside, one lane at a time along axes that share an index with another (windows).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from porter.targets.trainium.layout import Layout, Plan, can_leave, contiguous, steps
-from porter.targets.trainium.writer import FREE_DIMENSIONS, Place, View, Writer
+from porter.targets.trainium.writer import FREE_DIMENSIONS, Place, Size, View, Writer
 from porter.tile.affine import Affine
-from porter.tile.program import Access, Index, Load, Store
+from porter.tile.program import Access, Load, Store
 
 MANY = 8  # lanes: fewer are not worth turning a tile for
 TURNED_TYPES = ("float32", "bfloat16", "float16")
@@ -86,8 +86,10 @@ def _box(w: Writer, p: Plan, access: Access, layout: Layout) -> _Box:
 
     def dimensions_left() -> int:
         free = [a for a in layout.free if a not in looped]
-        return sum(not (i and a not in cutting and free[i - 1] not in cutting and _merges(w, step, free[i - 1], a))
-                   for i, a in enumerate(free))  # fmt: skip
+        return sum(
+            not (i and a not in cutting and free[i - 1] not in cutting and _merges(w, step, free[i - 1], a))
+            for i, a in enumerate(free)
+        )
 
     while dimensions_left() > FREE_DIMENSIONS - (len(layout.part) > 1) * (len(layout.part) - 1):
         looped.append(next(a for a in layout.free if a not in looped))
@@ -102,8 +104,10 @@ def _box(w: Writer, p: Plan, access: Access, layout: Layout) -> _Box:
             low, high = _range(w, access, d, axis, looped)
             lows += low
             highs += high
-        cut[axis] = (lows[0] if len(lows) == 1 else f"max({', '.join(lows)})",
-                     highs[0] if len(highs) == 1 else f"min({', '.join(highs)})")  # fmt: skip
+        cut[axis] = (
+            lows[0] if len(lows) == 1 else f"max({', '.join(lows)})",
+            highs[0] if len(highs) == 1 else f"min({', '.join(highs)})",
+        )
     for d in dimensions:
         if not p.wide(access.index[d].affine.axes):
             conditions += _inside(w, access, d, looped)
@@ -194,8 +198,14 @@ def _times(variable: str, size: object) -> str:
     return variable if str(size) == "1" else f"{variable} * ({size})" if "+" in str(size) else f"{variable} * {size}"
 
 
-def _pattern(w: Writer, access: Access, layout: Layout, looped: Sequence[str], cut: dict[str, tuple[str, str]],
-             index: Place | None) -> View:  # fmt: skip
+def _pattern(
+    w: Writer,
+    access: Access,
+    layout: Layout,
+    looped: Sequence[str],
+    cut: dict[str, tuple[str, str]],
+    index: Place | None,
+) -> View:
     """The same box in the tensor."""
     step = steps(access)
     param = w.program.param(access.param)
@@ -207,33 +217,35 @@ def _pattern(w: Writer, access: Access, layout: Layout, looped: Sequence[str], c
         if step.get(a):
             offset += f" + {a}_lo" if step[a] == 1 else f" + {step[a]} * {a}_lo"
     offset = offset.removeprefix("0 + ")
-    pairs: list[list[object]] = []
-    previous = None
+    pairs: list[tuple[int, Size | str]] = []
+    previous: str | None = None
     for a in (*layout.part, *layout.free):
         if a in looped or (index is not None and a in layout.part):
             continue
-        count: object = f"{a}_hi - {a}_lo" if a in cut else w.lanes(a)
-        fuses = previous is not None and a not in cut and previous not in cut and (previous in layout.part) == (a in layout.part)
-        if fuses and _merges(w, step, previous, a):
-            pairs[-1] = [step.get(a, 0), pairs[-1][1] * w.lanes(a)]  # type: ignore[operator]
+        before = pairs[-1][1] if pairs else ""
+        alike = previous is not None and a not in cut and (previous in layout.part) == (a in layout.part)
+        if previous is not None and alike and isinstance(before, Size) and _merges(w, step, previous, a):
+            pairs[-1] = (step.get(a, 0), before * w.lanes(a))
         else:
-            pairs.append([step.get(a, 0), count])
+            pairs.append((step.get(a, 0), f"{a}_hi - {a}_lo" if a in cut else w.lanes(a)))
         previous = a
     if index is not None:
         row = math.prod(access.view[1:])
-        pairs.insert(0, [row, w.size(layout.part)])
+        pairs.insert(0, (row, w.size(layout.part)))
         base = f"{param.name}.reshape({(access.view[0], row)})" if param.shape != (access.view[0], row) else param.name
         column = ""
         if index.layout.free:
             at = [_times(f"{a}_i", w.size(index.layout.free[i + 1 :])) for i, a in enumerate(index.layout.free)]
             column = f"[:, {' + '.join(at)}:{' + '.join(at)} + 1]"
-        text = ", ".join(f"[{s}, {n}]" for s, n in (pairs if len(pairs) > 1 else [*pairs, [1, 1]]))
-        return View(f"{base}.ap(pattern=[{text}], offset={offset}, vector_offset={index.text}{column}, indirect_dim=0)",
-                    (index.buffer,))  # fmt: skip
+        text = ", ".join(f"[{s}, {n}]" for s, n in (pairs if len(pairs) > 1 else [*pairs, (1, "1")]))
+        return View(
+            f"{base}.ap(pattern=[{text}], offset={offset}, vector_offset={index.text}{column}, indirect_dim=0)",
+            (index.buffer,),
+        )
     if not any(a not in looped for a in layout.part):
-        pairs.insert(0, [1, 1])
+        pairs.insert(0, (1, "1"))
     if len(pairs) == 1:
-        pairs.append([1, 1])
+        pairs.append((1, "1"))
     text = ", ".join(f"[{s}, {n}]" for s, n in pairs)
     return View(f"{param.name}.ap(pattern=[{text}], offset={offset})")
 
@@ -304,7 +316,7 @@ def _through_memory(w: Writer, place: Place, layout: Layout, hint: str) -> Place
         if not side:
             pairs.append("[1, 1]")
     if len(pairs) > FREE_DIMENSIONS + 1:
-        walked = [a for a in layout.free][: len(pairs) - FREE_DIMENSIONS - 1]
+        walked = list(layout.free)[: len(pairs) - FREE_DIMENSIONS - 1]
         _back_by_lanes(w, made, scratch.name, order, walked)
         return made
     back = View(f"{scratch.name}.ap(pattern=[{', '.join(pairs)}], offset=0)", (scratch,))
@@ -323,15 +335,3 @@ def _back_by_lanes(w: Writer, made: Place, scratch: str, order: tuple[str, ...],
         at = " + ".join(_times(f"{a}_i", w.size(order[order.index(a) + 1 :])) for a in walked if a in order) or "0"
         back = View(f"{scratch}.ap(pattern=[{', '.join(pairs)}], offset={at})")
         w.call("dma_copy", dst=_slab(w, made, walked, rest), src=back)
-
-
-def row_index(program_access: Access) -> bool:
-    """Whether a gathered access is in the form that the DMA takes: one index, of the outermost dimension, alone there."""
-    first, *rest = program_access.index
-    return first.gather is not None and first.affine == Affine() and all(i.gather is None for i in rest)
-
-
-def gathered(access: Access, rows: str, view: tuple[int, ...]) -> Access:
-    """The access with its leading dimensions replaced by one of gathered rows."""
-    keep = len(view) - 1
-    return Access(access.param, view, (Index(Affine(), rows), *access.index[len(access.index) - keep :]))

@@ -1,4 +1,5 @@
-"""Writes NKI text: lines and loops, buffers with explicit shapes, views of them; and keeps the record of their lives."""
+"""Writes NKI text: lines and loops, buffers with explicit shapes, views of them; and keeps the record of their
+lives."""
 
 from __future__ import annotations
 
@@ -11,11 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from porter.targets.trainium.bufferize import Buffer, Trace
 from porter.targets.trainium.instructions import DTYPES
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.signatures import problem
 from porter.tile.affine import Affine
-from porter.targets.trainium.bufferize import Buffer, Trace
 from porter.tile.program import Axis, Program
 from porter.tile.target import CannotEmit
 
@@ -201,7 +202,9 @@ class Writer:
             else:
                 merged.append((axis,))
         if len(merged) > FREE_DIMENSIONS:
-            raise CannotEmit(f"an instruction over {len(merged)} separate free axes; access patterns have {FREE_DIMENSIONS}")
+            raise CannotEmit(
+                f"an instruction over {len(merged)} separate free axes; access patterns have {FREE_DIMENSIONS}"
+            )
         return tuple(merged)
 
     def view(self, place: Place, groups: Groups) -> View:
@@ -250,7 +253,7 @@ def _joined(x: str, y: str, order: Sequence[str]) -> bool:
 def literal(value: object) -> str:
     """A value as it is spelled in NKI."""
     if isinstance(value, float) and not math.isfinite(value):
-        return f"-float('{str(abs(value))}')" if value < 0 else f"float('{value}')"
+        return f"-float('{abs(value)!s}')" if value < 0 else f"float('{value}')"
     return str(value)
 
 

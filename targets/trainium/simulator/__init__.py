@@ -53,8 +53,11 @@ class Machine:
             low, high = int(array.min()), int(array.max())
             info = np.iinfo(stored)
             if low < info.min or high > info.max:
-                raise PorterError(f"input {name} on Trainium", expected=f"{stored.name}, as 64-bit integers are there",
-                                  found=f"values from {low} to {high}")  # fmt: skip
+                raise PorterError(
+                    f"input {name} on Trainium",
+                    expected=f"{stored.name}, as 64-bit integers are there",
+                    found=f"values from {low} to {high}",
+                )
         result = self.memories.allocate(array.shape or (1,), stored, "hbm", name)
         result.array[...] = array.reshape(result.shape).astype(stored)
         return result

@@ -1,8 +1,8 @@
 """The simulated `nki.isa`: what each instruction computes, and every rule that it must keep.
 
 Engines compute in float32 and convert on the way out, 32-bit integers excepted where the page says so. A broken rule
-raises CheckFailed with a sentence. Sources: the vendor's pages on each instruction and the architecture guides, as named
-in signatures.py and in the README.
+raises CheckFailed with a sentence. Sources: the vendor's pages on each instruction and the architecture guides, as
+named in signatures.py and in the README.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from porter.targets.trainium.simulator.memory import Memories, Tensor, refuse
 
 Scalar = float | int
 Operand = Tensor | Scalar
-_MATRIX_TYPES = {2: ("float32", "bfloat16", "float16", "float8_e4m3", "float8_e5m2")}
+_MATRIX_TYPES: dict[int, tuple[str, ...]] = {2: ("float32", "bfloat16", "float16", "float8_e4m3", "float8_e5m2")}
 _MATRIX_TYPES[3] = _MATRIX_TYPES[2]
 _MATRIX_TYPES[4] = (*_MATRIX_TYPES[2], "float8_e4m3fn")
 _PREDICATES = ("uint8", "uint16", "uint32")
@@ -35,7 +35,8 @@ class Token:
 
 
 def convert(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """As an engine writes: from float32 to nearest even; to integers, nearest even and held at the ends of the range."""
+    """As an engine writes: from float32 to nearest even; to integers, nearest even and held at the ends of the
+    range."""
     if dtype.kind in "iu" and x.dtype.kind not in "iu":
         info = np.iinfo(dtype)
         return np.clip(np.nan_to_num(np.rint(x.astype(np.float64))), info.min, info.max).astype(dtype)
@@ -83,7 +84,9 @@ class Isa:
         rows, start = t.shape[0], t.start
         allowed = (0,) if rows > 64 else (0, 64) if rows > 32 else (0, 32, 64, 96)
         if start not in allowed:
-            raise refuse(call, f"{rows} partitions of {role} start at {' or '.join(map(str, allowed))}", f"partition {start}")
+            raise refuse(
+                call, f"{rows} partitions of {role} start at {' or '.join(map(str, allowed))}", f"partition {start}"
+            )
         return t
 
     def _alike(self, call: str, *tiles: Tensor) -> None:
@@ -150,9 +153,14 @@ class Isa:
             base = src.storage.data.__array_interface__["data"][0]
             at = (src.array.__array_interface__["data"][0] - base) // size
             row = src.storage.data.size // src.rows
-            flat = at + sum((np.arange(n).reshape((-1,) + (1,) * (src.array.ndim - 1 - d)) * (s // size)
-                             for d, (n, s) in enumerate(zip(src.shape, src.array.strides, strict=True)) if d),
-                            start=(rows * row).reshape((-1,) + (1,) * (src.array.ndim - 1)))  # fmt: skip
+            flat = at + sum(
+                (
+                    np.arange(n).reshape((-1,) + (1,) * (src.array.ndim - 1 - d)) * (s // size)
+                    for d, (n, s) in enumerate(zip(src.shape, src.array.strides, strict=True))
+                    if d
+                ),
+                start=(rows * row).reshape((-1,) + (1,) * (src.array.ndim - 1)),
+            )
             values = src.storage.data[flat]
         if src.dtype != dst.dtype and not (src.dtype.kind in "iu" and dst.dtype.kind in "iu"):
             values = f32(values)
@@ -193,20 +201,34 @@ class Isa:
 
     # the Tensor engine
 
-    def nc_matmul(self, dst: Any, stationary: Any, moving: Any, is_stationary_onezero: bool = False,
-                  is_moving_onezero: bool = False, is_transpose: bool = False, accumulate: bool | None = None,
-                  **_: Any) -> None:  # fmt: skip
+    def nc_matmul(
+        self,
+        dst: Any,
+        stationary: Any,
+        moving: Any,
+        is_stationary_onezero: bool = False,
+        is_moving_onezero: bool = False,
+        is_transpose: bool = False,
+        accumulate: bool | None = None,
+        **_: Any,
+    ) -> None:
         call, chip = "nc_matmul", self.memories.chip
         dst = self._tile(call, "dst", dst, ("psum",))
         stationary = self._tile(call, "stationary", stationary, ("sbuf",))
         moving = self._tile(call, "moving", moving, ("sbuf",))
-        k, m, n = stationary.shape[0], stationary.array.size // stationary.shape[0], moving.array.size // moving.shape[0]
+        k, m, n = (
+            stationary.shape[0],
+            stationary.array.size // stationary.shape[0],
+            moving.array.size // moving.shape[0],
+        )
         types = _MATRIX_TYPES[chip.generation]
         for role, t in (("stationary", stationary), ("moving", moving)):
             if t.dtype.name not in types:
                 raise refuse(call, f"{role} of {', '.join(types)} on {chip.name}", t.dtype.name)
         if (stationary.dtype.name == "float32") != (moving.dtype.name == "float32"):
-            raise refuse(call, "float32 on both sides or on neither", f"{stationary.dtype.name} and {moving.dtype.name}")
+            raise refuse(
+                call, "float32 on both sides or on neither", f"{stationary.dtype.name} and {moving.dtype.name}"
+            )
         results = ("float32",) if chip.generation < 4 else ("float32", "bfloat16")
         if dst.dtype.name not in results:
             raise refuse(call, f"dst of {' or '.join(results)} on {chip.name}", dst.dtype.name)
@@ -224,8 +246,11 @@ class Isa:
         if add and (marks == 0).any():
             raise refuse(call, "accumulation onto what a matmul wrote", "memory that nobody has written")
         if add and chip.generation < 4 and (marks == 2).any():
-            raise refuse(call, "accumulation onto what a matmul wrote",
-                         f"a value that another instruction wrote: undefined on {chip.name}")  # fmt: skip
+            raise refuse(
+                call,
+                "accumulation onto what a matmul wrote",
+                f"a value that another instruction wrote: undefined on {chip.name}",
+            )
         self.memories.touch(dst, stationary, moving)
         a = f32(stationary.array).reshape(k, m).T
         b = f32(moving.array).reshape(k, n)
@@ -241,8 +266,11 @@ class Isa:
         low = (dst.array.__array_interface__["data"][0] - base) % row
         high = low + sum(s * (n - 1) for s, n in zip(dst.array.strides[1:], dst.shape[1:], strict=True))
         if low // chip.bank_bytes != high // chip.bank_bytes:
-            raise refuse(call, f"dst within one psum bank of {chip.bank_bytes} bytes a partition",
-                         f"bytes {low} to {high + dst.dtype.itemsize - 1} of {dst}")  # fmt: skip
+            raise refuse(
+                call,
+                f"dst within one psum bank of {chip.bank_bytes} bytes a partition",
+                f"bytes {low} to {high + dst.dtype.itemsize - 1} of {dst}",
+            )
 
     def nc_transpose(self, dst: Any, data: Any, **_: Any) -> None:
         call, chip = "nc_transpose", self.memories.chip
@@ -275,7 +303,9 @@ class Isa:
         call = "tensor_tensor"
         o = self._operator(call, op)
         spaces = ("sbuf",) if o.name in GPSIMD_ONLY else ("sbuf", "psum")
-        dst, data1, data2 = (self._tile(call, r, t, spaces) for r, t in (("dst", dst), ("data1", data1), ("data2", data2)))
+        dst, data1, data2 = (
+            self._tile(call, r, t, spaces) for r, t in (("dst", dst), ("data1", data1), ("data2", data2))
+        )
         self._alike(call, dst, data1, data2)
         self._not_both_psum(call, data1, data2)
         tiles = (dst, data1, data2)
@@ -291,8 +321,18 @@ class Isa:
                 if t.dtype.kind not in "iu":
                     raise refuse(call, f"integers: {o.name} works on bits", str(t))
 
-    def tensor_scalar(self, dst: Any, data: Any, op0: Any, operand0: Any, reverse0: bool = False, op1: Any = None,
-                      operand1: Any = None, reverse1: bool = False, **_: Any) -> None:  # fmt: skip
+    def tensor_scalar(
+        self,
+        dst: Any,
+        data: Any,
+        op0: Any,
+        operand0: Any,
+        reverse0: bool = False,
+        op1: Any = None,
+        operand1: Any = None,
+        reverse1: bool = False,
+        **_: Any,
+    ) -> None:
         call = "tensor_scalar"
         dst, data = self._tile(call, "dst", dst), self._tile(call, "data", data)
         self._alike(call, dst, data)
@@ -313,8 +353,18 @@ class Isa:
         self.memories.touch(*used)
         self._write(dst, value)
 
-    def scalar_tensor_tensor(self, dst: Any, data: Any, op0: Any, operand0: Any, op1: Any, operand1: Any,
-                             reverse0: bool = False, reverse1: bool = False, **_: Any) -> None:  # fmt: skip
+    def scalar_tensor_tensor(
+        self,
+        dst: Any,
+        data: Any,
+        op0: Any,
+        operand0: Any,
+        op1: Any,
+        operand1: Any,
+        reverse0: bool = False,
+        reverse1: bool = False,
+        **_: Any,
+    ) -> None:
         call = "scalar_tensor_tensor"
         dst, data, second = (self._tile(call, r, t) for r, t in (("dst", dst), ("data", data), ("operand1", operand1)))
         self._alike(call, dst, data, second)
@@ -340,9 +390,16 @@ class Isa:
             raise refuse(call, f"dst of {data.shape[0]} partitions and {kept // data.shape[0]} elements each", str(dst))
         self._integer_rule(call, o, (dst, data))
         self.memories.touch(dst, data)
-        reduce = {"add": np.sum, "subtract": None, "multiply": np.prod, "maximum": np.max, "minimum": np.min,
-                  "bitwise_and": np.bitwise_and.reduce, "bitwise_or": np.bitwise_or.reduce,
-                  "bitwise_xor": np.bitwise_xor.reduce}[o.name]  # fmt: skip
+        reduce = {
+            "add": np.sum,
+            "subtract": None,
+            "multiply": np.prod,
+            "maximum": np.max,
+            "minimum": np.min,
+            "bitwise_and": np.bitwise_and.reduce,
+            "bitwise_or": np.bitwise_or.reduce,
+            "bitwise_xor": np.bitwise_xor.reduce,
+        }[o.name]
         if reduce is None:
             raise refuse(call, "a reduction that porter emits", o.name)
         value = reduce(data.array if o.bitvec else f32(data.array), axis=axes)
@@ -392,8 +449,17 @@ class Isa:
         self.memories.touch(dst)
         self._write(dst, self._pattern("iota", dst, pattern, offset, channel_multiplier))
 
-    def affine_select(self, dst: Any, pattern: Any, channel_multiplier: int, on_true_tile: Any, on_false_value: float,
-                      cmp_op: Any = None, offset: int = 0, **_: Any) -> None:  # fmt: skip
+    def affine_select(
+        self,
+        dst: Any,
+        pattern: Any,
+        channel_multiplier: int,
+        on_true_tile: Any,
+        on_false_value: float,
+        cmp_op: Any = None,
+        offset: int = 0,
+        **_: Any,
+    ) -> None:
         call = "affine_select"
         dst, data = self._tile(call, "dst", dst, ("sbuf",)), self._tile(call, "on_true_tile", on_true_tile, ("sbuf",))
         self._alike(call, dst, data)

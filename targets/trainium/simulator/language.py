@@ -51,8 +51,13 @@ def language(memories: Memories, isa: Isa) -> SimpleNamespace:
             result.array[...] = convert(np.fmod(f32(x.array), f32(y.array)), result.dtype)
         return result
 
-    functions = {"ndarray": ndarray, "fmod": fmod, "floor": rounding("floor", np.floor),
-                 "ceil": rounding("ceil", np.ceil), "trunc": rounding("trunc", np.trunc)}  # fmt: skip
+    functions = {
+        "ndarray": ndarray,
+        "fmod": fmod,
+        "floor": rounding("floor", np.floor),
+        "ceil": rounding("ceil", np.ceil),
+        "trunc": rounding("trunc", np.trunc),
+    }
 
     def checked(name: str, f: Any) -> Any:
         def call(*args: Any, **keywords: Any) -> Any:

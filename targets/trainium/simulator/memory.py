@@ -77,8 +77,9 @@ def refuse(what: str, expected: str, found: str, hint: str | None = None) -> Che
 class Tensor:
     """A view of storage; the public surface of NkiTensor that porter emits."""
 
-    def __init__(self, storage: Storage, array: np.ndarray, start: int = 0, indices: Tensor | None = None,
-                 rows: int = 0) -> None:  # fmt: skip
+    def __init__(
+        self, storage: Storage, array: np.ndarray, start: int = 0, indices: Tensor | None = None, rows: int = 0
+    ) -> None:
         self.storage, self.array, self.start = storage, array, start
         self.indices, self.rows = indices, rows  # of an indirect view: the row each partition reads, out of how many
 
@@ -128,7 +129,9 @@ class Tensor:
             if isinstance(k, slice):
                 low, high, step = k.start or 0, n if k.stop is None else k.stop, k.step or 1
                 if not 0 <= low < high <= n or step < 1:
-                    raise refuse(f"slice of {self}", f"0 <= start < stop <= {n} on dimension {dim}", f"{low}:{high}:{step}")
+                    raise refuse(
+                        f"slice of {self}", f"0 <= start < stop <= {n} on dimension {dim}", f"{low}:{high}:{step}"
+                    )
                 if dim == 0 and self.on_chip:
                     if step != 1:
                         raise refuse(f"slice of {self}", "neighbouring partitions", f"every {step}th partition")
@@ -179,8 +182,15 @@ class Tensor:
             raise refuse(f"reshape of {self}", "a layout that needs no copy", f"strides {self.array.strides}") from None
         return view
 
-    def ap(self, pattern: Sequence[Sequence[int]], offset: int | None = None, scalar_offset: object = None,
-           vector_offset: Tensor | None = None, indirect_dim: int = 0, dtype: object = None) -> Tensor:  # fmt: skip
+    def ap(
+        self,
+        pattern: Sequence[Sequence[int]],
+        offset: int | None = None,
+        scalar_offset: object = None,
+        vector_offset: Tensor | None = None,
+        indirect_dim: int = 0,
+        dtype: object = None,
+    ) -> Tensor:
         """The elements offset + sum of step * i of the storage. With a vector_offset the first step counts the rows of
         the tensor as it was made, and each partition reads the row that its index names."""
         if scalar_offset is not None or dtype is not None or indirect_dim != 0:
@@ -211,7 +221,9 @@ class Tensor:
             steps[0] = 0
         low, high = at + sum(min(s, 0) for s in spans), at + sum(max(s, 0) for s in spans)
         if low < 0 or high >= self.storage.data.size:
-            raise refuse(f"access pattern on {self.name}", f"elements 0 to {self.storage.data.size - 1}", f"{low} to {high}")
+            raise refuse(
+                f"access pattern on {self.name}", f"elements 0 to {self.storage.data.size - 1}", f"{low} to {high}"
+            )
         size = self.dtype.itemsize
         array = np.lib.stride_tricks.as_strided(self.storage.data[at:], counts, [s * size for s in steps])
         return Tensor(self.storage, array, at // self.storage.width if self.on_chip else 0, vector_offset, rows)
@@ -281,5 +293,8 @@ class Memories:
             used, alive = self.peak(space)
             if used > limit:
                 big = sorted(alive, key=lambda life: -life.bytes)[:4]
-                raise refuse(f"{where} on {self.chip.name}", f"at most {limit} bytes of a partition of {space}",
-                             f"{used} at once, {', '.join(f'{b.name} {b.bytes}' for b in big)} among them")  # fmt: skip
+                raise refuse(
+                    f"{where} on {self.chip.name}",
+                    f"at most {limit} bytes of a partition of {space}",
+                    f"{used} at once, {', '.join(f'{b.name} {b.bytes}' for b in big)} among them",
+                )

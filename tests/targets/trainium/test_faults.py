@@ -10,14 +10,14 @@ import pytest
 from trainium_support import CASES, ROUNDING, device, distance, lowered, program
 
 from porter.errors import CheckFailed
-from porter.targets.trainium import emit, instructions, target
+from porter.targets.trainium import instructions, products, target
 from porter.targets.trainium.signatures import check
 from porter.tile.interpret import run
 from porter.tile.target import Emitted
 from porter.tile.text import parse
 
-CLIPPED = ["add", "attention_197", "conv_3x3_stride_2", "conv_7x7_stride_2", "maxpool", "matmul_bias_relu", "attention_decode",
-           "concat", "log_softmax_long", "conv_depthwise"]  # fmt: skip
+CLIPPED = """add attention_197 conv_3x3_stride_2 conv_7x7_stride_2 maxpool matmul_bias_relu attention_decode concat
+    log_softmax_long conv_depthwise""".split()
 
 
 def found(emitted: Emitted, name: str) -> bool:
@@ -59,7 +59,9 @@ def test_a_pad_that_is_not_set_is_found(name: str) -> None:
     assert bare != emitted.text and found(replace(emitted, text=bare), name)
 
 
-@pytest.mark.parametrize("old,new", [("nl.add", "nl.subtract"), ("nl.exp", "nl.tanh"), ("accumulate=e0k0_at > 0", "accumulate=False")])
+@pytest.mark.parametrize(
+    "old,new", [("nl.add", "nl.subtract"), ("nl.exp", "nl.tanh"), ("accumulate=e0k0_at > 0", "accumulate=False")]
+)
 def test_a_wrong_instruction_in_the_text_is_found(old: str, new: str) -> None:
     name = next(n for n in ("matmul_bias_relu", "softmax") if old in lowered(program(n)).text)
     emitted = lowered(program(name))
@@ -73,8 +75,10 @@ def test_a_wrong_meaning_of_an_instruction_is_found(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_wrong_emitter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    matmul = emit.Emitter._matmul
-    monkeypatch.setattr(emit.Emitter, "_matmul", lambda self, dst, still, moving, *a, **k: matmul(self, dst, moving, still, *a, **k))
+    matmul = products.matmul
+    monkeypatch.setattr(
+        products, "matmul", lambda e, dst, still, moving, *a, **k: matmul(e, dst, moving, still, *a, **k)
+    )
     assert found(lowered(program("matmul_bias_relu")), "matmul_bias_relu")
 
 
@@ -119,7 +123,8 @@ def test_a_kernel_that_exceeds_a_memory_is_named_with_the_amount() -> None:
     with pytest.raises(CheckFailed) as caught:
         lowered(TOO_LARGE)
     assert str(caught.value) == (
-        "kernel large on trn2\n  expected at most 229376 bytes of a partition of sbuf\n  found 240004 live at once, x 240000, y 4 among them"
+        "kernel large on trn2\n  expected at most 229376 bytes of a partition of sbuf\n"
+        "  found 240004 live at once, x 240000, y 4 among them"
     )
 
 

@@ -68,7 +68,8 @@ def test_the_table_of_signatures_holds_nothing_that_is_never_emitted() -> None:
     everything = "\n".join(lowered(program(name)).text for name in CASES)
     emitted = {c for c in SIGNATURES if f"{c.replace('tensor.', '.')}(" in everything}
     missing = set(SIGNATURES) - emitted
-    # floor, ceil and fmod come with their operators, affine_select with masks of attention: tested in test_operations.py
+    # floor, ceil and fmod come with their operators, affine_select with masks of attention: tested in
+    # test_operations.py
     assert missing <= {"nl.floor", "nl.ceil", "nl.fmod", "nisa.affine_select", "tensor.reshape"}
 
 

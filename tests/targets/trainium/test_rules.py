@@ -169,7 +169,8 @@ RULES = {
         a = nl.ndarray((8, 8), dtype=nl.int8, buffer=nl.sbuf)
         nisa.nc_matmul(dst=nl.ndarray((8, 8), dtype=nl.float32, buffer=nl.psum), stationary=a, moving=a)
         """,
-        "nc_matmul\n  expected stationary of float32, bfloat16, float16, float8_e4m3, float8_e5m2 on trn2\n  found int8"),
+        "nc_matmul\n  expected stationary of float32, bfloat16, float16, float8_e4m3, float8_e5m2 on trn2\n"
+        "  found int8"),
     "a product is float32 in psum": (
         """
         a = nl.ndarray((8, 8), dtype=nl.bfloat16, buffer=nl.sbuf)
@@ -230,7 +231,8 @@ RULES = {
         b = nl.ndarray((8, 4), dtype=nl.float32, buffer=nl.sbuf, name='b')
         nisa.tensor_tensor(dst=a, data1=a, data2=b, op=nl.add)
         """,
-        "tensor_tensor\n  expected the partitions and elements of a: sbuf float32[8, 8]\n  found b: sbuf float32[8, 4]"),
+        "tensor_tensor\n  expected the partitions and elements of a: sbuf float32[8, 8]\n"
+        "  found b: sbuf float32[8, 4]"),
     "a vector operand has one element a partition": (
         """
         a = nl.ndarray((8, 8), dtype=nl.float32, buffer=nl.sbuf, name='a')
@@ -298,7 +300,8 @@ RULES = {
     "an unknown call": ("nisa.nc_gather(dst=p0)", "'Isa' object has no attribute 'nc_gather'"),
     "a call with the wrong words": (
         "nisa.memset(tile=p0, value=0.0)",
-        "nisa.memset\n  expected a public call\n  found nisa.memset has no parameter 'tile'; it has dst, value, engine, name"),
+        "nisa.memset\n  expected a public call\n"
+        "  found nisa.memset has no parameter 'tile'; it has dst, value, engine, name"),
 }  # fmt: skip
 
 
@@ -376,7 +379,8 @@ def test_a_64_bit_integer_that_32_bits_cannot_hold_is_refused() -> None:
     with pytest.raises(PorterError) as caught:
         Machine(chip(device())).tensor(np.array([2**31], np.int64), "ids")
     assert str(caught.value) == (
-        "input ids on Trainium\n  expected int32, as 64-bit integers are there\n  found values from 2147483648 to 2147483648"
+        "input ids on Trainium\n  expected int32, as 64-bit integers are there\n"
+        "  found values from 2147483648 to 2147483648"
     )
 
 

@@ -19,7 +19,7 @@ from porter.tile.text import parse
 from porter.tile.tiler import tile
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tile"))
-from kernels import CASES  # noqa: E402, F401
+from kernels import CASES
 
 HEAD = "import nki\nimport nki.isa as nisa\nimport nki.language as nl\n\n\n"
 # Engines sum in another order (of up to a few hundred products) and multiply by reciprocals instead of dividing.

@@ -1,0 +1,199 @@
+"""Products: which operand stands still, where the sum lies, and what the Vector engine multiplies instead.
+
+A product reads SBUF with the summed axes across the partitions and writes PSUM with the stationary side's axes there.
+Sums over loops stay in PSUM where nothing but products adds to them; everything else leaves PSUM at once, unless its
+one reader can read it there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from porter.targets.trainium import transfer
+from porter.targets.trainium.instructions import TABLE
+from porter.targets.trainium.layout import Layout, Part, sides, summed_order
+from porter.targets.trainium.select import ARITHMETIC
+from porter.targets.trainium.writer import Place, View
+from porter.tile.program import Dot, Elementwise
+from porter.tile.target import CannotEmit
+
+if TYPE_CHECKING:
+    from porter.targets.trainium.emit import Emitter
+
+
+def dot(e: Emitter, s: Dot, layout: Layout) -> None:
+    """The product of a dot, where it belongs: in PSUM while loops add to it, else settled."""
+    if e.plan.stationary[s.name] == "vector":
+        e.put(s.name, vector_dot(e, s, layout))
+        return
+    w, p = e.w, e.plan
+    _, batch, a_axes, b_axes = sides(p, s)
+    part = summed_order(p, s)
+    a = operand(e, s, s.a, part, (*batch, *a_axes))
+    b = operand(e, s, s.b, part, (*batch, *b_axes))
+    a, b = same_type(e, a, b)
+    still, moving = (a, b) if p.stationary[s.name] == "a" else (b, a)
+    e.products.add("fp32" if a.dtype == "float32" else a.dtype)
+    root = p.chains.get(s.name)
+    if root is not None:
+        target = e.roots[root]
+        since = e.loops[e.depth[root] :]
+        flag = " + ".join(v for v, _ in since)
+        matmul(e, target, still, moving, layout, accumulate=f"{flag} > 0")
+        e.put(s.name, target)
+        return
+    if batch:
+        place = batched(e, s, layout, still, moving, batch)
+    else:
+        place = w.buffer(s.name, layout, "float32", "psum")
+        matmul(e, place, still, moving, layout, accumulate="False")
+    if s.acc is not None:
+        total = w.buffer(s.name, layout, s.type.dtype)
+        acc = e.place(s.acc, layout.part)
+        groups = w.groups(layout.free, [place, acc])
+        acc = w.evicted(acc) if place.psum else acc
+        w.call(
+            "tensor_tensor",
+            dst=w.view(total, groups),
+            data1=w.view(place, groups),
+            data2=w.view(acc, groups),
+            op="nl.add",
+        )
+        place = total
+    e.put(s.name, settled(e, s.name, s.type.dtype, place))
+
+
+def operand(e: Emitter, s: Dot, name: str, part: Part, free: tuple[str, ...]) -> Place:
+    found = e.w.evicted(e.place(name, part))
+    if name in e.scalars:  # a constant: every lane of its axes
+        found = e.select.copy(f"{name}_tile", Layout(part, free), found.dtype, e.scalars[name])
+    missing = [a for a in free if a not in found.layout.free]
+    if missing:
+        found = e.select.copy(f"{name}_tile", Layout(part, free), found.dtype, found)
+    return e.w.ordered(found, free)
+
+
+def same_type(e: Emitter, a: Place, b: Place) -> tuple[Place, Place]:
+    """Operands as the Tensor engine takes them: float32 on both sides or on neither, small integers as bfloat16."""
+
+    def to(x: Place, dtype: str) -> Place:
+        return x if x.dtype == dtype else e.select.copy(f"{x.buffer.name}_{dtype}", x.layout, dtype, x)
+
+    def kind(x: Place) -> str:
+        if np.dtype(x.dtype).kind not in "biu":
+            return x.dtype
+        if np.dtype(x.dtype).itemsize > 1:
+            raise CannotEmit(
+                f"a product of {x.dtype}: the Tensor engine takes floats, and integers of 8 bits as bfloat16"
+            )
+        return "bfloat16"
+
+    a, b = to(a, kind(a)), to(b, kind(b))
+    if "float32" in (a.dtype, b.dtype):
+        return to(a, "float32"), to(b, "float32")
+    return a, b
+
+
+def matmul(
+    e: Emitter,
+    dst: Place,
+    still: Place,
+    moving: Place,
+    layout: Layout,
+    accumulate: str,
+    slabs: tuple[str, str, str] = ("", "", ""),
+) -> None:
+    """nc_matmul, in pieces of one psum bank."""
+    w = e.w
+    width = w.size(moving.layout.free) if not slabs[2] else w.size(layout.free)
+    stationary = View(f"{still.text}{slabs[0]}", (still.buffer,))
+    if width.most <= e.chip.bank_bytes // 4:
+        right = View(f"{moving.text}{slabs[1]}", (moving.buffer,))
+        w.call(
+            "nc_matmul",
+            dst=View(f"{dst.text}", (dst.buffer,)),
+            stationary=stationary,
+            moving=right,
+            accumulate=accumulate,
+        )
+        return
+    step = e.chip.bank_bytes // 4
+    at = w.name("column")
+    with w.block(f"for {at} in range(0, {width}, {step}):", repeats=True):
+        span = f"[:, {at}:min({at} + {step}, {width})]"
+        w.call(
+            "nc_matmul",
+            dst=View(f"{dst.text}{span}", (dst.buffer,)),
+            stationary=stationary,
+            moving=View(f"{moving.text}{slabs[1]}{span}", (moving.buffer,)),
+            accumulate=accumulate,
+        )
+
+
+def batched(e: Emitter, s: Dot, layout: Layout, still: Place, moving: Place, batch: tuple[str, ...]) -> Place:
+    """One product per lane of the batch axes."""
+    w = e.w
+    made = w.buffer(s.name, layout, "float32")
+    rest = tuple(a for a in layout.free if a not in batch)
+
+    def slab(place: Place) -> str:
+        row = w.size(a for a in place.layout.free if a not in batch)
+        at = " + ".join(transfer._times(f"{a}_i", w.size(batch[i + 1 :])) for i, a in enumerate(batch))
+        return f"[:, ({at}) * ({row}):({at} + 1) * ({row})]"
+
+    with w.lane_loops(batch):
+        piece = w.buffer(f"{s.name}_one", Layout(layout.part, rest), "float32", "psum")
+        matmul(e, piece, still, moving, Layout(layout.part, rest), "False", (slab(still), slab(moving), "batch"))
+        w.call("tensor_copy", dst=View(f"{made.text}{slab(made)}", (made.buffer,)), src=piece.view)
+    return made
+
+
+def settled(e: Emitter, name: str, dtype: str, place: Place) -> Place:
+    """Out of PSUM at once, unless the one thing that reads it can read it there."""
+    reader = e.readers[name][0] if len(e.readers.get(name, [])) == 1 == e.plan.uses[name] else None
+    turned = any((name, part) in e.plan.turned for part in e.plan.layouts[name])
+    direct = isinstance(reader, Elementwise) and reader.op in (*ARITHMETIC, *TABLE) and not turned
+    if not place.psum or (direct and dtype == "float32"):
+        return place
+    return e.select.copy(f"{place.buffer.name}_sb", place.layout, dtype, place)
+
+
+def vector_dot(e: Emitter, s: Dot, layout: Layout) -> Place:
+    """Products without a summed axis to lay across partitions (depthwise windows): multiply, sum, add."""
+    w, p = e.w, e.plan
+    summed = p.wide(p.program.ordered(set(s.axes)))
+    a, b = e.place(s.a, layout.part), e.place(s.b, layout.part)
+    acc = e.place(s.acc, layout.part) if s.acc is not None else None
+    e.products.add("vector")
+    if not summed:
+        return multiply_add(e, s, layout, a, b, acc)
+    wide = Layout(layout.part, (*layout.free, *summed))
+    product = e.select.emit("mul", f"{s.name}_products", wide, "float32", [a, b])
+    groups = tuple(w.groups((*layout.free, *summed), [product]))
+    groups = tuple(g for g in (layout.free, summed) if g) if len(groups) == 1 else groups
+    made = w.buffer(f"{s.name}_sum" if acc is not None else s.name, layout, s.type.dtype)
+    w.call("tensor_reduce", dst=made.view, op="nl.add", data=w.view(product, groups), axis=len(groups))
+    return made if acc is None else e.select.emit("add", s.name, layout, s.type.dtype, [made, acc])
+
+
+def multiply_add(e: Emitter, s: Dot, layout: Layout, a: Place, b: Place, acc: Place | None) -> Place:
+    w = e.w
+    if not a.layout.free:
+        a, b = b, a
+    if acc is None or b.layout.free or b.dtype != "float32":
+        product = e.select.emit("mul", s.name, layout, s.type.dtype, [a, b])
+        return product if acc is None else e.select.emit("add", s.name, layout, s.type.dtype, [product, acc])
+    made = w.buffer(s.name, layout, s.type.dtype)
+    groups = w.groups(layout.free, [a, acc])
+    w.call(
+        "scalar_tensor_tensor",
+        dst=w.view(made, groups),
+        data=w.view(a, groups),
+        op0="nl.multiply",
+        operand0=b.view,
+        op1="nl.add",
+        operand1=w.view(acc, groups),
+    )
+    return made
