@@ -31,7 +31,7 @@ CASES = {
     "bert_small": ("bert_small/model.onnx", {"batch": 1, "seq": 32}),
     "minilm_l6_int8w": ("minilm_l6_int8w/model.onnx", {"batch": 1, "seq": 32}),
     "llama_gqa_prefill": ("llama_gqa/prefill.onnx", {"batch": 1, "seq": 32}),
-    "llama_gqa_decode": ("llama_gqa/decode.onnx", {"s25": 1, "s15": 31, "s53": 32}),
+    "llama_gqa_decode": ("llama_gqa/decode.onnx", {"s25": 1, "s43": 1, "s15": 31, "s53": 32}),
 }
 TARGETS = ("gpu", "tpu", "trainium", "maia")
 
