@@ -121,6 +121,22 @@ def grouping(source, merged):
 
 
 @rewrite
+def softmax_of_flattened(op, x, inner, outer):
+    """Softmax of rows that were only stacked: what older opsets flattened to."""
+    rows = op.Reshape(x, inner)
+    return op.Reshape(op.either(op.Softmax(rows, axis=-1), op.LogSoftmax(rows, axis=-1)), outer)
+
+
+@softmax_of_flattened.to
+def softmax_of_rows(op, x, m):
+    inside = m.node.inputs[0].producer()
+    source, rows, target = m.shape("x"), static(inside.inputs[0]), static(m.outputs[0])
+    if source is None or rows is None or source != target or source[-1:] != rows[-1:]:
+        return m.refuse(f"rows of {source} are flattened to {rows}")
+    return getattr(op, inside.op_type)(x, axis=-1)
+
+
+@rewrite
 def gather_of_grid(op, x, indices):
     """GatherND whose indices count along the axes of the result is a Slice, a Transpose and a broadcast."""
     return op.GatherND(x, indices, batch_dims=0)
@@ -175,6 +191,7 @@ rules = (
     transpose_of_merged,
     reshape_chain,
     transpose_pair,
+    softmax_of_flattened,
     gather_of_grid,
     expanded_operand,
     identity.identity,

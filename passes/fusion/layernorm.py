@@ -1,15 +1,18 @@
 """LayerNormalization, as exporters spell it."""
 
+import numpy as np
+
 from porter.rewrite import fusion
 
 
 @fusion
-def LayerNormalization(op, x, scale, bias, *, axes, epsilon):
+def LayerNormalization(op, x, bias, scale=None, *, axes, epsilon):
     """(x - mean(x)) / sqrt(variance(x) + epsilon) * scale + bias, over the last axes."""
     centred = x - op.ReduceMean(x, axes, keepdims=1)
     square = op.either(op.Pow(centred, 2.0), centred * centred)
     root = op.Sqrt(op.ReduceMean(square, axes, keepdims=1) + epsilon)
-    return op.either(centred / root, centred * op.either(op.Reciprocal(root), 1.0 / root)) * scale + bias
+    normal = op.either(centred / root, centred * op.either(op.Reciprocal(root), 1.0 / root))
+    return op.either(normal * scale, normal) + bias
 
 
 @LayerNormalization.when
@@ -27,6 +30,12 @@ def last_axes(m):
 def parameters_of_those_axes(m):
     whole = m.shape("x")
     for name in ("scale", "bias"):
-        if whole is None or m.shape(name) != whole[m["axis"] :]:
+        if name in m and (whole is None or m.shape(name) != whole[m["axis"] :]):
             return m.refuse(f"{name} has shape {m.shape(name)}, x {whole}")
     return True
+
+
+@LayerNormalization.to
+def layer_normalization(op, x, bias, scale, m):
+    ones = np.ones(m.shape("bias"), m.dtype("x").dtype)  # a scale of ones may have been dropped as doing nothing
+    return op.LayerNormalization(x, scale or ones, bias, axis=m["axis"], epsilon=m.scalar("epsilon"))

@@ -12,14 +12,17 @@ import numpy as np
 
 from porter import graph, ops
 from porter.errors import PorterError
-from porter.graph import Model, Node
+from porter.graph import Model, Node, source_name
 from porter.pipeline.cache import Cache
 from porter.pipeline.discovery import rules
 from porter.pipeline.instruments import Check, Instrument, Save, claimed, verify, weaker
 from porter.pipeline.passes import Pass
 from porter.pipeline.text import Stage, parse
-from porter.rewrite import Answer, Rewrite
+from porter.rewrite import Answer, Rewrite, find
 from porter.rewrite import why as ask
+
+#: the package that brings every model to one spelling before patterns are looked for
+CLEANUP = "cleanup"
 
 
 @dataclass(frozen=True)
@@ -182,6 +185,7 @@ def why(
 ) -> list[tuple[str, Answer]]:
     """For each pass with rules (or those named), what each of its rules says of the node, nearest first.
 
+    Passes outside `cleanup` are asked of the model after it, as in a port, unless the node is gone by then.
     PorterError where the model has no such node.
     """
     found = rules(roots)
@@ -190,5 +194,15 @@ def why(
         if not wanted & set(found):
             raise PorterError(f"passes '{passes}'", expected="passes with fusions or rewrites", found="none")
         found = {name: listed for name, listed in found.items() if name in wanted}
-    answers = [(name, answer) for name, listed in found.items() for answer in ask(model, node, listed)]
+    clean, place = run(model, CLEANUP, checks=False).model, node if isinstance(node, str) else source_name(node)
+    try:
+        find(clean, place)
+    except PorterError:
+        find(model, place)
+        clean = model
+    answers = [
+        (name, answer)
+        for name, listed in found.items()
+        for answer in ask(model if name.startswith(CLEANUP) else clean, place, listed)
+    ]
     return sorted(answers, key=lambda pair: (not pair[1].fits, -pair[1].matched / pair[1].wanted))

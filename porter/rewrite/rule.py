@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from onnx.defs import OpSchema
 
+from porter.errors import PorterError
 from porter.graph import HOME_OPSET, Node, Value, constant, dtype, schema, shape, source_name
 from porter.rewrite.match import Binding, Matcher, Miss, root_operators
 from porter.rewrite.terms import Apply, Operators, Term, Traced, Var, lift, trace
@@ -228,6 +229,9 @@ class Rule:
                 m.reason = m.reason or "the replacement cannot be computed"
                 return ()
             return tuple(lift(term) for term in (result if isinstance(result, tuple) else (result,)))  # type: ignore[misc]
+        if not self.fused:
+            hint = f"@{self.name}.to, on a function that draws it"
+            raise PorterError(f"rewrite {self.name} of {self.module}", expected="what to put there", hint=hint)
         main = self.spellings[0].pattern.signature
         values = tuple(Var(var.name) if m.value(var.name) is not None else None for var in main.values)
         while values and values[-1] is None:

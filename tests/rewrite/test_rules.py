@@ -207,3 +207,37 @@ def test_several_outputs_are_replaced_together():
     run(made, halves)
     assert operators(made) == ["Slice", "Slice"]
     assert [value.name for value in made.graph.outputs] == ["a", "b"]
+
+
+def test_a_rewrite_without_another_side_says_so():
+    @rewrite.rewrite
+    def half(op, x):
+        return op.Neg(x)
+
+    made = model("g (float[2] x) => (float[2] y) { y = Neg (x) }")
+    with pytest.raises(PorterError, match=r"try  @half\.to"):
+        run(made, half)
+
+
+def test_a_shared_part_stays_for_those_who_read_it():
+    @rewrite.rewrite
+    def root(op, x):
+        return op.Sqrt(op.shared(x * x))
+
+    root.to(lambda op, x: op.Abs(x))
+    made = model("g (float[2] x) => (float[2] y, float[2] z) { a = Mul (x, x) y = Sqrt (a) z = Neg (a) }")
+    run(made, root)
+    assert operators(made) == ["Mul", "Abs", "Neg"]
+
+
+def test_rules_reach_into_loops():
+    text = """g (int64 n, bool go, float[2] x) => (float[2] y) {
+      y = Loop <body = b (int64 i, bool c, float[2] s) => (bool d, float[2] t) {
+        d = Identity (c)
+        t = Add (s, s)
+      }> (n, go, x)
+    }"""
+    made = model(text)
+    assert len(run(made, double)) == 1
+    (loop,) = made.graph
+    assert [node.op_type for node in next(graph.graphs(loop))] == ["Identity", "Mul"]
