@@ -8,8 +8,9 @@ from functools import reduce
 import numpy as np
 
 from porter.errors import PorterError
-from porter.ops.namespace import is_float, normal
+from porter.ops.namespace import fed, is_float, normal
 from porter.ops.registry import op
+from porter.ops.types import dtype_of
 
 
 def _heads(xp, x, heads):
@@ -22,7 +23,7 @@ def _heads(xp, x, heads):
     return xp.transpose(xp.reshape(x, (batch, length, heads, width // heads)), (0, 2, 1, 3))
 
 
-@op("Attention", since=23)
+@op("Attention", since=23, fed=("q", "k", "v"))
 def attention(
     xp,
     q,
@@ -43,6 +44,7 @@ def attention(
     softcap=0.0,
     softmax_precision=None,
     outputs=1,
+    types=(),
 ):
     """softmax(q @ k.T * scale + mask) @ v; query heads may share a key head; a row that sees nothing gives 0."""
     rank = q.ndim
@@ -67,9 +69,13 @@ def attention(
     if allowed is not None:
         scores = xp.where(allowed, scores, xp.full((), -np.inf, scores.dtype))
 
+    wide = scores.dtype if softmax_precision is None else xp.float_type(dtype_of(softmax_precision))
+    if wide.itemsize > scores.dtype.itemsize:
+        scores = xp.cast(scores, wide)
     top = xp.max(scores, axis=-1, keepdims=True)
     e = xp.exp(scores - top)
-    p = e / xp.sum(e, axis=-1, keepdims=True)
+    p = xp.cast(e / xp.sum(e, axis=-1, keepdims=True), capped.dtype)
+    p = fed(xp, p, types[2])
     out = xp.reshape(p, (batch, shared, heads // shared, length, total)) if grouped else p
     y = xp.einsum("bgrst,bgtd->bgrsd" if grouped else "bgst,bgtd->bgsd", out, v)
     y = xp.reshape(y, (batch, heads, length, v.shape[3]))

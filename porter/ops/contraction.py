@@ -8,13 +8,13 @@ from porter.ops.namespace import is_float
 from porter.ops.registry import op
 
 
-@op("MatMul")
+@op("MatMul", fed=("a", "b"))
 def matmul(xp, a, b):
     """a @ b, batched as numpy does."""
     return xp.matmul(a, b)
 
 
-@op("Gemm", since=7)
+@op("Gemm", since=7, fed=("a", "b"))
 def gemm(xp, a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0):
     """alpha * A' @ B' + beta * C."""
     a = xp.transpose(a, (1, 0)) if transA else a
@@ -31,7 +31,7 @@ def _times(xp, factor, x):
     return factor * x if is_float(x.dtype) else xp.cast(xp.cast(x, np.float64) * factor, x.dtype)
 
 
-@op("Einsum", since=12)
+@op("Einsum", since=12, fed=("inputs",))
 def einsum(xp, *inputs, equation):
     """Sum of products over the letters that the result does not name."""
     return xp.einsum(equation, *inputs)

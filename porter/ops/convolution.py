@@ -46,7 +46,7 @@ def with_bias(xp, y, bias):
     return y if bias is None else y + xp.reshape(bias, (1, -1) + (1,) * (y.ndim - 2))
 
 
-@op("Conv")
+@op("Conv", fed=("x", "w"))
 def conv(xp, x, w, b=None, *, auto_pad="NOTSET", dilations=None, group=1, kernel_shape=None, pads=None, strides=None):
     """y[n, m, o] = sum over c, k of x[n, c, o * stride + k * dilation - pad] * w[m, c, k], + b[m]."""
     rank, kernel = x.ndim - 2, w.shape[2:]
@@ -83,7 +83,7 @@ def conv_integer(
     return xp.cast(conv(xp, x, w, kernel_shape=kernel_shape, **options), np.int32)
 
 
-@op("ConvTranspose")
+@op("ConvTranspose", fed=("x", "w"))
 def conv_transpose(
     xp,
     x,

@@ -30,7 +30,7 @@ from porter.graph import (
 )
 from porter.ops.arrays import float64, source
 from porter.ops.bodies import body_of
-from porter.ops.namespace import NotKnown, is_float
+from porter.ops.namespace import NARROW, NotKnown, fed, is_float, is_kernel
 from porter.ops.registry import REQUIRED, Definition, find, lookup, single
 from porter.ops.types import check, onnx_name, result_types, signature
 
@@ -55,6 +55,7 @@ class Scope:
     bound: Mapping[str, Any] | None = None
     values: dict[Value, Array] = field(default_factory=dict)
     types: dict[Value, np.dtype | None] = field(default_factory=dict)
+    exact: set[Value] = field(default_factory=set)
     watch: Callable[[Value, Array, np.dtype | None], None] | None = None
     checks: bool = False
 
@@ -238,19 +239,30 @@ def apply(
         arrays = compute(definition, source, args, keywords, declared)
         if xp.rounds or not args or all(a.size <= _FOLDED for a in arrays if a is not None):
             return arrays, _settled_types(arrays, declared)
-    if xp.lazy and not xp.rounds and not definition.moves:
-        args = [_loaded(value, array, scope) for value, array in zip(node.inputs, args, strict=True)]
+    if is_kernel(xp):
+        args = _operands(definition, node, args, types, scope)
     arrays = compute(definition, xp, args, keywords, declared)
     return arrays, _settled_types(arrays, declared)
 
 
-def _loaded(value: Value | None, array: Array, scope: Scope) -> Array:
-    """A kernel's operand in the type it computes in; it is cast once, however often it is read."""
-    if value is None or array is None or scope.xp.concrete(array):
-        return array
-    wide = scope.xp.widen(array)
-    scope.values[value] = wide
-    return wide
+def _operands(definition: Definition, node: Node, args: list[Array], types: list[Any], scope: Scope) -> list[Array]:
+    """A kernel's operands: loads cast to float32 once, computed ones rounded on their way to a matrix unit.
+
+    `scope.exact` remembers which float32 arrays hold nothing that their narrow declared type does not.
+    """
+    operands = []
+    for position, (value, array, declared) in enumerate(zip(node.inputs, args, types, strict=True)):
+        if value is not None and array is not None and not scope.xp.concrete(array) and not definition.moves:
+            array = scope.values[value]  # the same value, read twice by one node, is cast once
+            if array.dtype in NARROW:
+                array = scope.values[value] = scope.xp.widen(array)
+                scope.exact.add(value)
+            elif definition.is_fed(position) and value not in scope.exact:
+                array = fed(scope.xp, array, declared)
+        operands.append(array)
+    if definition.moves and all(v is None or v in scope.exact for v in node.inputs):
+        scope.exact.update(node.outputs)
+    return operands
 
 
 def compute(
@@ -283,10 +295,7 @@ def compute(
         results = (results,)
     if len(declared) < len(results):
         declared = [*declared, *[None] * (len(results) - len(declared))]
-    return [
-        r if r is None or (definition.moves and r.dtype == d) else xp.settle(r, d)
-        for r, d in zip(results, declared, strict=False)
-    ]
+    return [None if r is None else xp.settle(r, d) for r, d in zip(results, declared, strict=False)]
 
 
 def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any]:

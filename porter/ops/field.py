@@ -246,7 +246,7 @@ class Field(Values):
     def field_einsum(self, equation: str, *operands: Any) -> Residues:
         xs = [self.lift(x) for x in operands]
         if len(xs) == 1:
-            return xs[0].summed(lambda part: np.einsum(equation, part), xs[0].size)
+            return xs[0].summed(lambda part: np.einsum(equation, part))
         if len(xs) > 2:
             raise Undecided(
                 f"einsum '{equation}' in a prime field", expected="at most two operands", found=str(len(xs))
@@ -263,16 +263,15 @@ class Field(Values):
             raise Undecided("a contraction in a prime field", expected="finite operands", found="an infinity")
         p = mod.bilinear(product, a.p, b.p, length, P)
         q = None if a.q is None or b.q is None else mod.bilinear(product, a.q, b.q, length, Q)
-        return Residues(self, p, q, dtype=a.dtype, fraction=a.times(b).repeated(length))
+        return Residues(self, p, q, dtype=a.dtype, fraction=a.fraction.times(b.fraction))
 
     # reduction
 
     def field_sum(self, x: Residues, axis: Any = None, keepdims: bool = False) -> Residues:
-        count = _count(x.shape, axis)
-        return x.summed(lambda part: np.sum(part, axis=axis, keepdims=keepdims), count)
+        return x.summed(lambda part: np.sum(part, axis=axis, keepdims=keepdims))
 
     def field_cumsum(self, x: Residues, axis: int) -> Residues:
-        return x.summed(lambda part: np.cumsum(part, axis=axis), x.shape[axis])
+        return x.summed(lambda part: np.cumsum(part, axis=axis))
 
     def field_prod(self, x: Residues, axis: Any = None, keepdims: bool = False) -> Residues:
         return x.folded(axis, keepdims)
@@ -317,7 +316,7 @@ class Field(Values):
 
     def field_window_reduce(self, kind: str, x: Residues, **options: Any) -> Residues:
         if kind == "sum":
-            return x.summed(lambda part: windows.window_reduce("sum", part, **options), math.prod(options["window"]))
+            return x.summed(lambda part: windows.window_reduce("sum", part, **options))
         lead = x.ndim - len(options["window"])
         padded = self.pad(x, [(0, 0)] * lead + list(options["pads"]), -np.inf if kind == "max" else np.inf)
 
@@ -350,7 +349,7 @@ class Field(Values):
             for a, b, m in ((x.p, updates.p, P), (x.q, updates.q, Q))
         ]
         assert parts[0] is not None
-        return Residues(self, parts[0], parts[1], dtype=x.dtype, fraction=x.plus(updates).repeated(updates.size))
+        return Residues(self, parts[0], parts[1], dtype=x.dtype, fraction=x.fraction.plus(updates.fraction))
 
     # control
 
@@ -376,8 +375,3 @@ class Field(Values):
 
 def _has_residues(x: Any) -> bool:
     return isinstance(x, Residues) or (isinstance(x, list | tuple) and any(isinstance(i, Residues) for i in x))
-
-
-def _count(shape: Sequence[int], axis: Any) -> int:
-    axes = range(len(shape)) if axis is None else np.atleast_1d(axis)
-    return int(np.prod([shape[a] for a in axes], dtype=np.int64))

@@ -83,10 +83,9 @@ class Jax(Indexing, Control):
             return x
         if self.rounds:
             return self._convert(x, dtype)
-        if dtype == np.int64 and x.dtype == np.int32:
-            return x  # a position: kernels count in 32 bits
-        # a kernel holds narrow floats in float32: what a Cast has rounded widens here, once
-        return self._convert(x, self.float_type(dtype))
+        # a kernel leaves narrow floats as it computed them, in float32 or as a Cast has rounded them, and its positions
+        # in 32 bits
+        return x if dtype in NARROW or (dtype == np.int64 and x.dtype == np.int32) else self._convert(x, dtype)
 
     def cast(self, x: Any, dtype: np.dtype) -> Any:
         dtype = np.dtype(dtype)

@@ -65,6 +65,16 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype in WIDE or dtype in NARROW
 
 
+def is_kernel(xp: Any) -> bool:
+    """Whether this namespace traces kernels: float32 throughout, rounding where the model or a matrix unit does."""
+    return bool(xp.lazy and not xp.rounds)
+
+
+def fed(xp: Any, x: Any, dtype: np.dtype | None) -> Any:
+    """x as a kernel's matrix unit reads it: what was computed in float32 rounds to its declared narrow type."""
+    return xp.widen(xp.cast(x, dtype)) if is_kernel(xp) and dtype in NARROW else x
+
+
 class NotKnown(PorterError):
     """A shape would depend on values that are computed at run time."""
 

@@ -82,7 +82,8 @@ def dequantize_linear(xp, x, x_scale, x_zero_point=None, *, axis=1, block_size=0
     kind = dtype_of(output_dtype) if output_dtype else types[1]
     wide = xp.float_type(kind)
     scale = _spread(xp, xp.cast(x_scale, wide), x.shape, axis, block_size)
-    if x_zero_point is None or x.dtype in FLOAT_CODES:
+    none = x_zero_point is None or (isinstance(x_zero_point, np.ndarray) and not x_zero_point.astype(bool).any())
+    if none or x.dtype in FLOAT_CODES:
         return xp.cast(xp.cast(x, wide) * scale, kind)
     # int32 holds every difference of codes; int32 itself comes without a zero point
     zero = _spread(xp, xp.cast(x_zero_point, np.int32), x.shape, axis, block_size)

@@ -61,7 +61,8 @@ class Definition:
 
     `static` names inputs that must be known when shapes are (Reshape's shape, Slice's bounds); the evaluator hands
     them over as numpy arrays in every namespace. `moves` says that elements are moved and never computed with, so
-    narrow types pass as they are. `host` says why a device cannot run it, or is None.
+    narrow types pass as they are. `fed` names inputs that a matrix unit reads: a kernel rounds what it has computed to
+    the declared narrow type before it goes there. `host` says why a device cannot run it, or is None.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Definition:
     fn: Callable[..., Any]
     static: frozenset[str]
     moves: bool
+    fed: frozenset[str]
     host: str | None
     parameters: tuple[str, ...]
     variadic: str | None
@@ -84,8 +86,14 @@ class Definition:
 
     def is_static(self, position: int) -> bool:
         """Whether the input at this position must be known before anything is computed."""
-        name = self.parameters[position] if position < len(self.parameters) else self.variadic
-        return name in self.static
+        return self._input(position) in self.static
+
+    def is_fed(self, position: int) -> bool:
+        """Whether a matrix unit reads the input at this position."""
+        return self._input(position) in self.fed
+
+    def _input(self, position: int) -> str | None:
+        return self.parameters[position] if position < len(self.parameters) else self.variadic
 
 
 def op(
@@ -95,12 +103,29 @@ def op(
     domain: str = "",
     static: tuple[str, ...] = (),
     moves: bool = False,
+    fed: tuple[str, ...] = (),
     host: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the meaning of an operator from opset `since` on."""
 
     def register(fn: Callable[..., Any]) -> Callable[..., Any]:
-        definition = _definition(fn, name, since, domain, frozenset(static), moves, host)
+        parameters, variadic, attributes = _signature(fn)
+        definition = Definition(
+            name=name,
+            since=since,
+            domain=domain,
+            fn=fn,
+            static=frozenset(static),
+            moves=moves,
+            fed=frozenset(fed),
+            host=host,
+            parameters=parameters,
+            variadic=variadic,
+            # ONNX stores float attributes in float32, so a default is the float32 nearest to what is written here
+            attributes=tuple((k, single(v)) for k, v in attributes if k not in _ASKED),
+            asks=frozenset(k for k, _ in attributes if k in _ASKED),
+            family=fn.__module__.rsplit(".", 1)[-1],
+        )
         known = _DEFINITIONS.setdefault((domain, name), [])
         known.append(definition)
         known.sort(key=lambda d: d.since)
@@ -109,9 +134,8 @@ def op(
     return register
 
 
-def _definition(
-    fn: Callable[..., Any], name: str, since: int, domain: str, static: frozenset[str], moves: bool, host: str | None
-) -> Definition:
+def _signature(fn: Callable[..., Any]) -> tuple[tuple[str, ...], str | None, list[tuple[str, Any]]]:
+    """The inputs, the variadic tail and the keyword parameters of a definition, its namespace left out."""
     parameters, variadic, attributes = [], None, []
     for parameter in list(inspect.signature(fn).parameters.values())[1:]:
         if parameter.kind is parameter.VAR_POSITIONAL:
@@ -120,21 +144,7 @@ def _definition(
             attributes.append((parameter.name, parameter.default))
         else:
             parameters.append(parameter.name)
-    return Definition(
-        name=name,
-        since=since,
-        domain=domain,
-        fn=fn,
-        static=static,
-        moves=moves,
-        host=host,
-        parameters=tuple(parameters),
-        variadic=variadic,
-        # ONNX stores float attributes in float32, so a default is the float32 nearest to what is written here
-        attributes=tuple((k, single(v)) for k, v in attributes if k not in _ASKED),
-        asks=frozenset(k for k, _ in attributes if k in _ASKED),
-        family=fn.__module__.rsplit(".", 1)[-1],
-    )
+    return tuple(parameters), variadic, attributes
 
 
 def single(value: Any) -> Any:

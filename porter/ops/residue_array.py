@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,25 @@ LOW, HIGH, UNDEFINED = -1, 1, 2  # -inf, inf, and what would be NaN; 0 is finite
 
 @dataclass(frozen=True)
 class Degree:
-    """Degrees of a value as a quotient of polynomials in the random values."""
+    """Degree of a value as a polynomial in the random values and in the reciprocals it was made with.
+
+    Each reciprocal 1/y counts as a variable of its own; taking the fractions to one denominator multiplies by every y,
+    so `divided` holds one (number, weight) for each division, its weight the degrees of all its y together.
+    """
 
     top: int = 1
-    bottom: int = 0
+    divided: frozenset[tuple[int, int]] = frozenset()
 
-    def repeated(self, count: int) -> Degree:
-        """Of a sum of so many values like this one, whose denominators are taken to differ."""
-        if self.bottom == 0:
-            return self
-        return Degree(self.top + (count - 1) * self.bottom, count * self.bottom)
+    @property
+    def total(self) -> int:
+        """An upper bound of the degree of the numerator, which a chance of error is computed from."""
+        return self.top * (1 + sum(weight for _, weight in self.divided))
+
+    def plus(self, other: Degree) -> Degree:
+        return Degree(max(self.top, other.top), self.divided | other.divided)
+
+    def times(self, other: Degree) -> Degree:
+        return Degree(self.top + other.top, self.divided | other.divided)
 
 
 class Residues:
@@ -56,8 +66,7 @@ class Residues:
 
     @property
     def degree(self) -> int:
-        """Degree of the numerator of a difference of two such values: what a chance of error is computed from."""
-        return self.fraction.top + self.fraction.bottom
+        return self.fraction.total
 
     @property
     def tags(self) -> np.ndarray:
@@ -96,18 +105,18 @@ class Residues:
         q = None if any(x.q is None for x in every) else combine(*(x.q for x in every))
         tag = None if all(x.tag is None for x in every) else combine(*(x.tags for x in every))
         known = None if any(x.known is None for x in every) else combine(*(x.known for x in every))
-        fraction = Degree(max(x.fraction.top for x in every), max(x.fraction.bottom for x in every))
+        fraction = reduce(Degree.plus, (x.fraction for x in every))
         return Residues(self.field, combine(*(x.p for x in every)), q, tag, dtype=self.dtype, known=known,
                         fraction=fraction)  # fmt: skip
 
-    def summed(self, add: Callable[[np.ndarray], np.ndarray], count: int) -> Residues:
-        """A sum of up to `count` elements each: int64 holds 2**32 residues exactly."""
+    def summed(self, add: Callable[[np.ndarray], np.ndarray]) -> Residues:
+        """A sum of elements, each of up to 2**32 residues: int64 holds it exactly."""
         q = None if self.q is None else add(self.q) % Q
         tag = None
         if self.tag is not None:
             low, high, bad = (add((self.tag == t).astype(np.int64)) > 0 for t in (LOW, HIGH, UNDEFINED))
             tag = np.where(bad | (low & high), UNDEFINED, np.where(low, LOW, np.where(high, HIGH, 0))).astype(np.int8)
-        return Residues(self.field, add(self.p) % P, q, tag, dtype=self.dtype, fraction=self.fraction.repeated(count))
+        return Residues(self.field, add(self.p) % P, q, tag, dtype=self.dtype, fraction=self.fraction)
 
     def flattened(self, axis: Any) -> Residues:
         """The axes (None: all) moved to the end and merged into one."""
@@ -130,16 +139,12 @@ class Residues:
 
     # arithmetic
 
-    def plus(self, other: Residues) -> Degree:
-        a, b = self.fraction, other.fraction
-        return Degree(max(a.top + b.bottom, b.top + a.bottom), a.bottom + b.bottom)
-
-    def times(self, other: Residues) -> Degree:
-        a, b = self.fraction, other.fraction
-        return Degree(a.top + b.top, a.bottom + b.bottom)
-
     def _binary(
-        self, other: Any, compute: Callable[..., np.ndarray], tags: Callable[..., np.ndarray], fraction: str
+        self,
+        other: Any,
+        compute: Callable[..., np.ndarray],
+        tags: Callable[..., np.ndarray],
+        degree: Callable[..., Degree],
     ) -> Residues:
         other = self.field.lift(other)
         q = None if self.q is None or other.q is None else compute(self.q, other.q, Q)
@@ -147,10 +152,10 @@ class Residues:
         if self.tag is not None or other.tag is not None:
             tag = tags(*np.broadcast_arrays(self.tags, other.tags), self, other).astype(np.int8)
         return Residues(self.field, compute(self.p, other.p, P), q, tag, dtype=self.dtype,
-                        fraction=getattr(self, fraction)(other))  # fmt: skip
+                        fraction=degree(self.fraction, other.fraction))  # fmt: skip
 
     def __add__(self, other: Any) -> Residues:
-        return self._binary(other, mod.add, _sum_tags, "plus")
+        return self._binary(other, mod.add, _sum_tags, Degree.plus)
 
     __radd__ = __add__
 
@@ -169,7 +174,7 @@ class Residues:
         return -self + other
 
     def __mul__(self, other: Any) -> Residues:
-        return self._binary(other, mod.multiply, _product_tags, "times")
+        return self._binary(other, mod.multiply, _product_tags, Degree.times)
 
     __rmul__ = __mul__
 
@@ -181,8 +186,8 @@ class Residues:
         tag = np.where(zero | (self.tags == UNDEFINED), UNDEFINED, 0).astype(np.int8)
         if infinite.any():
             p, q = np.where(infinite, 0, p), None if q is None else np.where(infinite, 0, q)
-        turned = Degree(self.fraction.bottom, self.fraction.top)
-        return Residues(self.field, p, q, tag, dtype=self.dtype, fraction=turned)
+        degree = self.fraction if self.degree == 0 else self.field.divided(self)
+        return Residues(self.field, p, q, tag, dtype=self.dtype, fraction=degree)
 
     def __truediv__(self, other: Any) -> Residues:
         return self * self.field.lift(other).inverse()

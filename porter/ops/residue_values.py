@@ -34,7 +34,8 @@ class Values:
     seed       of every hash key and random value
     exponents  whether values carry residues modulo q; without, exp raises NeedsExponents
     renews     what `renew` replaces
-    degree     grows to an upper bound of the degree of everything computed: chance of error is degree / p
+    degree     grows to an upper bound of the degree of everything that was handed to a function without laws: two
+               different arguments with one hash are the chance of error, degree / p
     """
 
     def __init__(self, seed: int, *, exponents: bool = True, renews: Renews = Renews.VALUES) -> None:
@@ -42,6 +43,7 @@ class Values:
         self.seed = seed
         self.exponents = exponents
         self.degree = 0
+        self.divisions = 0
 
     def __repr__(self) -> str:
         return "ops.field"
@@ -109,6 +111,11 @@ class Values:
             x.fraction = Degree()
         exponents = self._after(value)
         x.q = None if exponents is None else np.where(x.p == 0, 0, exponents)
+
+    def divided(self, x: Residues) -> Degree:
+        """The degree of 1 / x."""
+        self.divisions += 1
+        return Degree(1, x.fraction.divided | {(self.divisions, x.size * x.degree)})
 
     def keyed(self, name: str, *args: Any) -> Residues:
         """A function without laws: a hash of its arguments."""

@@ -62,6 +62,29 @@ def test_a_cast_in_the_model_rounds_and_widens_again():
     assert kinds == [BF16, np.float32, BF16]
 
 
+def test_what_a_matrix_unit_reads_is_rounded_to_its_narrow_type():
+    jaxpr = kernel(
+        "(x, w, v) => (y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }", (BF16, 4, 8), (BF16, 8, 16), (BF16, 16, 4)
+    )
+    steps = [str(e.params["new_dtype"]) if n.startswith("convert") else n
+             for n, e in zip(primitives(jaxpr), jaxpr.eqns, strict=True)]  # fmt: skip
+    assert steps == ["float32", "float32", "dot_general", "max", "bfloat16", "float32", "float32", "dot_general",
+                     "bfloat16"]  # fmt: skip
+
+
+def test_probabilities_are_rounded_before_they_meet_the_values():
+    jaxpr = kernel("(q, k, v) => (y) { y = Attention(q, k, v) }", *[(BF16, 1, 2, 4, 8)] * 3)
+    kinds = [str(e.params["new_dtype"]) for e in jaxpr.eqns if str(e.primitive) == "convert_element_type"]
+    assert kinds == ["float32", "float32", "float32", "bfloat16", "float32", "bfloat16"]
+
+
+def test_a_load_that_is_only_moved_is_not_rounded_again():
+    jaxpr = kernel("(x, w) => (y) { t = Transpose(x) s = Exp(x) y = MatMul(t, w) z = Add(s, s) }", (BF16, 4, 8),
+                   (BF16, 4, 3))  # fmt: skip
+    (dot,) = [i for i, n in enumerate(primitives(jaxpr)) if n == "dot_general"]
+    assert "bfloat16" not in [str(e.params.get("new_dtype")) for e in jaxpr.eqns[:dot]]
+
+
 def test_causal_attention_with_shared_heads_is_two_dots_around_a_softmax():
     names = primitives(
         kernel(
