@@ -40,7 +40,7 @@ from porter.tile.program import (
     walk,
 )
 from porter.tile.target import CannotEmit
-from porter.tile.text import _block as _show
+from porter.tile.text import show
 
 TRIED = 6  # homes, before a kernel is given up
 
@@ -163,7 +163,7 @@ class Emitter:
                 self._value(s)
 
     def _say(self, s: Statement) -> None:
-        self.w.comment(next(iter(_show((s,), ""))))
+        self.w.comment(show(Program("k", (), (), (s,))).splitlines()[1].strip())
 
     def _value(self, s: Value) -> None:
         if isinstance(s, Full):

@@ -348,7 +348,7 @@ def drawn(p: Program) -> list[np.ndarray]:
     made = []
     for x in p.inputs:
         dtype = np.dtype(x.dtype)
-        if dtype == bool:
+        if dtype.kind == "b":
             made.append(rng.integers(0, 4, x.shape) > 0)
         elif dtype.kind in "iu":
             made.append(rng.integers(0, 45, x.shape).astype(dtype))

@@ -12,7 +12,24 @@ from porter.errors import CheckFailed
 from porter.targets.trainium import target
 from porter.targets.trainium.bufferize import Buffer, Trace, check_capacity, peak
 from porter.targets.trainium.limits import chip
+from porter.tile.program import Program
 from porter.tile.target import target_of
+from porter.tile.text import parse
+
+
+def one(op: str) -> Program:
+    args = "x" if op == "exp" else "x, x"
+    return parse(f"""
+kernel {op}_kernel {{
+  in p0: float32[40, 50]
+  out out0: float32[40, 50]
+  axis i: 40 by 40 resident
+  axis j: 50 by 50 resident
+  x: float32<i, j> = load p0(40, 50)[i, j]
+  y: float32<i, j> = {op} {args}
+  store out0(40, 50)[i, j] = y
+}}
+""")
 
 
 def test_limits_come_from_the_device_file() -> None:
@@ -29,15 +46,23 @@ def test_no_toolchain_can_be_had_here() -> None:
     assert target.toolchain(device()) is None and target.unchecked(device()) == ""
 
 
-@pytest.mark.parametrize("name", ["matmul_bias_relu", "softmax", "gelu", "attention", "rope"])
-def test_time_has_its_bounds(name: str) -> None:
-    bounds = target.seconds(program(name), device())
+@pytest.mark.parametrize("on", ["inf2", "trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("name", ["matmul_bias_relu", "matmul_bf16", "softmax", "gelu", "attention", "rope"])
+def test_time_has_its_bounds(name: str, on: str) -> None:
+    bounds = target.seconds(program(name), device(on))
     assert set(bounds) == {"compute", "memory", "overhead"}
     assert all(math.isfinite(s) and s > 0 for s in bounds.values())
 
 
+def test_a_reciprocal_costs_eight_clocks_and_a_table_function_is_the_scalar_engines() -> None:
+    d = device()
+    clocks = {op: target.seconds(one(op), d)["compute"] * d["cores.count"] for op in ("div", "add", "exp")}
+    assert clocks["div"] == pytest.approx(8 * clocks["add"])
+    assert clocks["exp"] == pytest.approx(40 * 50 / (d["engines.scalar.elements_per_cycle"] * d["clock.scalar"]))
+
+
 def test_a_product_takes_the_time_of_its_flops() -> None:
-    p = program("merge_heads")
+    p = program("merge_heads")  # [2, 50, 128] times [128, 100]
     flops = 2 * 2 * 50 * 100 * 128
     assert target.seconds(p, device())["compute"] == pytest.approx(flops / device()["peak.fp32"])
 
