@@ -59,13 +59,25 @@ class _Check:
         low, high = index.affine.bounds(lambda a: scope.program.axis(a).steps * scope.program.axis(a).tile)
         return (self.under or low >= 0) and (self.over or high < extent)
 
+    def excludes(self, scope: Scope, index: Index, extent: int, axis: str) -> bool:
+        """Whether every lane past the extent of this axis fails the check, so that no mask of its own is needed."""
+        k = index.affine.coefficient(axis)
+        if index.gather is not None or not self.over or k <= 0:
+            return False
+        beyond = index.affine.substitute({axis: Affine((), scope.program.axis(axis).extent)})
+        return beyond.bounds(lambda a: scope.program.axis(a).extent)[0] >= extent
+
 
 def _needs_inside(scope: Scope, access: Access, axis: str, padded: bool) -> bool:
     """Whether a load's lanes past the extent of a ragged axis must be masked: because they would leave the tensor, or
-    because a sum over the axis counts on their pad."""
-    for extent, index in zip(access.view, access.index, strict=True):
-        gathered = index.gather is not None and axis in scope.values[index.gather].axes
-        if (gathered or axis in index.affine.axes) and not _Check.of(scope, index, extent).covers(scope, index, extent):
+    because a sum over the axis counts on their pad. (Where both operands of a product are padded with 0, either mask
+    looks idle, until the other operand's lane holds Inf.)"""
+    indices = [(i, extent, _Check.of(scope, i, extent)) for i, extent in zip(access.index, access.view, strict=True)]
+    if any(check.excludes(scope, i, extent, axis) for i, extent, check in indices):
+        return False
+    for i, extent, check in indices:
+        gathered = i.gather is not None and axis in scope.values[i.gather].axes
+        if (gathered or axis in i.affine.axes) and not check.covers(scope, i, extent):
             return True
     return padded and axis in scope.summed
 

@@ -74,7 +74,8 @@ def triton_version() -> str | None:
 
 
 def compile(jobs: Sequence[Job], *, no_cache: bool = False) -> list[Result]:
-    """One result per job, in order; equal jobs are compiled once. Triton must be installed."""
+    """One result per job, in order; equal jobs are compiled once. Triton must be installed. Threads may call this at
+    the same time: the workers are shared."""
     kept = replace(Cache.open("triton", no_cache=no_cache), cap=CAP)
     keys = [_key(job) for job in jobs]
     results: dict[str, Result] = {}
@@ -88,7 +89,9 @@ def compile(jobs: Sequence[Job], *, no_cache: bool = False) -> list[Result]:
         else:
             results[key] = found
     if waiting:
-        for key, result in zip(waiting, _pool().map(_compile, waiting.values()), strict=True):
+        with _START:
+            pool, _ = _pool(), _idle()
+        for key, result in zip(waiting, pool.map(_compile, waiting.values()), strict=True):
             results[key] = result
             if not result.message.startswith(CRASH):  # a crash may have had a cause outside the text
                 kept.put(key, _document(result))
@@ -97,6 +100,7 @@ def compile(jobs: Sequence[Job], *, no_cache: bool = False) -> list[Result]:
 
 
 CRASH = "the compiler"
+_START = threading.Lock()
 
 
 def _compile(job: Job) -> Result:

@@ -95,6 +95,9 @@ class Machine(InterpreterBuilder):
         found = self._at(ptrs.data, active, "read")
         if found is not None:
             buffer, at = found
+            if buffer.param.out:  # instances run in no order: none may depend on what another wrote
+                raise CheckFailed(f"kernel {self.kernel}, grid point {self.point}: a read of an output",
+                                  found=buffer.param.name)  # fmt: skip
             out[active] = buffer.data[at].astype(storage, copy=False)
         return TensorHandle(out, dtype)
 

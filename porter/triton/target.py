@@ -32,7 +32,7 @@ class TritonTarget(Target):
     def heading(self, kernel: Kernel, device: Device) -> tuple[str, ...]:
         """The first lines of the emitted module."""
         note = kernel.program.note
-        return (f"{kernel.name} for {device.title}", *((note,) if note else ()))
+        return (f"{kernel.name} for {device.get('arch', device.title)}", *((note,) if note else ()))
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
         """The kernel's module. Raises CannotEmit with the reason."""

@@ -215,7 +215,7 @@ def test_the_kernel_has_the_name_that_it_was_given() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", devices("gpu"))
+@pytest.mark.parametrize("name", ["gpu:h200", "gpu:b200", "gpu:b300", "gpu:rubin"])  # one of each architecture
 def test_every_kernel_compiles_and_fits(name: str) -> None:
     device = load_device(name)
     for verdict in target.compile([emitted(n, device) for n in CASES], device):
