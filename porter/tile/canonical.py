@@ -19,7 +19,19 @@ def canonical(form: Form, *, keep_last: int = 0) -> Form:
     form = unify(form)
     form = form.rebuild(change=_hoist_division)
     form = unroll(form)
-    return coalesce(form, keep_last)
+    return named(coalesce(form, keep_last))
+
+
+def named(form: Form) -> Form:
+    """Axes by what they are: o0, o1, ... of outputs in their order, k0, ... that dots sum over, r0, ... only reduced."""
+    outputs = [a for s in form.stores for i in s.index for a in i.affine.axes]
+    bound = form.bound()
+    new: dict[str, str] = {}
+    for axis in dict.fromkeys([*outputs, *bound]):
+        letter = "o" if axis in outputs else "k" if any(isinstance(form[n], Dot) for n in bound[axis]) else "r"
+        new[axis] = f"{letter}{sum(name[0] == letter for name in new.values())}"
+    axes = {name: form.axes[axis] for axis, name in new.items()}
+    return form.rebuild({axis: Affine.of(name) for axis, name in new.items()}, axes=axes)
 
 
 def _narrow_operands(form: Form, node: Node) -> Node | int:
