@@ -34,14 +34,17 @@ from porter.ops.residue_array import UNDEFINED, Residues
 from porter.ops.residue_values import NeedsExponents, Renews
 from porter.ops.residues import P, hashed
 
-SEEDS = 2
+SEEDS = 2  # at least
+MOST = 6
+ENOUGH = 1e-9  # chance of error below which no further seed is tried
+TOO_MUCH = 1e-3  # and above which agreement decides nothing
 
 
 @dataclass(frozen=True)
 class Agreement:
     """What the field says of two models.
 
-    chance   of agreeing although they differ: (degree / p) ** seeds, the Schwartz-Zippel bound over all seeds
+    chance   of agreeing although they differ: the product of degree / p over the seeds (Schwartz and Zippel's bound)
     reading  'unrounded' or 'folded': how constants were read when they agreed
     first    the first value, in after's order, that both name and on which they differ
     """
@@ -68,7 +71,7 @@ def agree(before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS) -> 
     if len(names) != len(renamed):
         return Agreement(None, reason=f"{len(names)} inputs against {len(renamed)}")
     to_after = dict(zip(names, names if set(names) == set(renamed) else renamed, strict=True))
-    drawn = {trial: draw(before, trial) for trial in range(seed, seed + seeds)}
+    drawn = {trial: draw(before, trial) for trial in range(seed, seed + MOST)}
     common = _variable(before) & _variable(after)
     folded: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {"unrounded": ({}, {})}
 
@@ -130,8 +133,9 @@ def _decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unroun
     for reading, renews in product(readings, (Renews.VALUES, Renews.EXPONENTS, Renews.NOTHING)):
         if renews is Renews.EXPONENTS and not exponents:
             continue  # the same as nothing
-        degree, verdict = 0, None
-        for trial in range(seed, seed + seeds):
+        verdict = None
+        chance = 1.0
+        for trial in range(seed, seed + MOST):
             try:
                 try:
                     field = Field(trial, exponents=exponents, renews=renews)
@@ -150,9 +154,15 @@ def _decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unroun
                 )
                 verdict = Agreement(None if reason else False, first=first, reason=reason)
                 break
-            degree = max(degree, field.degree + _degree(one.outputs) + _degree(two.outputs))
+            degree = field.degree + _degree(one.outputs) + _degree(two.outputs)
+            chance *= min(1.0, max(degree, 1) / P)
+            if trial + 1 >= seed + seeds and chance <= ENOUGH:
+                break
         if verdict is None:
-            return Agreement(True, min(1.0, max(degree, 1) / P) ** seeds, seeds, reading)
+            tried = trial + 1 - seed
+            if chance > TOO_MUCH:
+                return Agreement(None, chance, tried, reading, reason=f"equal on {tried} seeds, by chance {chance:.1g}")
+            return Agreement(True, chance, tried, reading)
         results.append(verdict)
     return next((r for r in results if r.equal is not None), results[0])
 
