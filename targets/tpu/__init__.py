@@ -100,15 +100,20 @@ class Tpu(Target):
         from porter.xla import whole
 
         program = whole(model)
-        files = {"program.mlir": program.stablehlo("tpu").encode()}
+        text = program.stablehlo("tpu")
+        files = {"program.mlir": text.encode()}
+
+        def run(inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            return program.run(inputs, text)
+
         if self.toolchain(device) is None:
-            return Whole(files, program.run)
+            return Whole(files, run)
         made = {name for s in steps for name in s.outputs}
         arguments = {n: (n, p.shape, p.dtype) for s in steps for n, p in zip(s.inputs, s.emitted.kernel.program.inputs, strict=True) if n not in made}
         pieces = [Piece(s.emitted, s.inputs, s.outputs) for s in steps]
         found = compile_program("program", pieces, list(arguments.values()), program.outputs, device)
         seconds = found.cost.get("optimal_seconds") if found.trusted else None
-        return Whole(files, program.run, verdict_of(found, device), seconds)
+        return Whole(files, run, verdict_of(found, device), seconds)
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         from porter.targets.tpu.cost import seconds

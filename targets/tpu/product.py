@@ -82,9 +82,21 @@ def _matrices(body: Body, s: Dot, a: Value, b: Value, batch: list[str], rows: li
     if len(layout) < 2:
         layout = (None, *layout)
     full = [n for n in shape(layout, body.program)]
-    if full != flat:
+    if not batch and not rows and len(columns) == 2:
+        layout, text = tuple(columns), _rows_of(text, full[-2])
+    elif full != flat:
         text = f"{text}.reshape({', '.join(map(str, full))})"
     return Value(text, dtype, layout)
+
+
+def _rows_of(row: str, count: int) -> str:
+    """[1, count * n] as [count, n]. Mosaic reshapes lanes into sublanes only below a longer dimension."""
+    return f"jnp.concatenate(jnp.split({row}, {count}, axis=1), axis=0)"
+
+
+def _row_of(matrix: str, count: int) -> str:
+    """[count, n] as [1, count * n]."""
+    return f"jnp.concatenate(jnp.split({matrix}, {count}, axis=0), axis=1)"
 
 
 def _dims(d: tuple[int, ...]) -> str:
@@ -112,6 +124,8 @@ def _matrix(body: Body, v: Value, batch: list[str], free: list[str], over: list[
         order = [v.layout.index(x) for x in wanted]
         ones = [i for i, x in enumerate(v.layout) if x is None]
         text = f"jnp.transpose({text}, {tuple(ones + order)})"
+    if not batch and not free and len(over) == 2:
+        return _row_of(text, _size(body, wanted[:1])), 1
     flat = ([_size(body, batch)] if batch else []) + [_size(body, free), _size(body, over)]
     return f"{text}.reshape({', '.join(map(str, flat))})", 1 + lead
 
