@@ -60,12 +60,12 @@ def test_a_pad_that_is_not_set_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "old,new", [("nl.add", "nl.subtract"), ("nl.exp", "nl.tanh"), ("accumulate=e0k0_at > 0", "accumulate=False")]
+    "old,new", [("nl.add", "nl.subtract"), ("nl.exp", "nl.tanh"), (r"accumulate=\w+ > 0", "accumulate=False")]
 )
 def test_a_wrong_instruction_in_the_text_is_found(old: str, new: str) -> None:
-    name = next(n for n in ("matmul_bias_relu", "softmax") if old in lowered(program(n)).text)
+    name = next(n for n in ("matmul_bias_relu", "softmax") if re.search(old, lowered(program(n)).text))
     emitted = lowered(program(name))
-    assert found(replace(emitted, text=emitted.text.replace(old, new)), name)
+    assert found(replace(emitted, text=re.sub(old, new, emitted.text)), name)
 
 
 def test_a_wrong_meaning_of_an_instruction_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

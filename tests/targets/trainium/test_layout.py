@@ -8,88 +8,184 @@ import pytest
 from trainium_support import ROUNDING, device, distance, lowered, program
 
 from porter.targets.trainium import target
-from porter.targets.trainium.layout import Layout, homes, plan
+from porter.targets.trainium.layout import Layout, Plan, homes, plan
 from porter.tile.interpret import run
-from porter.tile.program import Dot, Program, walk
+from porter.tile.program import Program
 from porter.tile.target import CannotEmit
 from porter.tile.text import parse
 
 PARTITIONS = 128
 
 
-def home(name: str) -> tuple[str, ...]:
-    return homes(program(name), PARTITIONS)[0]
+MATMUL = """
+kernel matmul {
+  in a: float32[100, 200]
+  in b: float32[200, 130]
+  in c: float32[130]
+  out o: float32[100, 130]
+  axis m: 100 by 100 resident
+  axis n: 130 by 130 resident
+  axis k: 200 by 128 loop
+  zero: float32<m, n> = full 0
+  for k {
+    carry sum: float32<m, n> = so_far from zero next more
+    x: float32<m, k> = load a(100, 200)[m, k] pad 0
+    w: float32<n, k> = load b(200, 130)[k, n] pad 0
+    more: float32<m, n> = dot x, w over k plus so_far as fp32
+  }
+  bias: float32<n> = load c(130)[n]
+  y: float32<m, n> = add sum, bias
+  store o(100, 130)[m, n] = y
+}
+"""
+CONV = """
+kernel conv {
+  in a: float32[3, 33, 33]
+  in b: float32[8, 3, 3, 3]
+  out o: float32[8, 17, 17]
+  axis o: 8 by 8 resident
+  axis y: 17 by 17 resident
+  axis x: 17 by 17 resident
+  axis u: 3 by 3 resident
+  axis v: 3 by 3 resident
+  axis c: 3 by 3 resident
+  p: float32<y, x, u, v, c> = load a(3, 33, 33)[c, u + 2*y + -1, v + 2*x + -1] pad 0
+  w: float32<o, u, v, c> = load b(8, 3, 3, 3)[o, c, u, v]
+  r: float32<o, y, x> = dot p, w over c, u, v as fp32
+  store o(8, 17, 17)[o, y, x] = r
+}
+"""
+SOFTMAX = """
+kernel softmax {
+  in a: float32[7, 1000]
+  out o: float32[7, 1000]
+  axis r: 7 by 7 resident
+  axis c: 1000 by 1000 resident
+  x: float32<r, c> = load a(7, 1000)[r, c]
+  m: float32<r> = reduce max x over c
+  d: float32<r, c> = sub x, m
+  e: float32<r, c> = exp d
+  l: float32<r> = reduce add e over c
+  y: float32<r, c> = div e, l
+  store o(7, 1000)[r, c] = y
+}
+"""
+ATTENTION = """
+kernel attention {
+  in q: float32[50, 32]
+  in k: float32[60, 32]
+  in v: float32[60, 32]
+  out o: float32[50, 32]
+  axis s: 50 by 50 resident
+  axis e: 32 by 32 resident
+  axis d: 32 by 32 resident
+  axis t: 60 by 60 resident
+  x: float32<s, d> = load q(50, 32)[s, d]
+  y: float32<d, t> = load k(60, 32)[t, d]
+  z: float32<s, t> = dot x, y over d as fp32
+  i: int32<s> = iota s
+  j: int32<t> = iota t
+  c: bool<s, t> = ge i, j
+  lowest: float32<> = full -inf
+  masked: float32<s, t> = select c, z, lowest
+  m: float32<s> = reduce max masked over t
+  b: float32<s, t> = sub masked, m
+  p: float32<s, t> = exp b
+  w: float32<e, t> = load v(60, 32)[t, e]
+  h: float32<s, e> = dot p, w over t as fp32
+  l: float32<s> = reduce add p over t
+  r: float32<s, e> = div h, l
+  store o(50, 32)[s, e] = r
+}
+"""
+SCALED = """
+kernel scaled {
+  in a: float32[100, 200]
+  in b: float32[200, 130]
+  out o: float32[100, 130]
+  axis m: 100 by 100 resident
+  axis n: 130 by 130 resident
+  axis k: 200 by 128 loop
+  zero: float32<m, n> = full 0
+  half: float32<> = full 0.5
+  for k {
+    carry sum: float32<m, n> = so_far from zero next more
+    faded: float32<m, n> = mul so_far, half
+    x: float32<m, k> = load a(100, 200)[m, k] pad 0
+    w: float32<n, k> = load b(200, 130)[k, n] pad 0
+    more: float32<m, n> = dot x, w over k plus faded as fp32
+  }
+  store o(100, 130)[m, n] = sum
+}
+"""
 
 
-def the_dot(p: Program) -> Dot:
-    return next(s for s in walk(p.body) if isinstance(s, Dot))
+def planned(text: str) -> Plan:
+    return plan(parse(text), PARTITIONS)
 
 
 def test_a_convolution_has_its_output_channels_across_the_partitions() -> None:
-    p = program("conv_1x1")
-    assert home("conv_1x1") == ("o0d1",)
-    dot = the_dot(p)
-    made = plan(p, PARTITIONS)
-    assert made.stationary[dot.name] == "b"  # the weights: the other side holds the contiguous axis of the output
-    assert made.natural(dot.a) == Layout(("e0c",), ("o0d0", "o0d2", "o0d3"))
+    made = planned(CONV)
+    assert made.home == ("o",)
+    assert made.stationary["r"] == "b"  # the weights: the other side holds the contiguous axis of the output
+
+
+def test_channels_and_windows_are_summed_across_the_partitions_windows_outermost() -> None:
+    assert planned(CONV).natural("p") == Layout(("u", "v", "c"), ("y", "x"))
 
 
 def test_a_matmul_keeps_the_contiguous_axis_of_its_output_free() -> None:
-    p = program("matmul_bias_relu")
-    made = plan(p, PARTITIONS)
-    assert made.home == ("o0d0_o0d1",)
-    assert made.stationary[the_dot(p).name] == "a"
+    made = planned(MATMUL)
+    assert made.home == ("m",) and made.stationary["more"] == "a"
+    assert made.natural("more") == Layout(("m",), ("n",)) and made.natural("w") == Layout(("k",), ("n",))
 
 
 def test_rows_of_a_softmax_lie_across_the_partitions() -> None:
-    assert home("softmax") == ("o0d0",)
-    assert home("layernorm") == ("o0d0_o0d1",)
-
-
-def test_both_windows_and_channels_are_summed_across_the_partitions_windows_outermost() -> None:
-    p = program("conv_3x3_stride_2")
-    part = plan(p, PARTITIONS).natural(the_dot(p).a).part
-    assert set(part) == {"e0w1", "e0w0", "e0c"} and part[-1] == "e0c"
+    assert planned(SOFTMAX).home == ("r",)
 
 
 def test_scores_are_made_once_and_turned_for_the_second_product() -> None:
-    p = program("attention")
-    first, second = (s for s in walk(p.body) if isinstance(s, Dot))
-    made = plan(p, PARTITIONS)
-    scores = second.a
-    assert made.natural(scores).part == ("o0d2",)
-    assert (scores, ("e6r3",)) in made.turned
-    assert "nc_transpose(" in lowered(p).text and first.name != second.name
+    made = planned(ATTENTION)
+    assert made.home == ("s",) and made.natural("p").part == ("s",)
+    assert made.turned == {("p", ("t",))}
+    assert "nisa.nc_transpose(dst=p_turned, data=p)" in lowered(ATTENTION).text
 
 
 def test_a_contiguous_axis_wanted_across_partitions_is_loaded_as_it_lies_and_turned() -> None:
-    text = lowered(program("matmul_bias_relu")).text
-    assert "pattern=[[200, 100], [1, e0k0_n]]" in text  # rows of a, as they lie
-    assert "nisa.nc_transpose(dst=v3_turned, data=v3)" in text
-    assert "pattern=[[130, e0k0_n], [1, 130]]" in text  # rows of b already have the summed axis outermost
+    text = lowered(MATMUL).text
+    assert "src=a.ap(pattern=[[200, 100], [1, k_n]], offset=k_at)" in text  # rows of a, as they lie
+    assert "nisa.nc_transpose(dst=x_turned, data=x)" in text
+    assert "src=b.ap(pattern=[[130, k_n], [1, 130]], offset=130 * k_at)" in text  # the summed axis is outermost already
 
 
 def test_a_bias_along_the_free_axis_is_repeated_over_the_partitions_by_a_step_of_0() -> None:
-    assert "src=p2.ap(pattern=[[0, 100], [1, 130]], offset=0)" in lowered(program("matmul_bias_relu")).text
+    assert "src=c.ap(pattern=[[0, 100], [1, 130]], offset=0)" in lowered(MATMUL).text
 
 
-def test_sums_over_loops_stay_in_psum_and_online_softmax_sums_in_sbuf() -> None:
-    matmul, online = lowered(program("matmul_bias_relu")).text, lowered(program("attention_197")).text
-    assert "accumulate=e0k0_at > 0" in matmul
-    assert "accumulate=False" in online and "accumulate=e" not in online
+def test_a_sum_that_only_products_write_stays_in_psum_and_another_does_not() -> None:
+    assert "accumulate=k_at > 0" in lowered(MATMUL).text
+    assert "accumulate=False" in lowered(SCALED).text
+    p = parse(SCALED)
+    inputs = drawn(p)
+    assert distance(target.execute(lowered(p), inputs, device()), run(p, inputs)) < ROUNDING
 
 
-def test_exp_of_a_difference_is_one_activation_and_a_bias_joins_what_follows() -> None:
-    assert lowered(program("softmax")).text.count("nisa.activation(") == 1
-    assert "op=nl.exp, data=v0, bias=minus_v1" in lowered(program("softmax")).text
+def test_exp_of_a_difference_is_one_activation() -> None:
+    text = lowered(SOFTMAX).text
+    assert text.count("nisa.activation(") == 1 and "op=nl.exp, data=x, bias=minus_m" in text
+
+
+def test_steps_join_what_follows() -> None:
     text = lowered(program("gelu")).text
-    assert "nisa.activation(dst=v5, op=nl.erf, data=v0, scale=0.7071067690849304)" in text
-    assert text.count("nisa.scalar_tensor_tensor(") == 1
+    assert "scale=0.7071067690849304" in text and text.count("nisa.scalar_tensor_tensor(") == 1
 
 
 def test_a_causal_mask_is_counted_by_the_engine() -> None:
-    text = lowered(program("attention_causal_grouped")).text
+    text = lowered(ATTENTION).text
     assert text.count("nisa.affine_select(") == 1 and "nisa.iota(" not in text
+    p = parse(ATTENTION)
+    inputs = drawn(p)
+    assert distance(target.execute(lowered(p), inputs, device()), run(p, inputs)) < ROUNDING
 
 
 # Programs that force a detour, each run against the tile interpreter.
