@@ -1,0 +1,159 @@
+"""A failing pair of models shrunk to the few nodes that make them fail, as a folder that can be run.
+
+    small = reduce(before, after)
+    small.save("out/reduced")
+
+The cut is made where the models say it themselves: the first tensor that both name and on which they disagree becomes
+the only output, and tensors on which they still agree become inputs, with the values that they had. Where the fault
+needs what lies before those (an error that only adds up), they are given back one by one, latest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from porter import graph, ops
+from porter.check.contract import Contract, rounding
+from porter.check.execution import run
+from porter.check.inputs import draw
+from porter.check.numeric import compare
+from porter.check.verdict import Verdict
+from porter.errors import PorterError
+from porter.graph import Model
+
+TRIES = 12  # cuts that are tried before the widest one is kept
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Two models of a few nodes, inputs on which they fail, and how."""
+
+    before: Model
+    after: Model
+    inputs: Mapping[str, np.ndarray]
+    verdict: Verdict
+
+    @property
+    def nodes(self) -> tuple[int, int]:
+        """How many nodes are left on either side, constants not counted."""
+        before, after = (sum(n.op_type != "Constant" for n in m.graph) for m in (self.before, self.after))
+        return before, after
+
+    def save(self, folder: str | Path) -> Path:
+        """Write before.onnx, after.onnx, inputs.npz and the command that shows the fault; the folder is made."""
+        at = Path(folder)
+        at.mkdir(parents=True, exist_ok=True)
+        graph.save(self.before, at / "before.onnx")
+        graph.save(self.after, at / "after.onnx")
+        np.savez(at / "inputs.npz", allow_pickle=False, **dict(self.inputs))
+        command = "porter check before.onnx after.onnx --method numeric --inputs inputs.npz"
+        (at / "README.txt").write_text(f"{self.verdict.message}\n\n{command}\n")
+        return at
+
+
+def reduce(
+    before: Model,
+    after: Model,
+    contract: Contract = rounding,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> Reduced:
+    """The smallest pair found that still breaks the contract. PorterError where the models do not break it.
+
+    Inputs that are not given are drawn. The models are left as they are.
+    """
+    sample = draw(before, seed) if inputs is None else inputs
+    whole = compare(before, after, contract, sample, seed)
+    if whole.ok:
+        raise PorterError("a pair to reduce", expected="models that differ", found="models that agree on these inputs")
+    failed = next(f for f in whole.outputs if not f.ok)
+    target = whole.first_divergence.tensor if whole.first_divergence is not None else failed.tensor
+    values = _recorded(before, after, sample)
+    shared = [n for n in _order(after) if n in values and n != target]
+    upstream = shared[: _position(after, target)]
+    cuts = upstream
+    for _ in range(TRIES):
+        small = _cut(before, after, target, cuts, sample, values, contract, seed)
+        if not small.verdict.ok:
+            return small
+        used = [n for n in upstream if n in small.inputs and n not in sample]
+        if not used:
+            break
+        cuts = [n for n in cuts if n not in used]
+    only = _cut(before, after, target, [], sample, values, contract, seed)
+    return only if not only.verdict.ok else Reduced(before, after, dict(sample), whole)
+
+
+def _cut(
+    before: Model,
+    after: Model,
+    target: str,
+    inputs: Sequence[str],
+    sample: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
+    contract: Contract,
+    seed: int,
+) -> Reduced:
+    one, two = (_part(m, target, {n: values[n] for n in inputs}) for m in (before, after))
+    names = {v.name or "" for m in (one, two) for v in m.graph.inputs if not v.is_initializer()}
+    for m in (one, two):  # both take the same inputs, whether they read them or not
+        held = {v.name for v in m.graph.inputs}
+        for name in sorted(names - held):
+            array = sample[name] if name in sample else values[name]
+            m.graph.inputs.append(graph.new_value(name, array.dtype, array.shape))
+    given = {name: sample[name] if name in sample else values[name] for name in sorted(names)}
+    return Reduced(one, two, given, compare(one, two, contract, given, seed))
+
+
+def _part(model: Model, target: str, inputs: Mapping[str, np.ndarray]) -> Model:
+    """A copy that computes one value, with the named values as inputs, and nothing that is not needed for it."""
+    copy = graph.clone(model)
+    g = copy.graph
+    named = {v.name: v for node in g for v in node.outputs}
+    for name, array in inputs.items():
+        old = named[name]
+        new = graph.new_value(None, array.dtype, array.shape)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        old.name, new.name = graph.fresh(f"{name}_cut", graph.names(g)), name
+        g.inputs.append(new)
+    output = named[target]
+    g.outputs[:] = [output]
+    for node in reversed(list(g)):
+        if not any(v.uses() or v is output for v in node.outputs):
+            g.remove(node, safe=True)
+    for value in [v for v in g.inputs if not v.uses() and v is not output]:
+        g.inputs.remove(value)
+    for name in [name for name, v in g.initializers.items() if not v.uses()]:
+        del g.initializers[name]
+    return copy
+
+
+def _recorded(before: Model, after: Model, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values of before's own arithmetic that both models name, with one shape and type."""
+    names = set(_order(before)) & set(_order(after))
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    for key, model in (("before", before), ("after", after)):
+        seen = kept.setdefault(key, {})
+        run(
+            model,
+            dict(sample),
+            ops.source,
+            on_value=lambda n, x, seen=seen: seen.update({n: x}) if n in names else None,
+        )
+    old, new = kept["before"], kept["after"]
+    return {n: x for n, x in old.items() if n in new and new[n].dtype == x.dtype and new[n].shape == x.shape}
+
+
+def _order(model: Model) -> list[str]:
+    """Computed values in order, constants left out."""
+    return [v.name for node in model.graph if node.op_type != "Constant" for v in node.outputs if v.name]
+
+
+def _position(model: Model, target: str) -> int:
+    """How many of the values come before the target in the order of the model."""
+    order = _order(model)
+    return order.index(target) if target in order else len(order)
