@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from porter.errors import CheckFailed
-from porter.targets.trainium import module, products, transfer
+from porter.targets.trainium import module, products, tables, transfer
 from porter.targets.trainium.bufferize import check_capacity
 from porter.targets.trainium.expand import expand
 from porter.targets.trainium.instructions import ALU, DTYPES, REDUCE, TABLE
@@ -74,7 +74,7 @@ class Emitter:
 
     def __init__(self, source: Program, program: Program, chip: Chip, home: Part | None = None) -> None:
         self.source, self.program, self.chip = source, program, chip
-        self.plan: Plan = plan(program, chip.partitions, home)
+        self.plan: Plan = plan(program, chip.partitions, home, tables.find(source))
         self.w = Writer(self.program, chip.bank_bytes)
         self.select = Selector(self.w, chip.generation)
         self.places: dict[str, dict[Part, Place]] = {}
@@ -187,6 +187,12 @@ class Emitter:
 
     def _make(self, s: Value, layout: Layout) -> None:
         """The value in a layout of its own making."""
+        if s.name in self.plan.tables:
+            function, source = self.plan.tables[s.name]
+            self.w.comment(f"that is {function} of {source}")
+            data = self.argument(source, layout.part)
+            self.put(s.name, self.select.activation(function, s.name, layout, s.type.dtype, data))
+            return
         match s:
             case Load():
                 gathers = [i.gather for i in s.access.index if i.gather]

@@ -93,6 +93,21 @@ ACTIVATIONS: dict[str, Activation] = {a.name: a for a in (
     Activation("arctan", np.arctan, -math.pi / 2, math.pi / 2),
 )}  # fmt: skip
 
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return ELEMENTWISE["erf"][1](x)
+
+
+# Table functions that a tile program spells in several steps; right everywhere, computed in float64 and rounded once.
+COMPOSED: dict[str, Activation] = {a.name: a for a in (
+    Activation("gelu", lambda x: x * 0.5 * (1 + _erf(x * math.sqrt(0.5)))),
+    Activation("gelu_apprx_tanh", lambda x: x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+    Activation("silu", lambda x: x / (1 + np.exp(-x))),
+    Activation("softplus", lambda x: np.logaddexp(x, 0)),
+    Activation("mish", lambda x: x * np.tanh(np.logaddexp(x, 0))),
+)}  # fmt: skip
+ACTIVATIONS |= COMPOSED
+
 # A tile program's operation: the ALU operator that is it, operand for operand (select, division and the rest are made
 # of several: see expand.py).
 ALU: dict[str, str] = {

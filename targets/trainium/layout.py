@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from porter.tile.affine import Affine
@@ -66,10 +66,12 @@ class AffineMask:
 class Plan:
     """What the emitter needs to know of every value.
 
-    layouts: per value, its layouts by part, the one it is made in first. turned: which of them come from another
-    layout of
-    the same value. stationary: per dot 'a', 'b', or 'vector' where no matrix unit is used. chains: the carries, by the
-    name of the value inside the loop, that live in one psum tile; `root` names it.
+    layouts     per value, its layouts by part, the one it is made in first
+    turned      which of them come from another layout of the same value
+    stationary  per dot 'a', 'b', or 'vector' where no matrix unit is used
+    chains      the carries, by the name of the value inside the loop, that live in one psum tile, and that tile's name
+    masks       selects whose predicate compares coordinates
+    tables      values that are one table function of another
     """
 
     program: Program
@@ -82,6 +84,7 @@ class Plan:
     stationary: dict[str, str] = field(default_factory=dict)
     chains: dict[str, str] = field(default_factory=dict)
     masks: dict[str, AffineMask] = field(default_factory=dict)
+    tables: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def wide(self, axes: Iterable[str]) -> tuple[str, ...]:
         """The axes of more than one lane, in the program's order."""
@@ -100,9 +103,12 @@ def homes(program: Program, partitions: int) -> tuple[Part, ...]:
     return _Chooser(_blank(program), partitions).ranked()
 
 
-def plan(program: Program, partitions: int, home: Part | None = None) -> Plan:
+def plan(
+    program: Program, partitions: int, home: Part | None = None, tables: Mapping[str, tuple[str, str]] | None = None
+) -> Plan:
     """The layout of every value. Raises CannotEmit where no choice of axes fits the partitions."""
     made = _blank(program)
+    made.tables = dict(tables or {})
     chooser = _Chooser(made, partitions)
     made.home = chooser.ranked()[0] if home is None else home
     for dot in chooser.dots:
@@ -421,6 +427,9 @@ class _Demands:
         if isinstance(s, Elementwise) and (mask := self._mask(s)) is not None:
             p.masks[s.name] = mask
         for part in [k for k in p.layouts[s.name] if (s.name, k) not in p.turned]:
+            if s.name in p.tables:
+                self.demand(p.tables[s.name][1], part)
+                continue
             match s:
                 case Elementwise(name=name) if name in p.masks:
                     self.demand(p.masks[name].tile, part)

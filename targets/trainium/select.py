@@ -90,7 +90,7 @@ class Selector:
             case _ if op in LANGUAGE:
                 return self._language(LANGUAGE[op], name, layout, dtype, args[0])
             case _ if op in TABLE:
-                return self._activation(TABLE[op], name, layout, dtype, args[0])
+                return self.activation(TABLE[op], name, layout, dtype, args[0])
             case _ if op in ALU:
                 return self._binary(op, name, layout, dtype, *args)
             case _:
@@ -161,7 +161,7 @@ class Selector:
             self.w.call("tensor_tensor", dst=dst, data1=first, data2=second, op=f"nl.{ALU[op]}")
         return out
 
-    def _activation(self, function: str, name: str, layout: Layout, dtype: str, data: Argument) -> Place:
+    def activation(self, function: str, name: str, layout: Layout, dtype: str, data: Argument) -> Place:
         """func(x * scale + bias)."""
         assert isinstance(data, Place | Pending)
         pending = data if isinstance(data, Pending) else Pending(data)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from porter.formats import matmul
-from porter.targets.trainium.instructions import ACTIVATIONS, GPSIMD_ONLY, OPERATORS, Operator
+from porter.targets.trainium.instructions import ACTIVATIONS, COMPOSED, GPSIMD_ONLY, OPERATORS, Operator
 from porter.targets.trainium.signatures import SIGNATURES, problem
 from porter.targets.trainium.simulator.memory import Memories, Tensor, refuse
 
@@ -424,7 +424,8 @@ class Isa:
         if outside.size:
             raise refuse(f"activation {f.name} to {dst}", f"inputs from {f.low:g} to {f.high:g}", f"{outside[0]:g}")
         self.memories.touch(*used)
-        self._write(dst, f.meaning(x).astype(np.float32))
+        exact = x.astype(np.float64) if op.name in COMPOSED else x
+        self._write(dst, f.meaning(exact).astype(np.float32))
 
     def reciprocal(self, dst: Any, data: Any, **_: Any) -> None:
         dst, data = self._tile("reciprocal", "dst", dst), self._tile("reciprocal", "data", data)

@@ -176,8 +176,66 @@ def test_exp_of_a_difference_is_one_activation() -> None:
 
 
 def test_steps_join_what_follows() -> None:
-    text = lowered(program("gelu")).text
-    assert "scale=0.7071067690849304" in text and text.count("nisa.scalar_tensor_tensor(") == 1
+    text = lowered("""
+kernel steps {
+  in p0: float32[100, 60]
+  in p1: float32[100]
+  out out0: float32[100, 60]
+  axis m: 100 by 100 resident
+  axis n: 60 by 60 resident
+  x: float32<m, n> = load p0(100, 60)[m, n]
+  v: float32<m> = load p1(100)[m]
+  q: float32<> = full 0.25
+  a: float32<m, n> = mul x, v
+  b: float32<m, n> = sub a, x
+  c: float32<m, n> = mul b, q
+  y: float32<m, n> = tanh c
+  store out0(100, 60)[m, n] = y
+}
+""").text
+    assert "op0=nl.multiply, operand0=v, op1=nl.subtract, operand1=x" in text and "scale=0.25" in text
+
+
+TABLES = {
+    "gelu": ["h: float32<> = full 0.5", "c: float32<> = full 0.70710677", "i: float32<> = full 1.0",
+             "a: float32<m, n> = mul x, c", "b: float32<m, n> = erf a", "d: float32<m, n> = add b, i",
+             "e: float32<m, n> = mul x, d", "y: float32<m, n> = mul e, h"],
+    "gelu_apprx_tanh": ["h: float32<> = full 0.5", "c: float32<> = full 0.7978846", "k: float32<> = full 0.044715",
+                        "i: float32<> = full 1.0", "a: float32<m, n> = mul x, x", "b: float32<m, n> = mul a, x",
+                        "d: float32<m, n> = mul b, k", "e: float32<m, n> = add x, d", "f: float32<m, n> = mul c, e",
+                        "g: float32<m, n> = tanh f", "j: float32<m, n> = add i, g", "l: float32<m, n> = mul x, j",
+                        "y: float32<m, n> = mul h, l"],
+    "silu": ["s: float32<m, n> = logistic x", "y: float32<m, n> = mul s, x"],
+    "softplus": ["e: float32<m, n> = exp x", "y: float32<m, n> = log1p e"],
+    "mish": ["e: float32<m, n> = exp x", "l: float32<m, n> = log1p e", "t: float32<m, n> = tanh l",
+             "y: float32<m, n> = mul x, t"],
+    "": ["h: float32<> = full 0.51", "c: float32<> = full 0.70710677", "i: float32<> = full 1.0",
+         "a: float32<m, n> = mul x, c", "b: float32<m, n> = erf a", "d: float32<m, n> = add b, i",
+         "e: float32<m, n> = mul x, d", "y: float32<m, n> = mul e, h"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("function", TABLES)
+def test_a_chain_that_is_a_table_function_is_one_activation(function: str) -> None:
+    steps = "\n  ".join(TABLES[function])
+    p = parse(f"""
+kernel chain {{
+  in p0: float32[100, 60]
+  out out0: float32[100, 60]
+  axis m: 100 by 100 resident
+  axis n: 60 by 60 resident
+  x: float32<m, n> = load p0(100, 60)[m, n]
+  {steps}
+  store out0(100, 60)[m, n] = y
+}}
+""")
+    text = lowered(p).text
+    if function:
+        assert f"nisa.activation(dst=y, op=nl.{function}, data=x)" in text and text.count("nisa.") == 3
+    else:
+        assert "nl.gelu" not in text  # half is not 0.51
+    inputs = drawn(p)
+    assert distance(target.execute(lowered(p), inputs, device()), run(p, inputs)) < ROUNDING
 
 
 def test_a_causal_mask_is_counted_by_the_engine() -> None:
