@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 from porter import graph, ops
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Model
+from porter.ops.arrays import Numpy
 
 Arrays = dict[str, np.ndarray]
 
@@ -44,6 +45,21 @@ def run(
     """Outputs, or the values named in `want`, of a model in the arithmetic of a namespace (see `ops.evaluate`)."""
     with single_thread():
         return ops.evaluate(model, inputs, xp, want=want, on_value=on_value, **options)
+
+
+class Source(Numpy):
+    """The source dtypes, every value in row-major order: BLAS rounds differently where an operand is a view, and where
+    a value came from must not show in its bits."""
+
+    def __init__(self) -> None:
+        super().__init__("source in order", double=False)
+
+    def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
+        y = super().settle(x, dtype)
+        return y if y.flags.c_contiguous else np.ascontiguousarray(y)
+
+
+SOURCE = Source()
 
 
 class Subject:

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from porter import graph, ops
-from porter.check.execution import run
+from porter import graph
+from porter.check.execution import SOURCE, run
 from porter.check.inputs import draw
 from porter.errors import Undecided
 from porter.graph import Function, Graph, Model, Value
@@ -250,5 +250,5 @@ def _folded(model: Model, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         for v in node.outputs
         if v not in depend and (v.is_graph_output() or any(out in depend for use, _ in v.uses() for out in use.outputs))
     }
-    values = run(model, drawn, ops.source, want=wanted) if wanted else {}
+    values = run(model, drawn, SOURCE, want=wanted) if wanted else {}
     return {name: array for name, array in values.items() if is_float(array.dtype)}

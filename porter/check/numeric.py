@@ -20,7 +20,7 @@ from porter import graph, ops
 from porter.check import gate, measure
 from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
-from porter.check.execution import Subject, checked_inputs, run
+from porter.check.execution import SOURCE, Subject, checked_inputs, run
 from porter.check.inputs import Inputs, draw
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError
@@ -121,8 +121,8 @@ def _judge(
     renamed = _renamed(old.model, new.model, sample)
     wide = contract.kind is not Kind.EXACT
     truth = old.outputs(ops.float64, sample) if wide else {}
-    before = old.outputs(ops.source, sample) if contract.kind is not Kind.ALGEBRAIC else {}
-    after = new.outputs(ops.float64 if contract.kind is Kind.ALGEBRAIC else ops.source, renamed)
+    before = old.outputs(SOURCE, sample) if contract.kind is not Kind.ALGEBRAIC else {}
+    after = new.outputs(ops.float64 if contract.kind is Kind.ALGEBRAIC else SOURCE, renamed)
     judged = {}
     for a, b in pairs:
         name = a.name or ""
@@ -198,11 +198,11 @@ def locate_first(before: Model, after: Model, contract: Contract, sample: Sample
     wide = contract.kind is not Kind.EXACT
     collected = {
         "truth": _collect(before, sample, ops.float64, common) if wide else {},
-        "before": _collect(before, sample, ops.source, common) if contract.kind is not Kind.ALGEBRAIC else {},
+        "before": _collect(before, sample, SOURCE, common) if contract.kind is not Kind.ALGEBRAIC else {},
         "after": _collect(
             after,
             _renamed(before, after, sample),
-            ops.float64 if contract.kind is Kind.ALGEBRAIC else ops.source,
+            ops.float64 if contract.kind is Kind.ALGEBRAIC else SOURCE,
             common,
         ),
     }

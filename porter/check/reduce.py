@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from porter import graph, ops
+from porter import graph
 from porter.check.contract import Contract, rounding
-from porter.check.execution import run
+from porter.check.execution import SOURCE, run
 from porter.check.inputs import draw
 from porter.check.numeric import compare
 from porter.check.verdict import Verdict
@@ -135,17 +135,8 @@ def _part(model: Model, target: str, inputs: Mapping[str, np.ndarray]) -> Model:
 def _recorded(before: Model, after: Model, sample: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Values of before's own arithmetic that both models name, with one shape and type."""
     names = set(_order(before)) & set(_order(after))
-    kept: dict[str, dict[str, np.ndarray]] = {}
-    for key, model in (("before", before), ("after", after)):
-        seen = kept.setdefault(key, {})
-        run(
-            model,
-            dict(sample),
-            ops.source,
-            on_value=lambda n, x, seen=seen: seen.update({n: x}) if n in names else None,
-        )
-    old, new = kept["before"], kept["after"]
-    return {n: x for n, x in old.items() if n in new and new[n].dtype == x.dtype and new[n].shape == x.shape}
+    old, new = (run(model, dict(sample), SOURCE, want=names) for model in (before, after))
+    return {n: x for n, x in old.items() if new[n].dtype == x.dtype and new[n].shape == x.shape}
 
 
 def _order(model: Model) -> list[str]:

@@ -16,7 +16,7 @@ from porter import ops
 from porter.check import gate
 from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
-from porter.check.execution import run
+from porter.check.execution import SOURCE, run
 from porter.check.measure import is_float
 from porter.check.numeric import SAMPLES, judge, scale, settle
 from porter.check.verdict import Finding, Verdict, message
@@ -59,8 +59,8 @@ def compare_region(
 
     exact, algebra = contract.kind is Kind.EXACT, contract.kind is Kind.ALGEBRAIC
     truth = None if exact else results(before, ops.float64)
-    old = None if algebra else results(before, ops.source)
-    new = results(after, ops.float64 if algebra else ops.source)
+    old = None if algebra else results(before, SOURCE)
+    new = results(after, ops.float64 if algebra else SOURCE)
     names = [v.name or f"output {i}" for i, v in enumerate(before.outputs)]
     if len(new) != len(names):
         raise PorterError("outputs of the two regions", expected=str(len(names)), found=str(len(new)))

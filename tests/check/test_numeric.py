@@ -192,6 +192,15 @@ def test_moved_zeros_and_nans_are_values(model):
     assert not verdict.ok and "a zero changed its sign at [0]" in verdict.message
 
 
+def test_a_folded_transpose_is_exact_however_blas_reads_its_operand(model):
+    for m, k, n in ((5, 33, 17), (64, 64, 64), (1, 60, 33), (40, 7, 3)):
+        w = normal(n, k)
+        text = "g (float[{m},{k}] x) => (float[{m},{n}] y) {{ {body} y = MatMul (x, {w}) }}"
+        folded = model(text.format(m=m, k=k, n=n, body="", w="w"), {"w": np.ascontiguousarray(w.T)})
+        body = "t = Transpose <perm = [1, 0]> (w)"
+        assert check.compare(model(text.format(m=m, k=k, n=n, body=body, w="t"), {"w": w}), folded, check.exact).ok
+
+
 def test_an_infinity_that_appears_is_infinitely_far(model):
     good = model("g (float[4] x) => (float[4] y) { c = Constant <value_float = 4.0> ()  a = Sub (x, c)  y = Exp (a) }")
     bad = model(
