@@ -46,8 +46,7 @@ TRIED = 6  # homes, before a kernel is given up
 
 
 def emit(program: Program, chip: Chip) -> Emitter:
-    """The text of a kernel for one chip: in the first home whose tiles fit its memories, with smaller tiles where none
-    does.
+    """The text of a kernel for one chip: in the first home whose tiles fit, with smaller tiles where none does.
 
     `source` of the result is the program with the tiles that were taken. Raises CannotEmit with the reason, or
     CheckFailed where a memory is exceeded whatever is tried.
@@ -117,8 +116,7 @@ class Emitter:
             t = self.plan.types[name]
             made = self.select.copy(name, Layout(part, ()), t.dtype, self.scalars[name])
             return made
-        # Wanted across an axis of a loop that was not open where the value was met: it is made here, for this loop
-        # only.
+        # Wanted across an axis of a loop that was not open where the value was met: made here, for this loop only.
         if (name, part) in self.plan.turned:
             self._turn(name, part)
         else:

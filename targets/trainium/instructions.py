@@ -31,8 +31,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Activation:
-    """A table function of the Scalar engine; inputs outside [low, high] by magnitude rule `range` give invalid
-    results."""
+    """A table function of the Scalar engine; inputs outside [low, high] give invalid results."""
 
     name: str
     meaning: Callable[[np.ndarray], np.ndarray]

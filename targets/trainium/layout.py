@@ -45,8 +45,7 @@ Part = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """part: axes across the partitions, slowest first (the value may lack some: it is repeated); free: the others,
-    in order."""
+    """part: axes across the partitions, slowest first; a value is repeated along those it lacks. free: the others."""
 
     part: Part
     free: tuple[str, ...]

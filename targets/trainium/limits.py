@@ -25,9 +25,10 @@ def chip(device: Device) -> Chip:
 
 
 def limits(device: Device) -> Limits:
-    """One product fills the array and one PSUM bank: the side across partitions and the summed axes up to 128 lanes,
-    the
-    side along the bank up to 512 float32. Other tiles: 2048 float32 of each partition (8 KiB, twice what a DMA wants).
+    """One product fills the array and one PSUM bank; other tiles take 8 KiB of each partition.
+
+    The side of a product that lies across the partitions and its summed axes have up to 128 lanes, the side along the
+    bank up to 512 float32. 8 KiB, 2048 float32, is twice what a DMA wants to be efficient.
     """
     c = chip(device)
     bank = c.bank_bytes // 4

@@ -11,8 +11,7 @@ from porter.tile.program import Param, Program
 
 
 def text(program: Program, home: Part, tile: Sequence[str]) -> str:
-    """The module: `<name>_tile` with these lines as its body, and `<name>`, which calls it for every tile of the
-    grid."""
+    """The module: `<name>_tile` with these lines as its body, and `<name>`, which calls it for every tile."""
     return "\n".join([*_head(program, home), *tile, *_kernel(program), ""])
 
 

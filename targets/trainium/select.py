@@ -1,5 +1,4 @@
-"""Selection: each elementwise operation as instructions of the engines, neighbours fused where one instruction does
-both.
+"""Selection: elementwise operations as instructions of the engines, neighbours fused where one does both.
 
     func(x * scale + bias)             activation, scale and bias numbers or one value per partition
     (x op a) op b                      tensor_scalar, a and b numbers or one value per partition

@@ -48,8 +48,7 @@ EXPERIMENTAL = frozenset({"nl.floor", "nl.ceil", "nl.trunc", "nl.fmod"})
 
 
 def problem(call: str, positional: int, keywords: Iterable[str]) -> str | None:
-    """What is wrong with a call of that many positional arguments and these keywords, as a sentence; None if
-    nothing."""
+    """What is wrong with a call of that many positional arguments and these keywords, None if nothing."""
     if call not in SIGNATURES:
         return f"{call} is no public NKI call that porter knows"
     parameters = [p.rstrip("=") for p in SIGNATURES[call].split()]

@@ -1,5 +1,4 @@
-"""Writes NKI text: lines and loops, buffers with explicit shapes, views of them; and keeps the record of their
-lives."""
+"""Writes NKI text: lines and loops, buffers with explicit shapes and views of them, and the record of their lives."""
 
 from __future__ import annotations
 

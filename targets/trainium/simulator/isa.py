@@ -35,8 +35,7 @@ class Token:
 
 
 def convert(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """As an engine writes: from float32 to nearest even; to integers, nearest even and held at the ends of the
-    range."""
+    """As an engine writes: from float32 to nearest even; to integers too, held at the ends of the range."""
     if dtype.kind in "iu" and x.dtype.kind not in "iu":
         info = np.iinfo(dtype)
         return np.clip(np.nan_to_num(np.rint(x.astype(np.float64))), info.min, info.max).astype(dtype)
