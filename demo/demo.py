@@ -112,7 +112,7 @@ def main() -> int:
     )
     print(table(rows, head))
     print("\nmaia: Maia-like model, assumed parameters. No device was used: a run simulates the emitted text.")
-    print(f"all done in {time.perf_counter() - began:.0f} s; the bundles are in {FOLDER / 'bundles'}")
+    print(f"all done in {time.perf_counter() - began:.0f} s; the bundles are in build/demo/bundles")
     return 1 if failed else 0
 
 
