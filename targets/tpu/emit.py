@@ -1,8 +1,8 @@
 """From a tile program to the text of a Pallas kernel: refs and BlockSpecs, the body, the call.
 
 Grid axes become the Pallas grid, in order and parallel. Loops stay in the kernel as fori_loop over slices of blocks that
-hold the whole axis; where such blocks do not fit in VMEM, the program's one outer loop becomes the last, sequential grid
-dimension, and what it carries lives in VMEM scratch.
+hold the whole axis; where such blocks do not fit in VMEM, or the loop's last tile sticks out, the program's one outer loop
+becomes the last, sequential grid dimension, and what it carries lives in VMEM scratch.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ class Written:
 
 def pallas(program: Program, chip: Geometry) -> Written:
     """The program as a module. Raises CannotEmit with the reason where BlockSpec, Mosaic or VMEM cannot hold it."""
-    written = _Emitter(program, chip, None).write()
-    if written.vmem <= chip.vmem:
-        return written
-    if (loop := _outer_loop(program)) is not None:
-        streamed = _Emitter(program, chip, loop).write()
-        if streamed.vmem <= chip.vmem:
-            return streamed
-        written = min(written, streamed, key=lambda w: w.vmem)
-    raise CannotEmit(f"vmem of {chip.name} holds {chip.vmem} bytes; kernel {program.name} asks {written.vmem}")
+    reasons = []
+    loop = _outer_loop(program)
+    for streamed in (None, loop) if loop is not None else (None,):
+        try:
+            written = _Emitter(program, chip, streamed).write()
+        except CannotEmit as reason:
+            reasons.append(str(reason))
+            continue
+        if written.vmem <= chip.vmem:
+            return written
+        reasons.append(f"vmem of {chip.name} holds {chip.vmem} bytes; kernel {program.name} asks {written.vmem}")
+    raise CannotEmit(reasons[-1])
 
 
 def _outer_loop(program: Program) -> For | None:
