@@ -41,6 +41,7 @@ class _Chooser:
         self._sides()
         self._rest()
         self._shrink()
+        self._share()
         return tuple(Axis(a, self.form.axes[a], self.tile[a], self._role(a)) for a in self.order)
 
     def _role(self, axis: str) -> Role:
@@ -126,16 +127,20 @@ class _Chooser:
 
     def _sides(self) -> None:
         """The two free sides of each dot, the largest dot first; batch axes stay thin."""
-        last = self.outputs[-1] if self.outputs else None
         for i in self.dots:
             n = self.form[i]
             assert isinstance(n, Dot)
-            a, b = self.form.axes_of(n.a) - set(n.axes), self.form.axes_of(n.b) - set(n.axes)
-            across, along = (b - a, a - b) if last in a - b else (a - b, b - a)
+            across, along = self._sides_of(n)
             for side, limit in ((along, self.limits.dot_n[1]), (across, self.limits.dot_m[1])):
                 self._fill(side, limit)
             thin = self.limits.partitions and not self._deep(n)
-            self._fill(a & b, self.limits.dot_m[1] if thin else 1)
+            both = (self.form.axes_of(n.a) & self.form.axes_of(n.b)) - set(n.axes)
+            self._fill(both, self.limits.dot_m[1] if thin else 1)
+
+    def _sides_of(self, n: Dot) -> tuple[frozenset[str], frozenset[str]]:
+        """The free axes of a dot's two sides: those across, and those along the output's contiguous axis."""
+        a, b = self.form.axes_of(n.a) - set(n.axes), self.form.axes_of(n.b) - set(n.axes)
+        return (b - a, a - b) if self.outputs and self.outputs[-1] in a - b else (a - b, b - a)
 
     def _deep(self, n: Dot) -> bool:
         return math.prod(self.form.axes[a] for a in n.axes) > 1 and bool(
@@ -190,6 +195,31 @@ class _Chooser:
                 return
             axis = max(shrinkable, key=lambda a: (a not in whole, self.tile[a]))
             self._set(axis, self.tile[axis] // 2)
+
+    def _share(self) -> None:
+        """Halve free output tiles, the largest first, until every core has an instance; dots keep the least that fills the unit."""
+        least = dict.fromkeys(self.outputs, 1)
+        least.update({a: max(self.limits.elementwise // 8, 1) for a in self.outputs[-1:]})  # rows long enough to stream
+        for i in self.dots:
+            n = self.form[i]
+            assert isinstance(n, Dot)
+            across, along = self._sides_of(n)
+            least.update({a: self.limits.least[0] for a in across if a in least})
+            least.update({a: self.limits.least[1] for a in along if a in least})
+        kept = set(self.bound) | self._lacking()
+        while True:
+            grid = math.prod(-(-self.form.axes[a] // self.tile[a]) for a in self.outputs if a not in self.bound)
+            halves = {a: self._legal(a, self.tile[a] // 2) for a in self.outputs if a not in kept and self.tile[a] > least[a]}
+            free = [a for a, half in halves.items() if half < self.tile[a]]
+            if grid >= self.limits.cores or not free:
+                return
+            axis = max(free, key=lambda a: (self.tile[a] / least[a], -self.outputs.index(a)))
+            self.tile[axis] = halves[axis]
+
+    def _lacking(self) -> set[str]:
+        """Output axes that a dot or reduction lacks: each further tile of them computes it again."""
+        heavy = [i for i in self.nodes if isinstance(self.form[i], Dot | Reduce)]
+        return {a for a in self.outputs if any(a not in self.form.axes_of(i) for i in heavy)}
 
     def _tiles(self) -> list[frozenset[str]]:
         """The axes of every tile that the program will hold."""

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from porter.formats.matmul import PRECISIONS
 from porter.triton.dots import Product
 
 # tcgen05.mma carries shapes and formats in a descriptor (PTX ISA, 9.7.16), only its kind in the name.
@@ -23,6 +24,7 @@ _SHAPED = re.compile(r"(?:tensor|!ttg\.memdesc)<((?:\d+x)+)(\w+)")
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8",
           "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}  # fmt: skip
 
+_SCHEMES = {"tf32": ((3, "tf32x3"), (1, "tf32")), "bfloat16": ((6, "bf16x6"), (3, "bf16x3"), (1, "bf16"))}
 _OPERANDS = {"bf16": "bfloat16", "fp16": "float16"}  # a product of float32 in one pass has narrowed its operands
 
 
@@ -63,8 +65,13 @@ def realized(product: Product, count: int, found: Counter[tuple[tuple[int, int, 
     if product.precision in formats and product.precision not in ("tf32", "fp32"):
         return product.precision  # narrow operands, as they are
     dtype, passes = max(formats.items(), key=lambda item: item[1])
-    schemes = {"tf32": ((3, "tf32x3"), (1, "tf32")), "bfloat16": ((6, "bf16x6"), (3, "bf16x3"), (1, "bf16"))}
-    return next((name for least, name in schemes.get(dtype, ()) if passes >= least), dtype)
+    return next((name for least, name in _SCHEMES.get(dtype, ()) if passes >= least), dtype)
+
+
+def _passes(product: Product) -> tuple[str, int]:
+    """The operand format of a product's passes in the GPU IR, and how many there are."""
+    known = PRECISIONS.get(product.precision)
+    return ({"tfloat32": "tf32"}.get(known.format, known.format) if known else product.precision), product.passes
 
 
 def requested_otherwise(products: Sequence[Product], ttir: str) -> str | None:
@@ -91,8 +98,12 @@ def mismatch(products: Sequence[Product], ttir: str, ttgir: str) -> str | None:
         return wrong
     found = dots(ttgir)
     for p in products:
-        same = sum((q.batch, q.m, q.n, q.k) == (p.batch, p.m, p.n, p.k) for q in products)
-        got = realized(p, same, found)
+        alike = [q for q in products if (q.batch, q.m, q.n, q.k) == (p.batch, p.m, p.n, p.k)]
+        others = [_passes(q) for q in alike if q.precision != p.precision]
+        rest = found.copy()
+        for dtype, n in others:
+            rest[(p.batch, p.m, p.n, p.k), dtype] -= n
+        got = realized(p, len(alike) - len(others), rest)
         if got not in (p.precision, _OPERANDS.get(p.precision)):
             return f"{_described(p)} is asked for as {p.precision}, and compiled as {got}"
     return None

@@ -28,8 +28,10 @@ def limits(device: Device) -> Limits:
         elements=THREADS * PER_THREAD,
         bytes=registers + int(device["memory.shared.bytes_per_block"]),
         resident=THREADS * PER_THREAD // 2,
-        whole=COLUMNS,
+        whole=2 * COLUMNS,
         elementwise=ELEMENTWISE,
+        cores=int(device["cores.count"]),
+        least=(64, 16),  # one wgmma.m64n16: smaller tiles leave the warpgroup's instruction
         grid=int(device["grid.max"][0]),
         float32_product=float32_product(device),
     )
