@@ -207,7 +207,7 @@ def locate_first(before: Model, after: Model, contract: Contract, sample: Sample
         ),
     }
     must: list[dict[str, np.ndarray]] = []
-    local = Contract(Kind.ROUNDING, arithmetic=contract.arithmetic) if contract.kind is Kind.PRECISION else contract
+    local = _for_intermediates(contract)
     for name, value in common.items():
         if name not in collected["after"]:
             continue
@@ -227,6 +227,17 @@ def locate_first(before: Model, after: Model, contract: Contract, sample: Sample
         if not judged.ok:
             return finding(value, judged, str(getattr(sample, "label", "the given inputs")))
     return None
+
+
+def _for_intermediates(contract: Contract) -> Contract:
+    """What is asked of a tensor in the middle: of a named arithmetic its own error, else the budgets that mean
+    something there (not those of logits)."""
+    if contract.kind is not Kind.PRECISION:
+        return contract
+    if contract.arithmetic is not None:
+        return Contract(Kind.ROUNDING, arithmetic=contract.arithmetic)
+    general = (b for b in contract.budgets if b.metric in ("sqnr_db", "cosine", "max_rel") and b.measure is None)
+    return Contract(Kind.PRECISION, tuple(replace(b, output=None) for b in general))
 
 
 def _collect(model: Model, sample: Sample, xp: Any, names: Mapping[str, Value]) -> dict[str, np.ndarray]:

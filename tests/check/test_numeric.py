@@ -166,6 +166,19 @@ def test_bfloat16_keeps_its_budget_and_misses_a_tighter_one(model):
     assert not check.compare(before, after, check.rounding).ok
 
 
+def test_a_missed_budget_is_traced_to_where_it_was_lost(model):
+    text = """g (float[64,96] x) => (float[64,48] y) {{
+      {cast}
+      t = MatMul (xw, w)  s = Neg (t)  c = Cast <to = 17> (s)  n = Cast <to = 1> (c)  y = Abs (n) }}"""
+    w = normal(96, 48)
+    plain = text.format(cast="xw = Identity (x)").replace(
+        "c = Cast <to = 17> (s)  n = Cast <to = 1> (c)", "n = Neg (t)"
+    )
+    after = model(text.format(cast="xb = Cast <to = 16> (x)  xw = Cast <to = 1> (xb)"), {"w": w})
+    verdict = check.compare(model(plain, {"w": w}), after, check.precision("sqnr", db=40))
+    assert not verdict.ok and verdict.first_divergence.tensor == "n", "bfloat16 keeps 40 dB, float8 does not"
+
+
 def test_a_fault_cannot_hide_inside_a_generous_budget(model):
     text = """g (float[64,96] x) => (float[64,48] y) {{
       xb = Cast <to = 16> (x)  xw = Cast <to = 1> (xb)
