@@ -5,21 +5,22 @@ Loops are static and unrolled by NKI; a tile at an edge has its exact size, so t
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
 from porter.errors import CheckFailed
-from porter.targets.trainium import module, products, tables, transfer
+from porter.targets.trainium import module, products, reductions, tables, transfer
 from porter.targets.trainium.bufferize import check_capacity
 from porter.targets.trainium.expand import expand
-from porter.targets.trainium.instructions import ALU, DTYPES, REDUCE, TABLE
+from porter.targets.trainium.instructions import ALU, DTYPES, TABLE
 from porter.targets.trainium.layout import Layout, Part, Plan, homes, plan
 from porter.targets.trainium.retile import smaller
 from porter.targets.trainium.rows import rows
 from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Selector, Step
 from porter.targets.trainium.simulator.memory import Chip
-from porter.targets.trainium.writer import Place, View, Writer, steps_of
+from porter.targets.trainium.writer import Place, Writer, steps_of
 from porter.tile.program import (
     Carry,
     Cast,
@@ -73,7 +74,7 @@ class Emitter:
 
     def __init__(self, source: Program, program: Program, chip: Chip, home: Part | None = None) -> None:
         self.source, self.program, self.chip = source, program, chip
-        self.plan: Plan = plan(program, chip.partitions, home, tables.find(source))
+        self.plan: Plan = plan(program, chip.partitions, home, tables.find(source), chip.sbuf_bytes // 16)
         self.w = Writer(self.program, chip.bank_bytes)
         self.select = Selector(self.w, chip.generation)
         self.places: dict[str, dict[Part, Place]] = {}
@@ -125,9 +126,22 @@ class Emitter:
             self.late[-1].append((name, part))
         return self.places[name][part]
 
-    def _ready(self, part: Part) -> bool:
+    def ready(self, name: str, part: Part) -> bool:
         """Whether every loop that walks one of these axes is open."""
-        return all(self.w.axes[a].role != "loop" or any(a == axis for _, axis in self.loops) for a in part)
+        opened = {axis for _, axis in self.loops}
+        return all(self.w.axes[a].role != "loop" or a in opened for a in part) and (name, part) not in self.plan.chunked
+
+    @contextmanager
+    def looping(self, variable: str, axis: str) -> Iterator[None]:
+        """The body of a loop over an axis: what is made in it for it alone is forgotten after it."""
+        self.loops.append((variable, axis))
+        self.late.append([])
+        outer, self.select.negatives = self.select.negatives, dict(self.select.negatives)
+        yield
+        self.select.negatives = outer
+        self.loops.pop()
+        for name, part in self.late.pop():
+            self.places[name].pop(part, None)
 
     def argument(self, name: str, part: Part) -> Argument:
         if name in self.scalars:
@@ -137,7 +151,7 @@ class Emitter:
     def _turns(self, name: str) -> None:
         """The other layouts that are wanted of a value that was made in one."""
         for part in self.plan.layouts.get(name, {}):
-            if (name, part) in self.plan.turned and self._ready(part):
+            if (name, part) in self.plan.turned and self.ready(name, part):
                 self._turn(name, part)
 
     def _turn(self, name: str, part: Part) -> None:
@@ -179,7 +193,7 @@ class Emitter:
             return
         self._say(s)
         for part, layout in self.plan.layouts[s.name].items():
-            if (s.name, part) not in self.plan.turned and self._ready(part):
+            if (s.name, part) not in self.plan.turned and self.ready(s.name, part):
                 self._make(s, layout)
         self._turns(s.name)
 
@@ -205,7 +219,7 @@ class Emitter:
             case Elementwise():
                 self._elementwise(s, layout)
             case Reduce():
-                self.put(s.name, self._reduce(s, layout))
+                self.put(s.name, reductions.reduce(self, s, layout))
             case Dot():
                 products.dot(self, s, layout)
             case _:
@@ -317,49 +331,6 @@ class Emitter:
             return None
         return Pending(before.data, (*before.steps, step))
 
-    def _reduce(self, s: Reduce, layout: Layout) -> Place:
-        w, p = self.w, self.plan
-        arg = self.place(s.arg, layout.part)
-        summed = p.wide(p.program.ordered(set(s.axes)))
-        if not summed:
-            return arg
-        dtype = s.type.dtype
-        groups = w.groups((*layout.free, *summed), [arg])
-        kept = [g for g in groups if g[0] not in summed]
-        if any(set(g) & set(summed) and set(g) & set(layout.free) for g in groups):
-            groups = tuple((a,) for a in (*layout.free, *summed))
-            kept = [(a,) for a in layout.free]
-        if DTYPES[dtype] in ("int32", "uint32"):
-            return self._reduce_integers(s, layout, arg, summed)
-        made = w.buffer(s.name, layout, dtype)
-        op = REDUCE[s.op] if dtype == "bool" or s.op not in ("and", "or") else f"bitwise_{s.op}"
-        axes = tuple(range(1 + len(kept), 1 + len(groups)))
-        w.call(
-            "tensor_reduce",
-            dst=made.view,
-            op=f"nl.{op}",
-            data=w.view(arg, groups),
-            axis=axes if len(axes) > 1 else axes[0],
-        )
-        return made
-
-    def _reduce_integers(self, s: Reduce, layout: Layout, arg: Place, summed: tuple[str, ...]) -> Place:
-        """Halves added to halves: tensor_reduce would sum 32-bit integers in float32."""
-        w = self.w
-        op = {"and": "bitwise_and", "or": "bitwise_or"}.get(s.op, REDUCE[s.op])
-        work = self.select.copy(f"{s.name}_work", Layout(layout.part, (*summed, *layout.free)), s.type.dtype, arg)
-        row, left = w.size(layout.free), f"{work.buffer.name}_n"
-        w.line(f"{left} = {w.size(summed)}")
-        with w.block(f"while {left} > 1:", repeats=True):
-            half = f"({left} // 2)"
-            low = View(f"{work.buffer.name}[:, 0:{half} * {row}]", (work.buffer,))
-            high = View(f"{work.buffer.name}[:, ({left} - {half}) * {row}:{left} * {row}]", (work.buffer,))
-            w.call("tensor_tensor", dst=low, data1=low, data2=high, op=f"nl.{op}")
-            w.line(f"{left} = {left} - {half}")
-        made = w.buffer(s.name, layout, s.type.dtype)
-        w.call("tensor_copy", dst=made.view, src=View(f"{work.buffer.name}[:, 0:{row}]", (work.buffer,)))
-        return made
-
     # loops
 
     def _loop(self, s: For) -> None:
@@ -385,17 +356,11 @@ class Emitter:
             stack.enter_context(w.block(f"for {variable} in {steps_of(axis)}:", repeats=True))
             if axis.ragged and axis.tile < axis.extent:
                 w.line(f"{s.axis}_n = min({axis.tile}, {axis.extent} - {variable})")
-            self.loops.append((variable, s.axis))
-            self.late.append([])
-            outer, self.select.negatives = self.select.negatives, dict(self.select.negatives)
+            stack.enter_context(self.looping(variable, s.axis))
             for c in s.carries:
                 self._turns(c.inner)
             self._block(s.body)
             self._carry_on(held)
-            self.select.negatives = outer
-            self.loops.pop()
-            for name, part in self.late.pop():
-                self.places[name].pop(part, None)
         for c in s.carries:
             if c.inner in p.chains:
                 root = p.chains[c.inner]

@@ -71,6 +71,8 @@ class Plan:
     chains      the carries, by the name of the value inside the loop, that live in one psum tile, and that tile's name
     masks       selects whose predicate compares coordinates
     tables      values that are one table function of another
+    staged      reductions of operands too large for a partition, and the axis along which they go piece by piece
+    chunked     layouts that exist only within such a piece
     """
 
     program: Program
@@ -84,6 +86,8 @@ class Plan:
     chains: dict[str, str] = field(default_factory=dict)
     masks: dict[str, AffineMask] = field(default_factory=dict)
     tables: dict[str, tuple[str, str]] = field(default_factory=dict)
+    staged: dict[str, str] = field(default_factory=dict)
+    chunked: set[tuple[str, Part]] = field(default_factory=set)
 
     def wide(self, axes: Iterable[str]) -> tuple[str, ...]:
         """The axes of more than one lane, in the program's order."""
@@ -103,9 +107,16 @@ def homes(program: Program, partitions: int) -> tuple[Part, ...]:
 
 
 def plan(
-    program: Program, partitions: int, home: Part | None = None, tables: Mapping[str, tuple[str, str]] | None = None
+    program: Program,
+    partitions: int,
+    home: Part | None = None,
+    tables: Mapping[str, tuple[str, str]] | None = None,
+    large: int = 1 << 30,
 ) -> Plan:
-    """The layout of every value. Raises CannotEmit where no choice of axes fits the partitions."""
+    """The layout of every value. `large`: more elements of a partition than an operand of a reduction should take.
+
+    Raises CannotEmit where no choice of axes fits the partitions.
+    """
     made = _blank(program)
     made.tables = dict(tables or {})
     chooser = _Chooser(made, partitions)
@@ -113,7 +124,7 @@ def plan(
     for dot in chooser.dots:
         made.stationary[dot.name] = chooser.side(dot, made.home)
     _chain(made, program.body)
-    _Demands(made, partitions).run()
+    _Demands(made, partitions, large).run()
     return made
 
 
@@ -316,8 +327,8 @@ def _mark(p: Plan, loop: For, inner: str, after: str, root: str) -> None:
 class _Demands:
     """Walks the program from its end, so that every use of a value has spoken before its definition is met."""
 
-    def __init__(self, p: Plan, partitions: int) -> None:
-        self.p, self.partitions = p, partitions
+    def __init__(self, p: Plan, partitions: int, large: int) -> None:
+        self.p, self.partitions, self.large = p, partitions, large
         self.fixed: dict[str, Layout] = {}  # values that are made in one layout only
         self.made = {s.name: s for s in walk(p.program.body) if not isinstance(s, For | Store)}
         self._fix(p.program.body)
@@ -353,7 +364,11 @@ class _Demands:
                         self.fixed[s.name] = Layout(part, (*batch, *free))
                 case Reduce():
                     part = tuple(a for a in p.home if a not in s.axes)
-                    self.fixed[s.name] = Layout(part, self._free(s.name, part))
+                    layout = self.fixed[s.name] = Layout(part, self._free(s.name, part))
+                    lying = self._free(s.arg, part)
+                    pure = s.arg not in self.fixed and set(part) <= set(p.types[s.arg].axes)
+                    if pure and len(layout.free) == 1 and layout.free[0] in lying and p.count(lying) > self.large:
+                        p.staged[s.name] = layout.free[0]
                 case Load() if any(i.gather for i in s.access.index):
                     part = self._gathered(s)
                     self.fixed[s.name] = Layout(part, self._free(s.name, part))
@@ -376,9 +391,11 @@ class _Demands:
                 part.insert(0, axis)
         return tuple(part)
 
-    def demand(self, name: str, part: Part, free: tuple[str, ...] | None = None) -> None:
-        """`name` is wanted with these axes across the partitions."""
-        if self.p.count(part) > self.partitions:
+    def demand(self, name: str, part: Part, free: tuple[str, ...] | None = None, chunked: bool = False) -> None:
+        """`name` is wanted with these axes across the partitions, within a piece of the first of them if `chunked`."""
+        if chunked:
+            self.p.chunked.add((name, part))
+        elif self.p.count(part) > self.partitions:
             raise CannotEmit(
                 f"{' x '.join(part)} is {self.p.count(part)} lanes; a tile has {self.partitions} partitions"
             )
@@ -426,25 +443,16 @@ class _Demands:
         if isinstance(s, Elementwise) and (mask := self._mask(s)) is not None:
             p.masks[s.name] = mask
         for part in [k for k in p.layouts[s.name] if (s.name, k) not in p.turned]:
+            piece = (s.name, part) in p.chunked
             if s.name in p.tables:
-                self.demand(p.tables[s.name][1], part)
-                continue
-            match s:
-                case Elementwise(name=name) if name in p.masks:
-                    self.demand(p.masks[name].tile, part)
-                case Elementwise(args=args):
-                    for a in args:
-                        self.demand(a, part)
-                case Cast(arg=arg) | Mask(arg=arg):
-                    self.demand(arg, part)
-                case Reduce(arg=arg):
-                    self.demand(arg, part)
-                case Load(access=access):
-                    for i in access.index:
-                        if i.gather:
-                            self.demand(i.gather, part)
-                case Iota() | Full():
-                    pass
+                self.demand(p.tables[s.name][1], part, chunked=piece)
+            elif s.name in p.masks:
+                self.demand(p.masks[s.name].tile, part, chunked=piece)
+            elif s.name in p.staged:
+                self.demand(operands(s)[0], (p.staged[s.name],), chunked=True)
+            else:
+                for a in operands(s):
+                    self.demand(a, part, chunked=piece)
 
     def _mask(self, s: Elementwise) -> AffineMask | None:
         """select(x >= y, tile, number) where x and y count coordinates, and partitions count along one axis at most."""

@@ -409,6 +409,35 @@ kernel elsewhere {
   store out0(20, 40)[m, n] = z
 }
 """,
+    "a reduction of a reduction, too large for a partition": """
+kernel pooled {
+  in p0: float32[300, 13, 14]
+  out out0: float32[300]
+  axis c: 300 by 300 resident
+  axis y: 13 by 13 resident
+  axis x: 14 by 14 resident
+  v: float32<c, y, x> = load p0(300, 13, 14)[c, y, x]
+  w: float32<c, y, x> = mul v, v
+  s: float32<c> = reduce add w over y, x
+  m: float32<> = reduce max s over c
+  o: float32<c> = div s, m
+  store out0(300)[c] = o
+}
+""",
+    "the same per row": """
+kernel pooled_rows {
+  in p0: float32[6, 200, 150]
+  out out0: float32[6, 200]
+  axis r: 6 by 6 resident
+  axis c: 200 by 200 resident
+  axis y: 150 by 150 resident
+  v: float32<r, c, y> = load p0(6, 200, 150)[r, c, y]
+  s: float32<r, c> = reduce add v over y
+  m: float32<r> = reduce max s over c
+  o: float32<r, c> = sub s, m
+  store out0(6, 200)[r, c] = o
+}
+""",
     "two results, one of which lacks an axis": """
 kernel two {
   in p0: float32[20, 30]
