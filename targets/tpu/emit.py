@@ -164,7 +164,7 @@ class _Emitter:
         largest = sorted((self.chip.padded(s, d) for s, d in body.largest), reverse=True)[:4]
         vmem += sum(largest)
         limit = max(DEFAULT_VMEM, min(-(-(vmem * 5 // 4) // _MIB) * _MIB, self.chip.vmem))
-        counts = cost.count(p)
+        counts = cost.estimate(p)
         moved = sum(_fetched(o, self.grid) * _block_bytes(o, dtypes[o.param]) for o in blocks)
         kernel = self.names.fresh(f"{self.function}_kernel")
         parameters = [*refs.inputs.values(), *(n for _, n in refs.outputs.values()), *(n for n, _, _ in scratch)]
