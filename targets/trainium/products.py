@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def dot(e: Emitter, s: Dot, layout: Layout) -> None:
     """The product of a dot, where it belongs: in PSUM while loops add to it, else settled."""
+    if s.precision != "fp32" and {e.plan.types[s.a].dtype, e.plan.types[s.b].dtype} == {"float32"}:
+        raise CannotEmit(f"a float32 product as {s.precision}: the Tensor engine multiplies float32 as it is")
     if e.plan.stationary[s.name] == "vector":
         e.put(s.name, vector_dot(e, s, layout))
         return

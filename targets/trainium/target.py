@@ -13,12 +13,11 @@ from porter.errors import CheckFailed
 from porter.formats import matmul
 from porter.targets.trainium import cost
 from porter.targets.trainium.emit import emit
-from porter.targets.trainium.instructions import DTYPES
 from porter.targets.trainium.limits import chip, limits
 from porter.targets.trainium.signatures import check
 from porter.targets.trainium.simulator import Machine
 from porter.tile.limits import Limits
-from porter.tile.program import Program
+from porter.tile.program import Dot, Program, types, walk
 from porter.tile.target import Emitted, Kernel, Step, Target, Toolchain, Whole
 
 if TYPE_CHECKING:
@@ -79,6 +78,7 @@ class Trainium(Target):
                 ) from e
             machine.memories.check_capacity(f"kernel {program.name}")
             machine.memories.lives.clear()
+        _audit(emitted, machine.isa.products)
         return [
             r.array.reshape(p.shape).astype(np.dtype(p.dtype)) for p, r in zip(program.outputs, results, strict=True)
         ]
@@ -98,4 +98,21 @@ class Trainium(Target):
         return cost.seconds(program, device)
 
 
-__all__ = ["DTYPES", "Trainium"]
+def _audit(emitted: Emitted, ran: set[str]) -> None:
+    """The products that ran are those that the tile program asks for. Raises CheckFailed naming both."""
+    program = emitted.kernel.program
+    kinds = types(program)
+    asked: set[str] = set()
+    for s in walk(program.body):
+        if isinstance(s, Dot):
+            operands = {kinds[s.a].dtype, kinds[s.b].dtype}
+            integers = {d for d in operands if np.dtype(d).kind in "iu"}
+            asked |= (
+                {"fp32"} if "float32" in operands else (operands - integers) | ({"bfloat16"} if integers else set())
+            )
+    if not ran <= asked:
+        raise CheckFailed(
+            f"kernel {program.name}: products of its text",
+            expected=f"operands in {', '.join(sorted(asked)) or 'no format'}",
+            found=f"operands in {', '.join(sorted(ran))}",
+        )

@@ -54,6 +54,7 @@ class Isa:
 
     def __init__(self, memories: Memories, dot: Callable[..., np.ndarray] = matmul.dot) -> None:
         self.memories, self.dot = memories, dot
+        self.products: set[str] = set()  # operand formats of the products that ran
 
     def __getattribute__(self, name: str) -> Any:
         """Every public call is held against the table of signatures on its way in."""
@@ -251,6 +252,7 @@ class Isa:
                 f"a value that another instruction wrote: undefined on {chip.name}",
             )
         self.memories.touch(dst, stationary, moving)
+        self.products |= {"fp32" if t.dtype == np.float32 else t.dtype.name for t in (stationary, moving)}
         a = f32(stationary.array).reshape(k, m).T
         b = f32(moving.array).reshape(k, n)
         product = self.dot(a, b, precision="fp32").reshape(dst.shape)

@@ -13,8 +13,8 @@ from porter.errors import CheckFailed
 from porter.targets.trainium import instructions, products, target
 from porter.targets.trainium.signatures import check
 from porter.tile.interpret import run
-from porter.tile.target import Emitted
-from porter.tile.text import parse
+from porter.tile.target import CannotEmit, Emitted
+from porter.tile.text import parse, show
 
 CLIPPED = """add attention_197 conv_3x3_stride_2 conv_7x7_stride_2 maxpool matmul_bias_relu attention_decode concat
     log_softmax_long conv_depthwise""".split()
@@ -96,7 +96,18 @@ def test_one_pass_of_bfloat16_in_a_float32_product_is_found() -> None:
     rounded = emitted.text
     for word in operand.groups():
         rounded = re.sub(rf"({word} = nl\.ndarray\(.*)dtype=nl\.float32", r"\1dtype=nl.bfloat16", rounded)
-    assert rounded != emitted.text and found(replace(emitted, text=rounded), "matmul_bias_relu")
+    assert rounded != emitted.text
+    with pytest.raises(CheckFailed) as caught:
+        target.execute(replace(emitted, text=rounded), CASES["matmul_bias_relu"].inputs(), device())
+    assert str(caught.value) == (
+        "kernel matmul_bias_relu: products of its text\n  expected operands in fp32\n  found operands in bfloat16"
+    )
+
+
+def test_another_float32_product_than_the_chips_own_is_not_emitted() -> None:
+    with pytest.raises(CannotEmit) as caught:
+        lowered(show(program("matmul_bias_relu")).replace("as fp32", "as tf32x3"))
+    assert str(caught.value) == "a float32 product as tf32x3: the Tensor engine multiplies float32 as it is"
 
 
 def test_a_call_that_is_not_public_is_found() -> None:
