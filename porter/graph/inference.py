@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from porter.errors import PorterError
+from porter.graph.contrib import shapes
 from porter.graph.operators import schema
 from porter.graph.values import constant_tensor, every_graph, graphs, source_name
 
@@ -71,7 +72,8 @@ def infer_types(model: ir.Model) -> list[str]:
     for value in declared:  # a rank or a fixed dim may be all that is known of a data-dependent result
         if value.producer() is not None:
             value.shape = None
-    with without_weights(model) as proto:
+    foreign = {node.op_type for graph in every_graph(model) for node in graph if node.domain == shapes.DOMAIN}
+    with without_weights(model) as proto, shapes.known_to_onnx(foreign):
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError as error:

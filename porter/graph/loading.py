@@ -1,4 +1,4 @@
-"""`load`: read, bind, bring to the home opset, validate; what everybody else starts from."""
+"""`load`: read, bind, bring to the home opset and to the standard's operators, validate; what everybody else starts from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from porter.graph import contrib
 from porter.graph.dims import bind
 from porter.graph.inference import check_types, infer_types
 from porter.graph.reading import Source, read
@@ -25,6 +26,7 @@ def load(source: Source, dims: Mapping[str, int] | None = None) -> ir.Model:
     check_types(model)  # arity and attributes, as the model's own opset has them
     note(model, infer_types(model))
     upgrade(model)
+    contrib.normalize(model)
     infer_types(model)
     validate(model)
     return model

@@ -84,7 +84,7 @@ def _refuse_domain(place: str, domain: str, op_type: str, local: Collection[tupl
         "ai.onnx.ml": "a model of ai.onnx operators: classical machine learning has no place on these devices",
         "ai.onnx.training": "a model for inference",
         "ai.onnx.preview.training": "a model for inference",
-        "com.microsoft": "operators of ai.onnx or model-local functions, not onnxruntime's own",
+        "com.microsoft": "operators of ai.onnx, or those of onnxruntime that language models use",
     }
     hints = {
         "com.microsoft": "export without onnxruntime's graph optimizer",

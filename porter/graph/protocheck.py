@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -16,14 +16,14 @@ from porter.graph.operators import refuse_unknown
 _UNPACKED = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
 
 
-def check_proto(where: str, proto: onnx.ModelProto) -> list[str]:
+def check_proto(where: str, proto: onnx.ModelProto, more: Collection[tuple[str, str]] = ()) -> list[str]:
     """Raises PorterError for what no graph can be made of; returns notes on what was or will be repaired.
 
     Refused: opsets and operators nobody has defined, values without a definition or with two, cycles, tensors whose
-    data does not fill their shape. A Constant node that a later one redefines is dropped from the message.
+    data does not fill their shape; `more` are operators that are known besides the standard's. A Constant node that a later one redefines is dropped from the message.
     """
     opsets = _opsets(where, proto.opset_import)
-    local = {(function.domain, function.name) for function in proto.functions}
+    local = {(function.domain, function.name) for function in proto.functions} | set(more)
     _check_texts(where, proto)
     notes = _drop_redefined(proto.graph)
     refuse_unknown(where, _scoped(proto.graph.node), opsets, local)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from porter.errors import PorterError
+from porter.graph import contrib
 from porter.graph.edit import remember_sources
 from porter.graph.external import confine
 from porter.graph.inference import innermost
@@ -28,7 +29,7 @@ def read(source: Source) -> ir.Model:
     complete and well-formed ONNX model of operators that porter knows.
     """
     where, folder, proto = _proto(source)
-    notes = check_proto(where, proto)
+    notes = check_proto(where, proto, contrib.OPERATORS)
     confine(where, folder, proto)
     try:
         model = ir.from_proto(proto)
@@ -37,6 +38,7 @@ def read(source: Source) -> ir.Model:
     if folder is not None:
         for graph in every_graph(model):
             ir.external_data.set_base_dir(graph, folder)
+    contrib.adopt(model)
     repair(model, notes)
     remember_sources(model)
     return model

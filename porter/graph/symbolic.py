@@ -118,6 +118,7 @@ class Shapes:
 
 Rule = Callable[[Shapes, ir.Node], Sequence[Dims | None]]
 RULES: dict[str, Rule] = {}
+"""The rule of each operator; one that is not the standard's stands under its domain, `com.microsoft.Attention`."""
 
 
 def follow(model: ir.Model, start: dict[ir.Value, Dims]) -> list[Equation]:
@@ -131,14 +132,24 @@ def follow(model: ir.Model, start: dict[ir.Value, Dims]) -> list[Equation]:
     return list(distinct.values())
 
 
+def known(model: ir.Model) -> Shapes:
+    """What follows from the shapes that the inputs have by now: lengths that are computed, above all."""
+    shapes = Shapes()
+    for value in model.graph.inputs:
+        if value.shape is not None:
+            shapes.shapes[value] = tuple(Size.of(dim) if isinstance(dim, int) else None for dim in value.shape.dims)
+    _follow(model, model.graph, shapes)
+    return shapes
+
+
 def _follow(model: ir.Model, graph: ir.Graph, shapes: Shapes) -> None:
     for node in graph:
         function = called(model, node)
         shapes.node = f"'{source_name(node)}' ({node.op_type})"
         if function is not None:
             results = _call(model, function, node, shapes)
-        elif node.domain == "" and node.op_type in RULES:
-            results = RULES[node.op_type](shapes, node)
+        elif (name := f"{node.domain}.{node.op_type}" if node.domain else node.op_type) in RULES:
+            results = RULES[name](shapes, node)
         else:
             results = ()
         for value, dims in zip(node.outputs, results, strict=False):

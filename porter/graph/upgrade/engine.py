@@ -205,11 +205,17 @@ def upgrade(model: ir.Model, table: Table, home: int = HOME_OPSET) -> None:
     note(model, notes)
 
 
-def _upgrade(root: ir.Graph, start: int, target: int, table: Table, *, in_function: bool, notes: list[str]) -> None:
+def taken(root: ir.Graph) -> set[str]:
+    """The names of all nodes and values in a graph and its subgraphs."""
     used = {value.name for node in root.all_nodes() for value in node.outputs if value.name}
     used |= {node.name for node in root.all_nodes() if node.name}
     for graph in [root, *root.subgraphs()]:
         used |= {value.name for value in [*graph.inputs, *graph.initializers.values()] if value.name}
+    return used
+
+
+def _upgrade(root: ir.Graph, start: int, target: int, table: Table, *, in_function: bool, notes: list[str]) -> None:
+    used = taken(root)
     for opset in range(start + 1, target + 1):
         if not any(opset == version for _, version in table):
             continue
