@@ -120,7 +120,7 @@ def moved_from(value: Value) -> Value:
 
 def _rounds(value: Value) -> bool:
     """Whether the value is float32 that may hold more than bfloat16 does."""
-    return dtype(value) == np.float32 and not is_rounded(value)
+    return dtype(value) == np.float32 and not is_rounded(value) and not is_narrow(value)
 
 
 def is_rounded(value: Value | None) -> bool:
@@ -134,6 +134,12 @@ def is_rounded(value: Value | None) -> bool:
     if node.op_type == "Concat":
         return all(is_rounded(operand) for operand in node.inputs)
     return node.op_type in MOVES and is_rounded(node.inputs[0])
+
+
+def is_narrow(value: Value) -> bool:
+    """Whether the value stands for narrower codes that the kernel reads as they are."""
+    node = moved_from(value).producer()
+    return node is not None and node.domain == "" and node.op_type == "DequantizeLinear"
 
 
 def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:

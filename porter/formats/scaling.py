@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from porter.errors import PorterError
 from porter.formats.number import Format, of
@@ -70,22 +71,21 @@ def refuse_nan(where: str, x: np.ndarray, format: Format) -> None:
     raise PorterError(f"{where} as {format.name}", expected="finite numbers", found=f"{x[tuple(at)]} at {at}")
 
 
-def largest(format: Format) -> float:
-    """The code that the largest magnitude maps to; the same at both ends for integers (127, 7)."""
-    return format.max
-
-
-def per_tensor(x: np.ndarray, format: str, *, amax: float | None = None, where: str = "tensor") -> Scaled:
-    """One scale for all of x; `amax` is what maps to the largest code, if not x's own largest magnitude."""
+def per_tensor(
+    x: np.ndarray, format: str, *, amax: float | None = None, limit: float | None = None, where: str = "tensor"
+) -> Scaled:
+    """One scale for all of x; `amax` is what maps to `limit`, if not x's own largest magnitude."""
     f = of(format)
     refuse_nan(where, x, f)
     top = float(np.max(np.abs(x), initial=0.0)) if amax is None else amax
-    scale = np.float32(_safe(np.asarray(top / largest(f))))
+    x, scale = _within(x, top), np.float32(_safe(np.asarray(top / (limit or f.max))))
     return Scaled(f.encode(x / scale, saturate=True), np.asarray(scale, np.float32))
 
 
-def per_channel(x: np.ndarray, format: str, axis: int, *, clip: str = "none", where: str = "tensor") -> Scaled:
-    """One scale per index of `axis`."""
+def per_channel(
+    x: np.ndarray, format: str, axis: int, *, clip: str = "none", limit: float | None = None, where: str = "tensor"
+) -> Scaled:
+    """One scale per index of `axis`; the largest magnitude maps to `limit`, or to the largest code (127 of int8)."""
     f = of(format)
     refuse_nan(where, x, f)
     axis %= x.ndim
@@ -94,8 +94,10 @@ def per_channel(x: np.ndarray, format: str, axis: int, *, clip: str = "none", wh
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
 
     def encode(share: np.ndarray) -> Scaled:
-        scale = _safe(top * share / largest(f)).astype(np.float32)
-        return Scaled(f.encode(x / scale.reshape(shape).astype(np.float64), saturate=True), scale, axis)
+        high = top * share
+        scale = _safe(high / (limit or f.max)).astype(np.float32)
+        codes = f.encode(_within(x, high.reshape(shape)) / scale.reshape(shape).astype(np.float64), saturate=True)
+        return Scaled(codes, scale, axis)
 
     return _clipped(x, encode, top.shape, rest, clip)
 
@@ -119,7 +121,7 @@ def blocked(
     top = np.max(np.abs(wide), axis=axis + 1)
     tensor = 1.0
     if of(scale).name == "float8_e4m3fn":
-        tensor = float(np.float32(_safe(np.asarray(np.max(top, initial=0.0) / (largest(f) * of(scale).max)))))
+        tensor = float(np.float32(_safe(np.asarray(np.max(top, initial=0.0) / (f.max * of(scale).max)))))
 
     def encode(share: np.ndarray) -> Scaled:
         scales = _scales(top * share, f, scale, rule, tensor)
@@ -139,10 +141,10 @@ def blocked(
 def _scales(top: np.ndarray, f: Format, scale: str, rule: Rule, tensor: float) -> np.ndarray:
     kind = of(scale)
     if kind.name == "float32":
-        return _safe(top / largest(f)).astype(np.float32)
+        return _safe(top / f.max).astype(np.float32)
     if kind.name != "float8_e8m0fnu":
-        return np.asarray(kind.encode(top / largest(f) / tensor, saturate=True))
-    emax = int(np.floor(np.log2(largest(f))))
+        return np.asarray(kind.encode(top / f.max / tensor, saturate=True))
+    emax = int(np.floor(np.log2(f.max)))
     positive = np.where(top > 0, top, 1.0)
     exponent = np.frexp(positive)[1] - 1  # floor(log2 amax), exactly
     match rule:
@@ -151,7 +153,7 @@ def _scales(top: np.ndarray, f: Format, scale: str, rule: Rule, tensor: float) -
         case "aws":
             power = exponent - emax + 1
         case "nvidia":
-            fraction, power = np.frexp(positive / largest(f))
+            fraction, power = np.frexp(positive / f.max)
             power = np.where(fraction == 0.5, power - 1, power)
         case _:
             raise PorterError(f"rule {rule!r} of block scales", expected="ocp, nvidia or aws")
@@ -176,6 +178,11 @@ def _best(encode, errors, shape: tuple[int, ...]) -> np.ndarray:
     return best
 
 
+def _within(x: np.ndarray, top: ArrayLike) -> np.ndarray:
+    """x cut to +-top: symmetric, so that int8 never uses -128, and no code lies beyond a limit below the format's."""
+    return np.clip(np.asarray(x, np.float64), -np.asarray(top), top)
+
+
 def _safe(scale: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, np.maximum(scale, SMALLEST), 1.0)
 
@@ -188,5 +195,7 @@ def to_b11fnuz(codes: np.ndarray) -> tuple[np.ndarray, float]:
     """
     target, bits = of("float8_e4m3b11fnuz"), np.ascontiguousarray(codes).view(np.uint8)
     if np.any((bits & 0x7F) == 0x7F):
-        raise PorterError("e4m3fn codes as e4m3b11fnuz", expected="no NaN", found=f"{np.sum((bits & 0x7F) == 0x7F)} NaN codes")
+        raise PorterError(
+            "e4m3fn codes as e4m3b11fnuz", expected="no NaN", found=f"{np.sum((bits & 0x7F) == 0x7F)} NaN codes"
+        )
     return np.where(bits == 0x80, np.uint8(0), bits).view(target.dtype), 16.0

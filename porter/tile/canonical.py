@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from porter.tile import scales
 from porter.tile.affine import Affine
 from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Index, Iota, Load, Node, Reduce, Store, children
 
@@ -15,7 +16,8 @@ UNROLL = 4  # parts of a joined axis that become stores of their own
 
 def canonical(form: Form, *, keep_last: int = 0) -> Form:
     """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours."""
-    form = _without_units(form.rebuild(change=_narrow_operands))
+    form = form.rebuild(change=scales.hoisted).rebuild(change=_narrow_operands).rebuild(change=scales.joined)
+    form = _without_units(form)
     form = unify(form)
     form = form.rebuild(change=_hoist_division)
     form = unroll(form)

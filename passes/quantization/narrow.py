@@ -1,0 +1,190 @@
+"""Weights, and operands of contractions with weights, in few bits: QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from porter.errors import PorterError
+from porter.formats import scaling
+from porter.formats.scaling import Scaled
+from porter.graph import (
+    DataType,
+    Model,
+    Node,
+    Value,
+    add_initializer,
+    constant,
+    dtype,
+    fresh,
+    inherit,
+    insert_before,
+    names,
+    new_node,
+    new_value,
+    shape,
+    source_name,
+)
+from porter.pipeline import Pass, precision
+from porter.precision.calibrate import Ranges, samples_of, watch
+from porter.precision.contract import Formats
+from porter.precision.layers import Layer, layers
+from porter.precision.schemes import Coding, least, legal, multiplies, scheme_of
+from porter.rewrite import Rewrite
+
+
+@dataclass(frozen=True)
+class Narrow(Pass):
+    """Store weights as a scheme says (int8w, fp8w, int4w, mxfp4w, nvfp4w, ...), and with fp8 or int8 the activations that
+    meet them; everything else stays as it is.
+
+    scheme     formats of every layer that `formats` does not name
+    formats    a precision contract: formats per layer
+    clip       none, or mse: per scale the largest magnitude that leaves the least squared error
+    calibrate  an .npz or a folder of them, from which activation ranges come; drawn inputs if empty
+    method     how a range is read from what was seen: minmax, percentile, mse, entropy
+    """
+
+    scheme: str = "int8w"
+    formats: str = ""
+    clip: str = "none"
+    calibrate: str = ""
+    method: str = "mse"
+
+    @property
+    def contract(self) -> Any:  # type: ignore[override]
+        return precision("sqnr", db=least(self.scheme))
+
+    def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
+        asked = Formats.read(self.formats) if self.formats else Formats(self.scheme)
+        found = [(layer, asked.of(layer.name)) for layer in layers(model)]
+        chosen = [(layer, legal(scheme_of(name), device), name) for layer, name in found if name != "bf16"]
+        active = {
+            layer.activation
+            for layer, kept, _ in chosen
+            if kept.scheme.activation is not None and layer.activation is not None
+        }
+        ranges = (
+            watch(model, {str(v.name) for v in active}, samples_of(model, self.calibrate), self.method)
+            if active
+            else None
+        )
+        used = names(model.graph)
+        done: dict[Value, Value] = {}
+        for number, (layer, kept, name) in enumerate(chosen, 1):
+            made = list(_stored(model, layer, kept.scheme.weight, self.clip, used, done))
+            coding = kept.scheme.activation
+            if coding is not None and layer.activation is not None:
+                product = multiplies(scheme_of(name), device)
+                assert ranges is not None
+                if product == kept.scheme.product:
+                    made += _paired(layer, coding, ranges, used, done)
+            yield Rewrite(number, name, tuple(made), (source_name(layer.node),))
+
+
+def encode(where: str, array: np.ndarray, coding: Coding, layer: Layer, clip: str) -> Scaled:
+    """A layer's weight as codes and scales. Blocks lie along the contraction axis, or they are no blocks of the product."""
+    limit = coding.limit or None
+    if coding.per == "block" and layer.sums is not None and array.shape[layer.sums] >= coding.block:
+        return scaling.blocked(
+            array, coding.format, layer.sums, coding.block, scale=coding.scale, clip=clip, where=where
+        )
+    if layer.channels is None:
+        return scaling.per_tensor(array, coding.format, limit=limit, where=where)
+    if array.ndim > 2 and layer.batched and layer.sums is not None:  # one scale per matrix and column: experts differ
+        return scaling.blocked(array, coding.format, layer.sums, array.shape[layer.sums], clip=clip, where=where)
+    return scaling.per_channel(array, coding.format, layer.channels, clip=clip, limit=limit, where=where)
+
+
+def _stored(
+    model: Model, layer: Layer, coding: Coding, clip: str, used: set[str], done: dict[Value, Value]
+) -> list[str]:
+    """The weight as a narrow initializer and a DequantizeLinear, which all its readers get."""
+    weight = layer.weight
+    if weight in done:
+        return []
+    array = constant(weight)
+    assert array is not None and weight.name is not None
+    made = encode(f"weight '{weight.name}' of layer {layer.name}", np.asarray(array), coding, layer, clip)
+    codes = add_initializer(model, fresh(f"{weight.name}/{coding.format}", used), made.codes)
+    scale = add_initializer(model, fresh(f"{weight.name}/scale", used), made.scale)
+    whole = None
+    if made.tensor != 1.0:
+        whole = add_initializer(model, fresh(f"{weight.name}/tensor_scale", used), np.asarray(made.tensor, np.float32))
+    kinds: list[str] = []
+    for user, position in list(weight.uses()):  # each reader decodes for itself: codes are what memory holds
+        nodes = _decoded(codes, scale, whole, made, str(weight.name), used)
+        _place(user, nodes)
+        user.replace_input_with(position, nodes[-1].outputs[0])
+        kinds += [n.op_type for n in nodes]
+    if not weight.is_graph_input() and not weight.is_graph_output():
+        del model.graph.initializers[weight.name]
+    done[weight] = codes
+    return kinds
+
+
+def _decoded(codes: Value, scale: Value, whole: Value | None, made: Scaled, name: str, used: set[str]) -> list[Node]:
+    """DequantizeLinear of the codes; where there is a scale of scales, after one of those."""
+    nodes = []
+    if whole is not None:
+        wide = new_value(fresh(f"{name}/block_scale", used), np.dtype(np.float32), made.scale.shape)
+        nodes.append(new_node("DequantizeLinear", [scale, whole], outputs=[wide]))
+        scale = wide
+    out = new_value(fresh(f"{name}/float32", used), np.dtype(np.float32), made.codes.shape)
+    attributes: dict[str, object] = {"axis": made.axis} if made.scale.ndim else {}
+    attributes |= {"block_size": made.block} if made.block else {}
+    attributes |= {"output_dtype": int(DataType.FLOAT)} if dtype(scale) != np.float32 else {}
+    nodes.append(new_node("DequantizeLinear", [codes, scale], attributes, outputs=[out]))
+    return nodes
+
+
+def _place(user: Node, nodes: list[Node]) -> None:
+    """Before the reader, in the reader's graph: a branch decodes in the branch."""
+    insert_before(user, nodes)
+    inherit(nodes, [user])
+
+
+def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], done: dict[Value, Value]) -> list[str]:
+    """The activation rounded to the format where this layer reads it; layers that read the same share the pair."""
+    value, position = layer.activation, layer.position
+    assert value is not None and position is not None
+    nodes: list[Node] = []
+    if value not in done:
+        top = ranges.amax(str(value.name), coding.format, coding.limit)
+        if not np.isfinite(top):
+            raise PorterError(
+                f"activation '{value.name}' of layer {layer.name}",
+                expected="finite numbers",
+                found=f"{top} in calibration",
+            )
+        graph = layer.node.graph
+        assert graph is not None
+        largest = coding.limit or scaling.of(coding.format).max
+        scale = add_initializer(
+            graph, fresh(f"{value.name}/scale", used), np.asarray(max(top, scaling.SMALLEST) / largest, np.float32)
+        )
+        source, kind = value, np.dtype(scaling.of(coding.format).dtype)
+        if coding.limit:
+            high = np.float32(coding.limit) * constant(scale)
+            bounds = [
+                add_initializer(graph, fresh(f"{value.name}/{w}", used), np.asarray(b, np.float32))
+                for w, b in (("low", -high), ("high", high))
+            ]
+            source = new_value(fresh(f"{value.name}/clamped", used), np.dtype(np.float32), shape(value))
+            nodes.append(new_node("Clip", [value, *bounds], outputs=[source]))
+        narrow = new_value(fresh(f"{value.name}/{coding.format}", used), kind, shape(value))
+        wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), shape(value))
+        nodes.append(
+            new_node(
+                "QuantizeLinear", [source, scale], {"output_dtype": int(DataType.from_numpy(kind))}, outputs=[narrow]
+            )
+        )
+        nodes.append(new_node("DequantizeLinear", [narrow, scale], outputs=[wide]))
+        insert_before(layer.node, nodes)
+        inherit(nodes, [layer.node])
+        done[value] = wide
+    layer.node.replace_input_with(position, done[value])
+    return [n.op_type for n in nodes]

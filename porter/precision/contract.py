@@ -1,0 +1,65 @@
+"""A precision contract: formats per layer and the budgets they keep, as a TOML file to be kept, given back and diffed.
+
+default = "fp8"
+
+[formats]                     # glob patterns of source layers; the first that fits decides
+"/lm_head*" = "bf16"
+"*mlp*" = "nvfp4w"
+
+[budgets]
+kl = 0.02
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from porter.errors import PorterError
+from porter.precision.schemes import SCHEMES
+
+WIDE = "bf16"  # a layer that is left as the rest of the model is
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The scheme of each layer, by pattern."""
+
+    default: str = WIDE
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    budgets: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, layer: str) -> str:
+        """The scheme of a source layer. A pattern equal to the name fits even where it has glob characters."""
+        return next((s for p, s in self.patterns.items() if p == layer or fnmatchcase(layer, p)), self.default)
+
+    def text(self) -> str:
+        """The file, the same bytes for the same contract."""
+        lines = [f"default = {json.dumps(self.default)}", "", "[formats]"]
+        lines += [f"{json.dumps(p)} = {json.dumps(s)}" for p, s in self.patterns.items()]
+        lines += ["", "[budgets]", *(f"{json.dumps(m)} = {float(v)!r}" for m, v in self.budgets.items())]
+        return "\n".join(lines) + "\n"
+
+    def write(self, path: str | Path) -> None:
+        Path(path).write_text(self.text())
+
+    @staticmethod
+    def read(path: str | Path) -> Formats:
+        """The contract of a file. Raises PorterError for what is no such file, and names unknown formats."""
+        try:
+            page = tomllib.loads(Path(path).read_text())
+        except (OSError, tomllib.TOMLDecodeError) as e:
+            raise PorterError(
+                f"precision contract {path}", expected="a TOML file", found=str(e).partition("\n")[0]
+            ) from None
+        unknown = page.keys() - {"default", "formats", "budgets"}
+        made = Formats(str(page.get("default", WIDE)), dict(page.get("formats", {})), dict(page.get("budgets", {})))
+        wrong = [s for s in (made.default, *made.patterns.values()) if s not in (*SCHEMES, WIDE)]
+        if unknown or wrong:
+            raise PorterError(f"precision contract {path}", expected=f"default, formats, budgets; formats of {', '.join((*SCHEMES, WIDE))}",
+                              found=", ".join(map(str, [*sorted(unknown), *wrong])))  # fmt: skip
+        return made

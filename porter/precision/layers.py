@@ -1,0 +1,142 @@
+"""The layers that low precision is about: contractions of an activation with a weight, and tables that are gathered from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from porter.graph import Function, Model, Node, Value, attributes, called, constant_tensor, dtype, shape, source_name
+
+PLAIN = ("", "ai.onnx")
+Outer = dict[
+    Value, tuple[int, Value]
+]  # what a function calls by its own name: the place among the inputs, the graph's value
+LEAST = 1024  # elements below which a weight is left alone: scales would weigh as much as what they save
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A node of the graph (an operator, or a call of a fused one) and what it multiplies.
+
+    activation, position   the other operand and its place among the node's inputs; None where it is made inside, or for a
+                           table
+    channels               the weight's axis with one scale per index; None where none survives
+    sums                   the weight's axis that the contraction sums over
+    batched                whether the weight is a stack of matrices
+    """
+
+    node: Node
+    weight: Value
+    activation: Value | None
+    position: int | None
+    channels: int | None
+    sums: int | None
+    batched: bool = False
+    macs: int = 0
+
+    @property
+    def name(self) -> str:
+        """The source model's layer."""
+        return source_name(self.node)
+
+    @property
+    def is_table(self) -> bool:
+        return self.activation is None and self.node.op_type == "Gather"
+
+
+def layers(model: Model) -> list[Layer]:
+    """Every layer with a float32 weight of at least 1024 elements, in the order of the graph."""
+    found = []
+    for node in model.graph:
+        if node.domain in PLAIN:
+            found += _of(node, {v: (i, v) for i, v in enumerate(node.inputs) if v is not None}, node)
+        elif (function := called(model, node)) is not None:
+            found += _called(node, function)
+    return found
+
+
+def _called(node: Node, function: Function) -> list[Layer]:
+    outer = {p: (i, v) for i, (p, v) in enumerate(zip(function.inputs, node.inputs, strict=False)) if v is not None}
+    return [layer for inner in function if inner.domain in PLAIN for layer in _of(inner, outer, node)]
+
+
+def _of(inner: Node, outer: Outer, node: Node) -> list[Layer]:
+    if inner.op_type == "Gather":
+        table = _outer(inner.inputs[0], outer)
+        axis = int(attributes(inner).get("axis", 0))  # type: ignore[call-overload]
+        if table is None or not _is_weight(outer[table[0]][1]) or table[1] or axis != 0:
+            return []
+        return [Layer(node, outer[table[0]][1], None, None, 0, 1)]
+    axes = _weight_axes(inner)
+    operands = [_outer(v, outer) for v in inner.inputs[:2]] if axes else []
+    for place, (channels, sums) in axes.items():
+        mine, other = operands[place], operands[1 - place]
+        if mine is None or not _is_weight(outer[mine[0]][1]):
+            continue
+        value, perm = outer[mine[0]][1], mine[1]
+        dims = shape(value) or ()
+        channels, sums = channels % len(dims), sums % len(dims)
+        if perm:
+            channels, sums = perm[channels], perm[sums]
+        position, activation = (
+            outer[other[0]] if other is not None and _only_multiplied(other[0], inner is node) else (None, None)
+        )
+        if activation is not None and (constant_tensor(activation) is not None or dtype(activation) != np.float32):
+            position, activation = None, None
+        result = inner.outputs[0] if shape(inner.outputs[0]) is not None else node.outputs[0]
+        macs = (
+            _size(result)
+            * _size(value)
+            // max(dims[channels], 1)
+            // (dims[0] if len(dims) > 2 and inner.op_type == "MatMul" else 1)
+        )
+        batched = inner.op_type == "MatMul" and len(dims) > 2
+        return [Layer(node, value, activation, position, channels, sums, batched, macs)]
+    return []
+
+
+def _only_multiplied(parameter: Value, plain: bool) -> bool:
+    """Whether a function does nothing with a parameter but multiply it (and move it before): else rounding it changes more."""
+    users = {user.op_type for user, _ in parameter.uses()}
+    return plain or users <= {"MatMul", "Gemm", "Conv", "Transpose", "Reshape"}
+
+
+def _weight_axes(inner: Node) -> dict[int, tuple[int, int]]:
+    """For each operand that may be a weight: its channel axis and its summed axis."""
+    match inner.op_type:
+        case "MatMul":
+            return {1: (-1, -2), 0: (-2, -1)}
+        case "Gemm":
+            transposed = bool(attributes(inner).get("transB", 0))
+            return {1: (0, 1) if transposed else (1, 0)}
+        case "Conv":
+            return {1: (0, 1)}
+        case _:
+            return {}
+
+
+def _outer(value: Value | None, outer: Outer) -> tuple[Value, tuple[int, ...]] | None:
+    """The function's parameter (of a plain node: its input) behind a value, through transposes; and where each axis came from."""
+    perm: tuple[int, ...] = ()
+    while value is not None and value not in outer:
+        node = value.producer()
+        if node is None or node.op_type not in ("Transpose", "Identity") or node.domain not in PLAIN:
+            return None
+        if node.op_type == "Transpose":
+            order = attributes(node).get("perm")
+            if order is None:
+                return None
+            here = tuple(int(i) for i in order)  # type: ignore[attr-defined]
+            perm = tuple(here[i] for i in perm) if perm else here
+        value = node.inputs[0]
+    return None if value is None else (value, perm)
+
+
+def _is_weight(value: Value) -> bool:
+    tensor = constant_tensor(value)
+    return tensor is not None and dtype(value) == np.float32 and tensor.size >= LEAST and len(tensor.shape) >= 2
+
+
+def _size(value: Value) -> int:
+    return int(np.prod(shape(value) or (1,), dtype=np.int64))

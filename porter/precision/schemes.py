@@ -1,0 +1,183 @@
+"""Schemes: what `--precision fp8` stores and multiplies, and what a device makes of it.
+
+A scheme names formats as a user asks for them; `legal` says what one device really has, with the reason for each
+difference. E4M3 is four formats (448, 240 with Inf, 240 without, 30). ONNX has no type for two of them, so a graph always
+holds e4m3fn, in codes that the device's own flavour shares:
+
+    float8_e4m3 (240)         codes up to 240 are equal bit by bit, so scales map to 240 and activations are clamped there
+    float8_e4m3b11fnuz (30)   the same bits mean a 16th, up to 448 / 16 = 28: nothing is lost (formats.scaling.to_b11fnuz)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from porter.device import Device
+from porter.errors import PorterError
+from porter.formats import of
+
+#: one E4M3 for another, by what the matrix unit takes
+E4M3 = ("float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz")
+#: words of the devices' pages for formats that numpy names otherwise
+WORDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "tf32": "tfloat32"}
+SLOW = (
+    0.1  # an int8 product below this share of the bf16 rate is no product to aim for (B300, GB300, Rubin: 1/30 of fp8)
+)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a tensor is stored: element format, scale per 'tensor', 'channel' or 'block', and the scale's own format.
+
+    limit   the largest code in use; the format's own if 0
+    """
+
+    format: str
+    per: str = "channel"
+    block: int = 0
+    scale: str = "float32"
+    limit: float = 0.0
+
+    def __str__(self) -> str:
+        block = f"[{self.block}]" if self.per == "block" else ""
+        scale = "" if self.scale == "float32" else f" x {self.scale}"
+        return f"{self.format} per {self.per}{block}{scale}"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Weights, and activations where they are narrow too; the rest of the model is bfloat16."""
+
+    name: str
+    weight: Coding
+    activation: Coding | None = None
+
+    @property
+    def product(self) -> str:
+        """The operand format of the matrix unit that the scheme is about."""
+        return self.weight.format if self.activation is not None else "bfloat16"
+
+
+_TENSOR = {"per": "tensor"}
+SCHEMES = {
+    s.name: s
+    for s in (
+        Scheme("int8w", Coding("int8")),
+        Scheme("fp8w", Coding("float8_e4m3fn")),
+        Scheme("int4w", Coding("int4", "block", 32)),
+        Scheme("mxfp8w", Coding("float8_e4m3fn", "block", 32, "float8_e8m0fnu")),
+        Scheme("mxfp4w", Coding("float4_e2m1fn", "block", 32, "float8_e8m0fnu")),
+        Scheme("nvfp4w", Coding("float4_e2m1fn", "block", 16, "float8_e4m3fn")),
+        Scheme("fp8", Coding("float8_e4m3fn"), Coding("float8_e4m3fn", **_TENSOR)),
+        Scheme("int8", Coding("int8"), Coding("int8", **_TENSOR)),
+    )
+}
+
+
+#: dB of signal to error below which a model is no port of itself, if the user sets no budget: what the format leaves of one
+#: product, less 10 dB for ten layers whose errors add up independently. One product: rounding a normal channel whose largest
+#: magnitude is 4 sigma to 127 (7) steps leaves 40.9 (15.7) dB, e4m3 31.5 dB (relative steps of 2**-4 to 2**-3), e2m1 with a
+#: scale per block 19 dB; two rounded operands cost 3 dB.
+LEAST = {
+    "int8w": 30.0,
+    "fp8w": 21.0,
+    "int4w": 5.0,
+    "mxfp8w": 21.0,
+    "mxfp4w": 8.0,
+    "nvfp4w": 9.0,
+    "fp8": 18.0,
+    "int8": 27.0,
+}
+
+
+def least(name: str) -> float:
+    """The budget in dB of a precision without a user's budget; bf16's for what is no scheme."""
+    return LEAST.get(name, 30.0)
+
+
+@dataclass(frozen=True)
+class Legal:
+    """A scheme as a device has it, and why it differs from what was asked."""
+
+    scheme: Scheme
+    why: tuple[str, ...] = ()
+
+
+def scheme_of(name: str) -> Scheme:
+    """The scheme of that name. Raises PorterError with what exists."""
+    if name not in SCHEMES:
+        raise PorterError(f"precision {name!r}", expected=", ".join(SCHEMES))
+    return SCHEMES[name]
+
+
+def products(device: Device) -> tuple[str, ...]:
+    """Operand formats of the device's matrix unit, by numpy's names.
+
+    A page may say 'float8_e4m3 (max 240)', or 'fp8' and the flavour elsewhere.
+    """
+    found: list[str] = []
+    for text in device.get("formats.matmul", []):
+        word = str(text).split()[0]
+        flavours = device.get(f"formats.flavour.{word}")
+        found += flavours if flavours else [WORDS.get(word, word)]
+    return tuple(found)
+
+
+def flavour(device: Device) -> str | None:
+    """The E4M3 that the matrix unit takes, None where it has none. OCP's wherever there is a choice: parts after Trn3
+    reject the older one, and the two cannot meet in one product."""
+    return next((f for f in E4M3 if f in products(device)), None)
+
+
+def legal(scheme: Scheme, device: Device | None) -> Legal:
+    """The scheme with the device's own formats. Raises PorterError where the device has no such product.
+
+    int8 products: on a unit without them, or with a rate below a tenth of bf16's, storage stays int8 and the product is
+    bfloat16, which holds every int8 exactly (Neuron would silently multiply in float32, wrong above 2**24).
+    """
+    if device is None:
+        return Legal(scheme)
+    e4m3 = flavour(device)
+    if scheme.activation is None:
+        if scheme.weight.format == "float8_e4m3fn":
+            return _flavoured(scheme, e4m3, device)
+        return Legal(scheme)
+    if scheme.weight.format == "int8":
+        rate, usual = device.get("peak.int8"), device.get("peak.bf16")
+        if "int8" in products(device) and not (rate and usual and rate < SLOW * usual):
+            return Legal(scheme)
+        why = (
+            "no int8 product" if "int8" not in products(device) else f"int8 runs at {rate / usual:.2g} of the bf16 rate"
+        )
+        return Legal(
+            scheme, (f"{device.name}: {why}; stored as int8, multiplied as bfloat16, where every int8 is exact",)
+        )
+    if e4m3 is None:
+        raise PorterError(f"--precision {scheme.name} on {device.name}", expected="a matrix unit that takes float8_e4m3 of some flavour",
+                          found=", ".join(products(device)) or "no formats on the device's page", hint="--precision fp8w stores it")  # fmt: skip
+    return _flavoured(scheme, e4m3, device)
+
+
+def multiplies(scheme: Scheme, device: Device | None) -> str:
+    """The operand format of a legal scheme's products on the device."""
+    if scheme.activation is not None and scheme.weight.format == "int8" and legal(scheme, device).why:
+        return "bfloat16"
+    return scheme.product
+
+
+def _flavoured(scheme: Scheme, e4m3: str | None, device: Device) -> Legal:
+    """The scheme in codes that the device's E4M3 shares with OCP's."""
+    if e4m3 in (None, "float8_e4m3fn"):
+        return Legal(scheme)
+    if e4m3 == "float8_e4m3b11fnuz":
+        return Legal(
+            scheme,
+            (f"{device.name}: E4M3 is float8_e4m3b11fnuz; the same codes mean a 16th, which the scales take up",),
+        )
+    if scheme.weight.scale != "float32":
+        raise PorterError(f"--precision {scheme.name} on {device.name}", expected="float8_e4m3fn",
+                          found=f"{e4m3}, in which codes beyond {of(e4m3).max:g} are no numbers", hint="--precision fp8w")  # fmt: skip
+    limit = of(e4m3).max
+    activation = None if scheme.activation is None else replace(scheme.activation, limit=limit)
+    made = replace(scheme, weight=replace(scheme.weight, limit=limit), activation=activation)
+    return Legal(made, (f"{device.name}: E4M3 is {e4m3}; scaled to {limit:g} instead of 448, and clamped there",))

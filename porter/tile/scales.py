@@ -1,0 +1,81 @@
+"""Quantized operands of a dot: scales without a summed axis move behind it, and the codes meet as the unit takes them.
+
+    dot(cast(codes) * scale, x)              ->  dot(cast(codes), x) * scale
+    dot(cast(bfloat16), cast(codes))         ->  dot(bfloat16, cast(codes to bfloat16))     every code is exact there
+    dot(cast(int8 to int32), cast(int8 ..))  ->  dot(int8, int8) in int32                   what ONNX writes as MatMulInteger
+
+A scale per block of the sum stays where it is: it belongs to the terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from porter.tile.form import Cast, Dot, Elementwise, Form, Node
+
+FLOAT_CODES = {
+    "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e5m2", "float8_e3m4", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn",
+}  # fmt: skip
+CODES = FLOAT_CODES | {
+    "int8",
+    "uint8",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
+}  # at most 8 significant bits: exact in bfloat16
+
+
+def hoisted(form: Form, node: Node) -> Node | int:
+    """The dot of the bare codes, times the scales that have none of the summed axes."""
+    if not isinstance(node, Dot):
+        return node
+    factors: list[int] = []
+    operands = []
+    for operand in (node.a, node.b):
+        core, mine = _unscaled(form, operand, node.axes)
+        operands.append(core)
+        factors += mine
+    if not factors:
+        return node
+    product = form.add(replace(node, a=operands[0], b=operands[1]))
+    for factor in factors:
+        product = form.ew("mul", product, factor)
+    return product
+
+
+def _unscaled(form: Form, operand: int, summed: tuple[str, ...]) -> tuple[int, list[int]]:
+    """The cast of codes below scales, and those scales; the operand itself where it is anything else."""
+    factors: list[int] = []
+    core = operand
+    while isinstance(inner := form[core], Elementwise) and inner.op == "mul":
+        free = [i for i in inner.args if not form.axes_of(i) & set(summed)]
+        held = [i for i in inner.args if i not in free]
+        if len(free) != 1 or len(held) != 1:
+            break
+        factors.append(free[0])
+        core = held[0]
+    cast = form[core]
+    if isinstance(cast, Cast) and form[cast.arg].dtype in CODES and cast.dtype == "float32":
+        return core, factors
+    return operand, []
+
+
+def joined(form: Form, node: Node) -> Node | int:
+    """Codes in the format that the other operand has: bfloat16 by codes multiplies as bfloat16, int8 by int8 as int8."""
+    if not isinstance(node, Dot):
+        return node
+    a, b = form[node.a], form[node.b]
+    if not (isinstance(a, Cast) and isinstance(b, Cast)):
+        return node
+    kinds = form[a.arg].dtype, form[b.arg].dtype
+    if node.dtype == "int32":
+        return replace(node, a=a.arg, b=b.arg) if kinds == ("int8", "int8") else node
+    if kinds[0] == kinds[1] or node.dtype != "float32" or not set(kinds) <= CODES | {"bfloat16"}:
+        if kinds[0] == kinds[1] and kinds[0] in CODES - FLOAT_CODES and node.dtype == "float32":
+            return replace(node, a=form.add(Cast(a.arg, "bfloat16")), b=form.add(Cast(b.arg, "bfloat16")))
+        return node
+    operands = [
+        c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)
+    ]
+    return replace(node, a=operands[0], b=operands[1])
