@@ -19,10 +19,9 @@ from porter.graph import Model
 from porter.porting import kernels, witness
 from porter.porting.kernels import Distinct, Program
 from porter.porting.lowering import Lowered
+from porter.precision.schemes import least
 from porter.tile import interpret
 from porter.tile.target import Target, Whole
-
-LEAST = {"bf16": 30.0}  # dB of signal to error below which a precision is no port of the model, without a user's budget
 
 
 class Judge:
@@ -34,8 +33,8 @@ class Judge:
         self.truth = evaluate(model, dict(inputs), ops.float64)
         self.source = evaluate(model, dict(inputs), ops.source)
         self.outside = witness.onnxruntime(model, inputs)
-        least = precision("sqnr", db=LEAST[asked]).budgets if asked in LEAST else ()
-        self.budgets = tuple(budgets) or least
+        needed = precision("sqnr", db=least(asked)).budgets if asked != "fp32" else ()
+        self.budgets = tuple(budgets) or needed
 
     def program(self, program: Program, target: Target, *, emulate: bool) -> dict[str, Any]:
         """The launch list, through the tile programs or the emitted text."""

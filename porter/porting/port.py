@@ -20,13 +20,15 @@ from porter.graph import Model
 from porter.pipeline.cache import Cache
 from porter.porting import assemble, endtoend, lowering
 from porter.porting.kernels import program_of
+from porter.precision.schemes import SCHEMES
 from porter.tile.target import target_of
 
 Progress = Callable[[str, int, int], None]
 
 FP32 = "cleanup, fusion, layout, tiling.partition"
 BF16 = "cleanup, fusion, layout, quantization.bf16, tiling.partition"
-PIPELINES = {"fp32": FP32, "bf16": BF16}
+NARROW = "cleanup, fusion, layout, quantization.narrow{{scheme={}}}, quantization.bf16, tiling.partition"
+PIPELINES = {"fp32": FP32, "bf16": BF16, **{name: NARROW.format(name) for name in SCHEMES}}
 
 
 @dataclass
