@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from porter.bundle.folder import writing
 from porter.cli import options
 from porter.cli.output import progress, stdout_for
+
+if TYPE_CHECKING:
+    from porter.check.result import Method
 
 
 @click.command("check")
@@ -27,7 +31,7 @@ def command(
     a: str,
     b: str,
     dim: tuple[str, ...],
-    method: str,
+    method: Method,
     inputs: str | None,
     budget: tuple[str, ...],
     seed: int,
@@ -42,8 +46,8 @@ def command(
     budgets = options.budgets(budget)
     samples = options.samples(inputs)
     with stdout_for(as_json) as emit, progress() as report:
-        from porter import check
         from porter.check import report as form
+        from porter.check.result import check
 
         report("comparing", 0, 0)
         result = check(

@@ -69,10 +69,10 @@ class Device:
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> Device:
         """The device of a document. Raises KeyError where the document is none."""
-        facts = {
-            path: Fact(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
-            for path, entry in document["facts"].items()
-        }
+        facts: dict[str, Fact] = {}
+        for path, entry in document["facts"].items():
+            words: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+            facts[path] = Fact(**words)
         return Device(document["name"], facts, dict(document["sources"]))
 
     def fact(self, path: str) -> Fact:
