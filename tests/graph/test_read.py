@@ -475,3 +475,9 @@ def test_domains_that_no_node_uses_leave(model: Callable) -> None:
     proto = model([RELU], {"x": [3]}, {"y": [3]})
     proto.opset_import.add(domain="com.microsoft", version=1)
     assert graph.load(proto).opset_imports == {"": graph.HOME_OPSET}
+
+
+def test_fewer_parts_than_outputs_are_refused_before_inference(model: Callable) -> None:
+    split = helper.make_node("Split", ["x"], ["y", "z"], name="s", num_outputs=1)
+    with pytest.raises(PorterError, match="expected num_outputs = 2, one per output"):
+        graph.load(model([split], {"x": [4]}, {"y": [2], "z": [2]}))
