@@ -411,7 +411,9 @@ MIXTURES += [
 
 
 @pytest.mark.parametrize("case", MIXTURES, ids=str)
-def test_mixtures_of_experts(case: Case, witness: Callable) -> None:
+def test_mixtures_of_experts(case: Case, witness: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    # else onnxruntime rounds activations to 8 bits where weights have 8 bits in blocks
+    monkeypatch.setenv("ORT_QMOE_CPU_QNBIT_GEMM", "fp32")
     check(case, witness)
 
 
@@ -433,7 +435,6 @@ QUANTIZED = [
         Case(name, [code(2, 5, kind=kind), scale(0.02), zero(3, kind), code(2, 1, kind=kind), scale(0.03), zero(-5 if kind is np.int8 else 9, kind), scale(0.05), zero(1, kind)], title=kind.__name__, steps=1)
         for name in ("QLinearAdd", "QLinearMul") for kind in (np.uint8, np.int8)
     ],
-    Case("QLinearAdd", [code(2, 5), scale(0.02), None, code(5), scale(0.03), None, scale(0.05)], title="no zero points", steps=1),
     Case("QLinearSigmoid", [code(2, 5), scale(0.05), zero(128), scale(1 / 256), zero(0)]),
     Case("QLinearLeakyRelu", [code(2, 5, kind=np.int8), scale(0.05), zero(3, np.int8), scale(0.04), zero(-1, np.int8)], {"alpha": 0.2}),
     Case("QLinearSoftmax", [code(2, 3, 5), scale(0.05), zero(128), scale(1 / 256), zero(0)], {"opset": 13, "axis": 1}, title="13", steps=1),

@@ -24,6 +24,8 @@ ROUNDED: dict[str, Callable[[np.ndarray], float]] = {
     "squeezenet_fp16_op7": lambda y: 2**-11 * float(np.abs(y).max()),
     "scan_lstm_op9": lambda y: 2**-24,
     "micro_kws_qdq_op15": lambda y: 1.001 / 255,
+    # onnxruntime's own operators by the standard's: sums of up to 128 terms in another order, five layers deep
+    "reject_contrib_gpt2_op11": lambda y: 5 * 128 * 2**-24 * float(np.abs(y).max()),
 }
 
 
@@ -56,7 +58,7 @@ def places(model: graph.Model, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 def test_every_model_loads_and_means_the_same(models: Path, witness: Callable) -> None:
     checked = 0
     for file in catalog(models):
-        if "reject" in file:
+        if "reject_ml" in file:
             continue
         path, feeds = models / file, feeds_of(models, file)
         loaded = graph.load(path, places(graph.read(path), feeds))
@@ -71,17 +73,10 @@ def test_every_model_loads_and_means_the_same(models: Path, witness: Callable) -
     assert checked >= 25
 
 
-@pytest.mark.parametrize(
-    "name, found",
-    [
-        ("reject_contrib_gpt2_op11", "operator com.microsoft.EmbedLayerNormalization"),
-        ("reject_ml_domain_op9", "operator ai.onnx.ml.LinearClassifier"),
-    ],
-)
-def test_models_that_are_refused(name: str, found: str, models: Path) -> None:
+def test_a_model_that_is_refused(models: Path) -> None:
     with pytest.raises(PorterError) as error:
-        graph.load(models / name / "model.onnx")
-    assert error.value.found == found
+        graph.load(models / "reject_ml_domain_op9" / "model.onnx")
+    assert error.value.found == "operator ai.onnx.ml.LinearClassifier"
 
 
 def test_reading_copies_no_weight(tmp_path: Path, model: Callable) -> None:

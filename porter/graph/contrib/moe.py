@@ -91,13 +91,17 @@ def _shape(s: Spelling, x: ir.Value) -> ir.Value:
 
 
 def _routing(s: Spelling, mixing: ir.Value | None) -> ir.Value:
-    """The share of each expert in each token, (tokens, experts): the k most probable, the others 0."""
+    """The share of each expert in each token, (tokens, experts): the k most probable, the others 0.
+
+    The shares of QMoE always add up to 1, unless another input gives them.
+    """
+    whole = s.attribute("normalize_routing_weights", 0) or (s.node.op_type == "QMoE" and mixing is None)
     logits = s.required(1)
     probabilities = s.op("Softmax", logits, axis=-1)
     chosen, experts = s.several(2, "TopK", probabilities, s.ints(int(s.attribute("k", 1)), name="k"), axis=-1)
     if mixing is not None:
         chosen = s.op("GatherElements", mixing, experts, axis=-1)
-    if s.attribute("normalize_routing_weights", 0):
+    if whole:
         chosen = s.op("Div", chosen, s.op("ReduceSum", chosen, s.ints(-1, name="axes"), keepdims=1))
     zero = s.op("Mul", probabilities, s.scalar_like(0.0, logits, "none"))
     return s.op("ScatterElements", zero, experts, chosen, axis=-1)
@@ -112,7 +116,7 @@ def _activated(s: Spelling, project: Callable[[int, ir.Value], ir.Value], tokens
         case "relu":
             y = s.op("Relu", first)
         case "gelu":
-            y = s.op("Gelu", first)
+            y = s.op("Gelu", first, approximate="tanh")
         case "silu":
             y = s.op("Swish", first)
         case "identity":

@@ -378,8 +378,13 @@ def _value(shapes: Shapes, context: onnx.shape_inference.InferenceContext, index
             Size.of(dim.dim_value) if dim.HasField("dim_value") else Size.of(dim.dim_param) if dim.dim_param else None
             for dim in kind.shape.dim
         )
+    dims = shapes.shapes.get(value)
+    if dims is None or len(dims) > 1 or kind.elem_type not in (ir.DataType.INT32, ir.DataType.INT64):
+        return value
+    if any(size is None or size.number is None or size.number > 64 for size in dims):  # no shape, and maybe a stub
+        return value
     data = context.get_input_data(index)
-    if data is not None and ir.DataType(kind.elem_type).is_integer():
+    if data is not None:
         shapes.numbers[value] = tuple(Size.of(int(n)) for n in np.ravel(onnx.numpy_helper.to_array(data)))
     elif (symbolic := context.get_symbolic_input(index)) is not None:
         shapes.numbers[value] = tuple(
