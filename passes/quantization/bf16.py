@@ -59,9 +59,15 @@ class Bf16(Pass):
 
     A rounding is a Cast to bfloat16 and one back: the graph computes in float32 throughout, and runs wherever float32
     does. Outputs of the model are not rounded.
+
+    db    budget of the model after this pass, with what narrower formats before it cost
     """
 
-    contract = precision("sqnr", db=30)
+    db: float = 30.0
+
+    @property
+    def contract(self) -> Any:  # type: ignore[override]
+        return precision("sqnr", db=self.db)
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         done: dict[Value, Value] = {}

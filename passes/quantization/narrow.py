@@ -46,6 +46,7 @@ class Narrow(Pass):
     clip       none, or mse: per scale the largest magnitude that leaves the least squared error
     calibrate  an .npz or a folder of them, from which activation ranges come; drawn inputs if empty
     method     how a range is read from what was seen: minmax, percentile, mse, entropy
+    db         budget of the model after this pass; the scheme's own if 0
     """
 
     scheme: str = "int8w"
@@ -53,10 +54,11 @@ class Narrow(Pass):
     clip: str = "none"
     calibrate: str = ""
     method: str = "mse"
+    db: float = 0.0
 
     @property
     def contract(self) -> Any:  # type: ignore[override]
-        return precision("sqnr", db=least(self.scheme))
+        return precision("sqnr", db=self.db or least(self.scheme))
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         asked = Formats.read(self.formats) if self.formats else Formats(self.scheme)

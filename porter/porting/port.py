@@ -20,16 +20,12 @@ from porter.graph import Model
 from porter.pipeline.cache import Cache
 from porter.porting import assemble, endtoend, lowering
 from porter.porting.kernels import program_of
-from porter.precision.schemes import SCHEMES
+from porter.precision.plans import PRECISIONS
+from porter.precision.plans import pipeline as plan
 from porter.tile.target import target_of
 
+PIPELINES = {name: plan(name) for name in PRECISIONS}
 Progress = Callable[[str, int, int], None]
-
-FP32 = "cleanup, fusion, layout, tiling.partition"
-BF16 = "cleanup, fusion, layout, quantization.bf16, tiling.partition"
-NARROW = "cleanup, fusion, layout, quantization.narrow{{scheme={}}}, quantization.bf16, tiling.partition"
-PIPELINES = {"fp32": FP32, "bf16": BF16, **{name: NARROW.format(name) for name in SCHEMES}}
-
 
 @dataclass
 class TargetReport:
@@ -93,8 +89,8 @@ def port(
     emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, progress: Progress | None = None,
 ) -> PortResult:  # fmt: skip
     """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception."""
-    if precision not in PIPELINES:
-        raise PorterError("--precision", expected=f"one of {', '.join(PIPELINES)}", found=precision)
+    if precision not in PRECISIONS:
+        raise PorterError("--precision", expected=f"one of {', '.join(PRECISIONS)}", found=precision)
     path, out = Path(model), Path(out)
     assemble.check_destination(out, force)
     loaded = graph.load(path, dims or {})
@@ -123,7 +119,7 @@ def _port_one(
     sample = dict(options.inputs) if options.inputs is not None else check.draw(model)
     kept = out.with_name(f"{out.name}-failed")
     result = pipeline.run(
-        model, PIPELINES[options.precision], device, keep=kept, save=out.with_name(f"{out.name}-steps") if options.save_steps else None,
+        model, plan(options.precision, options.budgets), device, keep=kept, save=out.with_name(f"{out.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
     )  # fmt: skip
     report.steps += [s.json() for s in result.steps]
