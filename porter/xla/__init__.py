@@ -8,7 +8,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_WORDS = {"whole": "whole_model", "Whole": "whole_model", "stablehlo": "hlo", "hlo_proto": "hlo", "run_text": "hlo", "call": "hlo"}
+_WORDS = {
+    "whole": "whole_model", "Whole": "whole_model", "stablehlo": "hlo", "hlo_proto": "hlo", "run_text": "hlo",
+    "run_proto": "hlo", "call": "hlo",
+}  # fmt: skip
 
 __all__ = list(_WORDS)
 

@@ -1,12 +1,13 @@
 """StableHLO and HLO of jax functions, as text or bytes that hold no source paths; and text run on XLA's CPU.
 
-    text = stablehlo(function, types, "tpu")      # what the bundle ships; the same function gives the same text
-    outputs = run_text(text, inputs)              # on the CPU
-    bytes = hlo_proto(function, types)            # an HloModuleProto, what neuronx-cc reads
+text = stablehlo(function, types, "tpu")      # what the bundle ships; the same function gives the same text
+outputs = run_text(text, inputs)              # on the CPU
+bytes = hlo_proto(function, types)            # an HloModuleProto, what neuronx-cc reads
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from jax.interpreters import mlir
 from porter.errors import PorterError
 from porter.xla.products import by_passes
 
-# What runs once is compiled without optimizing: products are library calls either way, and the compile is most of the time.
+# What runs once is not optimized: products are library calls either way, and compiling is most of the time.
 QUICK = {"xla_backend_optimization_level": 0}
 
 
@@ -50,7 +51,7 @@ def exported(function: Callable[..., Any], types: Sequence[Any], platforms: Sequ
 
     named.__name__ = named.__qualname__ = name
     with no_paths():
-        return export.export(jax.jit(named), platforms=list(platforms))(*types)
+        return export.export(jax.jit(named, keep_unused=True), platforms=list(platforms))(*types)
 
 
 def text_of(e: Any) -> str:
@@ -63,19 +64,66 @@ def text_of(e: Any) -> str:
 
 
 def hlo_proto(function: Callable[..., Any], types: Sequence[Any], name: str = "main") -> bytes:
-    """The function as a serialized xla.HloModuleProto, before XLA's optimizations."""
+    """The function as a serialized xla.HloModuleProto, before XLA's optimizations; equal functions give equal bytes."""
+    from jax._src.lib import _jax  # no public name leads from StableHLO to HLO
 
-    def named(*arguments: Any) -> Any:
-        return function(*arguments)
+    text = stablehlo(function, types, "cpu", name)
+    computation = _jax.mlir.mlir_module_to_xla_computation(text, use_tuple_args=False, return_tuple=False)
+    return _without(computation.as_serialized_hlo_module_proto(), _MODULE_ID)
 
-    named.__name__ = named.__qualname__ = name
-    with no_paths():
-        lowered = jax.jit(named, keep_unused=True).lower(*types)
-        return bytes(lowered.compiler_ir("hlo").as_serialized_hlo_module_proto())
+
+def run_proto(data: bytes, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a serialized HloModuleProto on XLA's CPU."""
+    from jax._src.lib import _jax, xla_client
+    from jax.extend.backend import get_backend
+
+    text = _jax.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(data))
+    client = get_backend("cpu")
+    devices = _jax.DeviceList(tuple(client.local_devices()[:1]))
+    program = client.compile_and_load(str(text).encode(), devices, xla_client.CompileOptions())
+    with jax.enable_x64(True):
+        return [np.asarray(x) for x in program.execute([jax.device_put(x, client.local_devices()[0]) for x in inputs])]
+
+
+_MODULE_ID = 5  # HloModuleProto.id counts the modules of the process that made it (xla/service/hlo.proto)
+
+
+def _without(message: bytes, field: int) -> bytes:
+    """A protobuf message without one of its own fields."""
+
+    def varint(at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            value |= (message[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if message[at - 1] < 0x80:
+                return value, at
+
+    kept, at = bytearray(), 0
+    while at < len(message):
+        tag, after = varint(at)
+        match tag & 7:
+            case 0:
+                end = varint(after)[1]
+            case 2:
+                size, start = varint(after)
+                end = start + size
+            case kind:
+                end = after + {1: 8, 5: 4}[kind]
+        if tag >> 3 != field:
+            kept += message[at:end]
+        at = end
+    return bytes(kept)
+
+
+def element_types(text: str) -> set[str]:
+    """The element types of tensors in StableHLO text ('f32', 'i64'), those of attributes aside (windows are i64)."""
+    bare = re.sub(r"dense<[^>]*> : tensor<[^>]*>", "", text)
+    return {shape.rpartition("x")[2] for shape in re.findall(r"tensor<([^>]*)>", bare)}
 
 
 def call(text: str, platform: str = "cpu") -> Callable[..., list[Any]]:
-    """A jax function that runs StableHLO text, inlined where it is traced. Raises PorterError on text that is no module."""
+    """A jax function that runs StableHLO text, inlined where it is traced. Raises PorterError where it is no module."""
     from jax.extend.mlir.dialects import stablehlo as dialect
 
     with mlir.make_ir_context():
@@ -84,9 +132,10 @@ def call(text: str, platform: str = "cpu") -> Callable[..., list[Any]]:
         try:
             module = ir.Module.parse(text)
         except ir.MLIRError as error:
-            raise PorterError("StableHLO text", expected="a module that parses", found=str(error).splitlines()[0]) from None
+            found = str(error).splitlines()[0]
+            raise PorterError("StableHLO text", expected="a module that parses", found=found) from None
         main = next(op for op in module.body.operations if str(op.attributes["sym_name"]) == '"main"')
-        kind = main.attributes["function_type"].value
+        kind: Any = ir.TypeAttr(main.attributes["function_type"]).value
         ins = [_aval(t) for t in kind.inputs]
         outs = [_aval(t) for t in kind.results]
         code = dialect.serialize_portable_artifact(module, dialect.get_current_version())
@@ -120,9 +169,9 @@ def _aval(t: Any) -> Any:
 
 
 _DTYPES = {
-    "f64": np.dtype("float64"), "f32": np.dtype("float32"), "f16": np.dtype("float16"), "bf16": jax.numpy.bfloat16.dtype,
-    "i1": np.dtype(bool), "i4": jax.numpy.int4.dtype, "ui4": jax.numpy.uint4.dtype,
-    **{f"i{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)}, **{f"ui{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
+    **{f"f{n}": np.dtype(f"float{n}") for n in (16, 32, 64)}, "bf16": jax.numpy.bfloat16.dtype, "i1": np.dtype(bool),
+    **{f"i{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)}, "i4": jax.numpy.int4.dtype,
+    **{f"ui{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)}, "ui4": jax.numpy.uint4.dtype,
     "f8E4M3FN": jax.numpy.float8_e4m3fn.dtype, "f8E5M2": jax.numpy.float8_e5m2.dtype,
     "f8E4M3B11FNUZ": jax.numpy.float8_e4m3b11fnuz.dtype, "f8E8M0FNU": jax.numpy.float8_e8m0fnu.dtype,
     "f4E2M1FN": jax.numpy.float4_e2m1fn.dtype,

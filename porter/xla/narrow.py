@@ -1,7 +1,7 @@
 """A jaxpr in 32 bits and at a stated precision: what a program for a device computes instead of 64-bit types.
 
-Device indices are 32-bit; so int64 values become int32, uint64 uint32 and float64 float32, in arguments, constants and the
-parameters of primitives. The caller checks that integers fit.
+Device indices are 32-bit; so int64 values become int32, uint64 uint32 and float64 float32, in arguments, constants and
+the parameters of primitives. The caller checks that integers fit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _evaluate(jaxpr: Any, consts: list[Any], arguments: list[Any], precision: An
 
     def read(v: Any) -> Any:
         if isinstance(v, jex.Literal):
-            return _array(v.val, v.aval.dtype)
+            return _array(v.val, getattr(v.aval, "dtype"))  # noqa: B009  (an AbstractValue has none to mypy)
         return values[v]
 
     for v, x in zip(jaxpr.constvars, consts, strict=True):
@@ -68,7 +68,8 @@ def _evaluate(jaxpr: Any, consts: list[Any], arguments: list[Any], precision: An
             found = e.primitive.bind(*inputs, **params)
             outputs = list(found) if e.primitive.multiple_results else [found]
         values.update(zip(e.outvars, outputs, strict=True))
-        if e.primitive.name == "convert_element_type" and inputs[0].dtype == jnp.bfloat16 and outputs[0].dtype == jnp.float32:
+        kinds = (inputs[0].dtype, outputs[0].dtype) if e.primitive.name == "convert_element_type" else None
+        if kinds == (jnp.bfloat16, jnp.float32):
             before[e.outvars[0]] = inputs[0]
         elif e.primitive.name in _MOVEMENT and not isinstance(e.invars[0], jex.Literal) and e.invars[0] in before:
             before[e.outvars[0]] = e.primitive.bind(before[e.invars[0]], *inputs[1:], **params)

@@ -1,8 +1,8 @@
 """Matrix products in XLA programs: which precision they ask for, and what a matrix unit of bf16 passes makes of them.
 
 On a TPU a float32 product takes one bf16 pass at precision DEFAULT, three at HIGH and six at HIGHEST; XLA's CPU and
-Pallas' interpret mode multiply float32 exactly whatever is asked. So `dot_general` here stands in for theirs, with the parts
-and terms of porter.formats.matmul, and `products` reads back what a program really asks for.
+Pallas' interpret mode multiply float32 exactly whatever is asked. So `dot_general` here stands in for theirs, with the
+parts and terms of porter.formats.matmul, and `products` reads back what a program really asks for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -29,7 +28,7 @@ _TYPES = re.compile(r":\s*\(tensor<([^>]*)>,\s*tensor<([^>]*)>\)\s*->")
 def dot_general(
     lhs: Any, rhs: Any, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None, **rest: Any
 ) -> Any:
-    """lax.dot_general as a matrix unit of bf16 passes computes it; narrower operands are multiplied exactly in float32."""
+    """lax.dot_general as a matrix unit of bf16 passes computes it; narrower operands multiply exactly, in float32."""
     if not (jnp.issubdtype(lhs.dtype, jnp.floating) and jnp.issubdtype(rhs.dtype, jnp.floating)):
         return lax.dot_general(lhs, rhs, dimension_numbers, precision=precision,
                                preferred_element_type=preferred_element_type, **rest)  # fmt: skip
@@ -37,7 +36,7 @@ def dot_general(
     both = lhs.dtype == rhs.dtype == jnp.float32
     name = str(precision[0] if isinstance(precision, tuple) else precision or "DEFAULT").rpartition(".")[2].upper()
     scheme = PRECISIONS[SCHEME[name] if both else "fp32"]
-    left, right = _parts(lhs.astype(jnp.float32), scheme.parts, both), _parts(rhs.astype(jnp.float32), scheme.parts, both)
+    left, right = (_parts(x.astype(jnp.float32), scheme.parts, both) for x in (lhs, rhs))
     total = None
     for i, j in scheme.terms:
         if total is not None and (i, j) == (0, 0):
@@ -83,46 +82,50 @@ _LINE = re.compile(
 
 
 def by_passes(text: str) -> str:
-    """StableHLO text in which each float32 product is spelled out as the bf16 passes that a TPU makes of its precision."""
-    lines = []
+    """StableHLO text with each float32 product spelled out as the bf16 passes that a TPU makes of its precision."""
+    lines: list[str] = []
     for line in text.splitlines():
-        match = _LINE.match(line)
-        types = _TYPES.search(line)
+        match, types = _LINE.match(line), _TYPES.search(line)
         if match is None or types is None or not all(t.endswith("xf32") or t == "f32" for t in types.groups()):
             lines.append(line)
-            continue
-        space, name, op, opening, left, right, rest = match.groups()
-        result = rest.rpartition("-> ")[2].strip()
-        scheme = PRECISIONS[products(line)[0][2]]
-        one = f"%p.{name[1:]}"
-
-        def parts(operand: str, side: str, kind: str) -> list[str]:
-            kept, whole = [], operand
-            for i in range(scheme.parts):
-                kept.append(f"{one}.{side}{i}")
-                lines.append(f"{space}{kept[-1]} = stablehlo.reduce_precision {whole}, format = e8m7 : tensor<{kind}>")
-                lines.append(f"{space}{one}.{side}rest{i} = stablehlo.subtract {whole}, {kept[-1]} : tensor<{kind}>")
-                whole = f"{one}.{side}rest{i}"
-            return kept
-
-        lefts, rights = parts(left, "a", types.group(1)), parts(right, "b", types.group(2))
-        flags = f"tensor<{result[len('tensor<'):-len('f32>')]}i1>"
-        total = ""
-        for number, (i, j) in enumerate(scheme.terms):
-            if total and (i, j) == (0, 0):  # Inf - Inf in the split is no NaN of the model
-                lines.append(f"{space}{one}.nan = stablehlo.compare NE, {total}, {total} : ({result}, {result}) -> {flags}")
-                lines.append(f"{space}{one}.zero = stablehlo.constant dense<0.0> : {result}")
-                lines.append(f"{space}{one}.small = stablehlo.select {one}.nan, {one}.zero, {total} : {flags}, {result}")
-                total = f"{one}.small"
-            last = number == len(scheme.terms) - 1
-            product = name if last and not total else f"{one}.t{number}"
-            lines.append(f"{space}{product} = {op}{opening}{lefts[i]}, {rights[j]}{rest}")
-            if total:
-                summed = name if last else f"{one}.s{number}"
-                lines.append(f"{space}{summed} = stablehlo.add {total}, {product} : {result}")
-                product = summed
-            total = product
+        else:
+            lines += _spelled(line, match, types.group(1), types.group(2))
     return "\n".join(lines) + "\n"
+
+
+def _spelled(line: str, match: re.Match[str], left_type: str, right_type: str) -> list[str]:
+    """The lines that stand for one product: operands split into parts, a product per term, their sum in order."""
+    space, name, op, opening, left, right, rest = match.groups()
+    result = rest.rpartition("-> ")[2].strip()
+    scheme = PRECISIONS[products(line)[0][2]]
+    one = f"%p.{name[1:]}"
+    lines: list[str] = []
+
+    def put(target: str, value: str) -> str:
+        lines.append(f"{space}{target} = {value}")
+        return target
+
+    def parts(whole: str, side: str, kind: str) -> list[str]:
+        kept = []
+        for i in range(scheme.parts):
+            kept.append(put(f"{one}.{side}{i}", f"stablehlo.reduce_precision {whole}, format = e8m7 : tensor<{kind}>"))
+            whole = put(f"{one}.{side}rest{i}", f"stablehlo.subtract {whole}, {kept[-1]} : tensor<{kind}>")
+        return kept
+
+    lefts, rights = parts(left, "a", left_type), parts(right, "b", right_type)
+    flags = f"tensor<{result[len('tensor<') : -len('f32>')]}i1>"
+    total = ""
+    for number, (i, j) in enumerate(scheme.terms):
+        if total and (i, j) == (0, 0):  # Inf - Inf in the split is no NaN of the model
+            odd = put(f"{one}.nan", f"stablehlo.compare NE, {total}, {total} : ({result}, {result}) -> {flags}")
+            zero = put(f"{one}.zero", f"stablehlo.constant dense<0.0> : {result}")
+            total = put(f"{one}.small", f"stablehlo.select {odd}, {zero}, {total} : {flags}, {result}")
+        last = number == len(scheme.terms) - 1
+        product = put(name if last and not total else f"{one}.t{number}", f"{op}{opening}{lefts[i]}, {rights[j]}{rest}")
+        if total:
+            product = put(name if last else f"{one}.s{number}", f"stablehlo.add {total}, {product} : {result}")
+        total = product
+    return lines
 
 
 def require_products(where: str, found: Sequence[str], asked: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 """A whole model as one XLA program: its operators' definitions traced by jax, weights as arguments.
 
     program = whole(model)
-    text = program.stablehlo("tpu")                 # ships in a bundle; no source paths, the same model gives the same text
-    data = program.hlo_proto()                      # HloModuleProto, for neuronx-cc
-    outputs = program.run(inputs)                   # on XLA's CPU
+    text = program.stablehlo("tpu")         # ships in a bundle; no source paths, the same model gives the same text
+    data = program.hlo_proto()              # HloModuleProto, for neuronx-cc
+    outputs = program.run(inputs, text)     # on XLA's CPU; so does program.run_proto(inputs, data)
 
 Values have the model's own types; float32 products ask for precision HIGHEST.
 """
@@ -24,7 +24,7 @@ from porter.xla import hlo, products
 if TYPE_CHECKING:
     from porter.graph import Model
 
-# What operators may need to know (shapes, axes, repeats) stays a constant: small tensors, and tables of int32 or int64 up to a page.
+# What operators may need to know (shapes, axes, repeats) stays a constant: small tensors, integers up to a page.
 KNOWN = 64
 KNOWN_INTEGERS = 4096
 
@@ -73,6 +73,11 @@ class Whole:
         with jax.enable_x64(True):
             return dict(zip(self.outputs, hlo.run_text(source, arrays), strict=True))
 
+    def run_proto(self, inputs: Mapping[str, np.ndarray], data: bytes) -> dict[str, np.ndarray]:
+        """The outputs of a HloModuleProto of this program on XLA's CPU."""
+        arrays = [np.asarray(inputs[n]) if n in inputs else self.weight(n) for n in self.arguments]
+        return dict(zip(self.outputs, hlo.run_proto(data, arrays), strict=True))
+
     def weight(self, name: str) -> np.ndarray:
         array = graph.constant(self.model.graph.initializers[name])
         assert array is not None
@@ -95,5 +100,5 @@ def whole(model: Model) -> Whole:
 def _type(value: Any) -> jax.ShapeDtypeStruct:
     shape, dtype = graph.shape(value), graph.dtype(value)
     if shape is None or dtype is None:
-        raise PorterError(f"input '{value.name}'", expected="a static shape", found="a free dim", hint="bind it: --dim NAME=N")
+        raise PorterError(f"input '{value.name}'", expected="a static shape", found="a free dim", hint="--dim NAME=N")
     return jax.ShapeDtypeStruct(shape, dtype)
