@@ -95,6 +95,8 @@ class Emitter:
             for name in operands(s):
                 self.readers.setdefault(name, []).append(s)
 
+        self.sums = reductions.on_the_way(self)
+
     def write(self) -> None:
         """The module. Raises CannotEmit, or CheckFailed where a memory is exceeded."""
         self._block(self.program.body)
@@ -199,6 +201,10 @@ class Emitter:
 
     def _make(self, s: Value, layout: Layout) -> None:
         """The value in a layout of its own making."""
+        if s.name in self.sums:
+            total = self.sums[s.name]
+            self.select.totals[s.name] = self.w.buffer(total, Layout(layout.part, ()), "float32")
+            self.put(total, self.select.totals[s.name])
         if s.name in self.plan.tables:
             function, source = self.plan.tables[s.name]
             self.w.comment(f"that is {function} of {source}")

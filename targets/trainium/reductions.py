@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from porter.targets.trainium import transfer
-from porter.targets.trainium.instructions import DTYPES, REDUCE
+from porter.targets.trainium.instructions import DTYPES, REDUCE, TABLE
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Place, View
-from porter.tile.program import Axis, Reduce
+from porter.tile.program import Axis, Elementwise, For, Mask, Reduce, Statement, Store
 
 if TYPE_CHECKING:
     from porter.targets.trainium.emit import Emitter
@@ -16,9 +17,40 @@ if TYPE_CHECKING:
 
 def reduce(e: Emitter, s: Reduce, layout: Layout) -> Place:
     """The reduction's result in this layout, none of whose partition axes is summed."""
+    if layout.part in e.places.get(s.name, {}):
+        return e.places[s.name][layout.part]  # summed as its operand was made
     if s.name in e.plan.staged:
         return _staged(e, s, layout, e.plan.staged[s.name])
     return _whole(e, s, layout, e.place(s.arg, layout.part), s.name)
+
+
+def on_the_way(e: Emitter) -> dict[str, str]:
+    """Results of table functions whose sum the Scalar engine leaves with them, and that sum's name."""
+    found: dict[str, str] = {}
+    p = e.plan
+    for block in _blocks(e.program.body):
+        inside = {s.name: s for s in block if not isinstance(s, For | Store)}
+        for s in inside.values():
+            if not isinstance(s, Reduce) or s.op != "add" or s.type.dtype != "float32" or s.name not in p.layouts:
+                continue
+            source = inside.get(s.arg)
+            while isinstance(source, Mask):
+                source = inside.get(source.arg)
+            if not isinstance(source, Elementwise) or source.type.dtype != "float32" or source.name in found:
+                continue
+            if (source.op not in TABLE and source.name not in p.tables) or source.name in p.masks:
+                continue
+            made, total = p.natural(source.name), p.natural(s.name)
+            if made.part == total.part and not total.free and set(made.free) == set(p.wide(s.axes)):
+                found[source.name] = s.name
+    return found
+
+
+def _blocks(body: Sequence[Statement]) -> Iterator[Sequence[Statement]]:
+    yield body
+    for s in body:
+        if isinstance(s, For):
+            yield from _blocks(s.body)
 
 
 def _whole(e: Emitter, s: Reduce, layout: Layout, arg: Place, name: str) -> Place:

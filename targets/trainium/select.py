@@ -1,6 +1,6 @@
 """Selection: elementwise operations as instructions of the engines, neighbours fused where one does both.
 
-    func(x * scale + bias)             activation, scale and bias numbers or one value per partition
+    func(x * scale + bias)             activation, scale and bias numbers or one value per partition; its sum for free
     (x op a) op b                      tensor_scalar, a and b numbers or one value per partition
     (x op a) op y                      scalar_tensor_tensor, y a tile
     x op y                             tensor_tensor
@@ -52,6 +52,7 @@ class Selector:
 
     w: Writer
     generation: int
+    totals: dict[str, Place] = field(default_factory=dict)  # where an activation leaves the sum of its results, by name
     negatives: dict[Buffer, Place] = field(default_factory=dict)  # made in the blocks around us
 
     def emit(self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument]) -> Place:
@@ -161,7 +162,7 @@ class Selector:
         return out
 
     def activation(self, function: str, name: str, layout: Layout, dtype: str, data: Argument) -> Place:
-        """func(x * scale + bias)."""
+        """func(x * scale + bias), and its sum along the partition where it is wanted."""
         assert isinstance(data, Place | Pending)
         pending = data if isinstance(data, Pending) else Pending(data)
         scale, bias = self._scale_and_bias(pending, name)
@@ -174,6 +175,9 @@ class Selector:
             arguments["bias"] = _operand(bias)
         if scale is not None:
             arguments["scale"] = _operand(scale)
+        if name in self.totals:
+            arguments |= {"reduce_op": "nl.add", "reduce_res": self.totals[name].view}
+            arguments["reduce_cmd"] = "nisa.reduce_cmd.reset_reduce"
         self.w.call("activation", **arguments)
         return out
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class Isa:
 
     def __init__(self, memories: Memories, dot: Callable[..., np.ndarray] = matmul.dot) -> None:
         self.memories, self.dot = memories, dot
+        self.reduce_cmd = SimpleNamespace(reset_reduce=Token("reset_reduce"))
         self.products: set[str] = set()  # operand formats of the products that ran
 
     def __getattribute__(self, name: str) -> Any:
@@ -406,7 +408,18 @@ class Isa:
         value = reduce(data.array if o.bitvec else f32(data.array), axis=axes)
         self._write(dst, -value if negate else value)
 
-    def activation(self, dst: Any, op: Any, data: Any, bias: Any = None, scale: Any = 1.0, **_: Any) -> None:
+    def activation(
+        self,
+        dst: Any,
+        op: Any,
+        data: Any,
+        bias: Any = None,
+        scale: Any = 1.0,
+        reduce_op: Any = None,
+        reduce_res: Any = None,
+        reduce_cmd: Any = None,
+        **_: Any,
+    ) -> None:
         call, chip = "activation", self.memories.chip
         dst, data = self._tile(call, "dst", dst), self._tile(call, "data", data)
         self._alike(call, dst, data)
@@ -426,7 +439,16 @@ class Isa:
             raise refuse(f"activation {f.name} to {dst}", f"inputs from {f.low:g} to {f.high:g}", f"{outside[0]:g}")
         self.memories.touch(*used)
         exact = x.astype(np.float64) if op.name in COMPOSED else x
-        self._write(dst, f.meaning(exact).astype(np.float32))
+        result = f.meaning(exact).astype(np.float32)
+        self._write(dst, result)
+        if reduce_res is not None:
+            reduce_res = self._tile(call, "reduce_res", reduce_res)
+            if getattr(reduce_op, "name", "") != "add" or getattr(reduce_cmd, "name", "") != "reset_reduce":
+                raise refuse(call, "reduce_op nl.add with reduce_cmd reset_reduce", "another reduction")
+            if reduce_res.shape != (data.shape[0], 1):
+                raise refuse(call, f"reduce_res of shape [{data.shape[0]}, 1]", str(reduce_res))
+            self.memories.touch(reduce_res)
+            self._write(reduce_res, result.reshape(result.shape[0], -1).sum(axis=1, dtype=np.float32))
 
     def reciprocal(self, dst: Any, data: Any, **_: Any) -> None:
         dst, data = self._tile("reciprocal", "dst", dst), self._tile("reciprocal", "data", data)

@@ -172,7 +172,10 @@ def test_a_sum_that_only_products_write_stays_in_psum_and_another_does_not() -> 
 
 def test_exp_of_a_difference_is_one_activation() -> None:
     text = lowered(SOFTMAX).text
-    assert text.count("nisa.activation(") == 1 and "op=nl.exp, data=x, bias=minus_m" in text
+    assert text.count("nisa.activation(") == 1
+    for argument in ("op=nl.exp", "data=x", "bias=minus_m", "reduce_op=nl.add", "reduce_res=l"):
+        assert argument in text
+    assert text.count("nisa.tensor_reduce(") == 1  # the maximum: the sum comes with the exponentials
 
 
 def test_steps_join_what_follows() -> None:

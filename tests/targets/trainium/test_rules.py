@@ -297,6 +297,14 @@ RULES = {
         nisa.activation(dst=a, op=nl.sin, data=a)
         """,
         "activation sin to a: sbuf float32[1, 1]\n  expected inputs from -3.14159 to 3.14159\n  found 4"),
+    "an activation sums, and into one element a partition": (
+        """
+        a = nl.ndarray((8, 8), dtype=nl.float32, buffer=nl.sbuf, name='a')
+        nisa.memset(dst=a, value=0.0)
+        again = nisa.reduce_cmd.reset_reduce
+        nisa.activation(dst=a, op=nl.exp, data=a, reduce_op=nl.add, reduce_res=a, reduce_cmd=again)
+        """,
+        "activation\n  expected reduce_res of shape [8, 1]\n  found a: sbuf float32[8, 8]"),
     "an unknown call": ("nisa.nc_gather(dst=p0)", "'Isa' object has no attribute 'nc_gather'"),
     "a call with the wrong words": (
         "nisa.memset(tile=p0, value=0.0)",
