@@ -20,6 +20,7 @@ from porter.errors import PorterError
 COMMANDS = {
     "port": "Port a model to one or more targets; every step is checked.",
     "check": "Decide whether two models mean the same.",
+    "compare": "Compare a model on devices: what runs, latency, cost, error.",
     "run": "Run a bundle on inputs.",
     "inspect": "Show what is in a model or a bundle.",
     "targets": "List devices, or the facts about one and their sources.",
