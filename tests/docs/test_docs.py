@@ -56,7 +56,7 @@ def console(body: str, folder: Path) -> str:
         command, _, expected = chunk[2:].partition("\n")
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
         done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
-        found = done.stdout + done.stderr
+        found = (done.stdout + done.stderr).replace(f"{folder}{os.sep}", "")
         assert "Traceback" not in found, found
         shown.append(f"$ {command}\n{expected if agree(expected, found) else found.rstrip() + chr(10) * bool(found)}")
     return "".join(shown)
