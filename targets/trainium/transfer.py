@@ -17,6 +17,7 @@ from porter.targets.trainium.writer import FREE_DIMENSIONS, Place, Size, View, W
 from porter.tile.affine import Affine
 from porter.tile.program import Access, Load, Store
 
+LONG = 50  # characters: a longer offset has a line of its own
 MANY = 8  # lanes: fewer are not worth turning a tile for
 TURNED_TYPES = ("float32", "bfloat16", "float16")
 
@@ -169,6 +170,9 @@ def _region(w: Writer, tile: Place, looped: Sequence[str], cut: dict[str, tuple[
         last = part.index(moved[-1])
         inner = w.size(part[last + 1 :])
         terms = [_times(f"{a}_i", w.size(part[i + 1 :])) for i, a in enumerate(part) if a in looped]
+        if len(terms) > 1:
+            w.line(f"row = {' + '.join(terms)}")
+            terms = ["row"]
         if part[last] in cut:
             first = [*terms, _times(f"{part[last]}_lo", inner)]
             end = [*terms, _times(f"{part[last]}_hi", inner)]
@@ -217,6 +221,9 @@ def _pattern(
         if step.get(a):
             offset += f" + {a}_lo" if step[a] == 1 else f" + {step[a]} * {a}_lo"
     offset = offset.removeprefix("0 + ")
+    if len(offset) > LONG:
+        w.line(f"offset = {offset}")
+        offset = "offset"
     pairs: list[tuple[int, Size | str]] = []
     previous: str | None = None
     for a in (*layout.part, *layout.free):

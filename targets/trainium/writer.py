@@ -90,7 +90,8 @@ class Writer:
         self.lines: list[str] = []
         self.indent = 1
         self.trace = Trace()
-        self.taken = {p.name for p in program.params} | {"nki", "nisa", "nl", "range", "min", "max", "float"}
+        self.taken = {p.name for p in program.params}
+        self.taken |= {"nki", "nisa", "nl", "range", "min", "max", "float", "row", "offset"}
         self.taken |= {f"{a}{tail}" for a in self.axes for tail in ("_at", "_n", "_lo", "_hi", "_i")}
 
     # names and sizes
@@ -122,14 +123,16 @@ class Writer:
 
     def affine(self, form: Affine, lane: Iterable[str] = ()) -> str:
         """The form at the first lane of the tile, at lane `<axis>_i` of the axes named."""
-        parts = []
+        terms: list[tuple[int, str]] = []
         for axis, k in form.terms:
             for variable in (self.start(axis), f"{axis}_i" if axis in lane else None):
                 if variable is not None:
-                    parts.append(variable if k == 1 else f"{k} * {variable}")
-        if form.const or not parts:
-            parts.append(str(form.const))
-        return " + ".join(parts).replace("+ -", "- ")
+                    terms.append((k, variable if abs(k) == 1 else f"{abs(k)} * {variable}"))
+        if form.const or not terms:
+            terms.append((form.const, str(abs(form.const))))
+        terms.sort(key=lambda t: t[0] < 0)  # what is added first
+        first = ("-" if terms[0][0] < 0 else "") + terms[0][1]
+        return first + "".join(f" {'-' if k < 0 else '+'} {text}" for k, text in terms[1:])
 
     # lines
 
