@@ -51,7 +51,6 @@ MOVES = frozenset(
     "Reshape Transpose Slice Squeeze Unsqueeze Flatten Expand Split Identity Tile Concat Relu Neg MaxPool".split()
 )
 
-
 @dataclass(frozen=True)
 class Bf16(Pass):
     """Store weights and activations in bfloat16, and feed contractions with it; statistics, softmax, masks and sums
@@ -164,11 +163,12 @@ def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:
 
 
 def round_value(value: Value, used: set[str]) -> Value:
-    """Rounds a value where it is made; every reader gets the rounded one, an output of the model stays as it is."""
+    """Rounds a value where it is made; every reader gets the rounded one, an output of the model stays as it is, and so does
+    what is rounded to fewer bits."""
     narrow = _cast(value, BFLOAT16, fresh(f"{value.name}/bf16", used))
     wide = _cast(narrow.outputs[0], np.dtype(np.float32), fresh(f"{value.name}/float32", used))
     producer = value.producer()
-    readers = [use for use in value.uses() if use[0] is not narrow]
+    readers = [use for use in value.uses() if use[0] is not narrow and not _codes(use[0])]
     if producer is not None:
         insert_after(producer, [narrow, wide])
         inherit([narrow, wide], [producer])
@@ -178,6 +178,12 @@ def round_value(value: Value, used: set[str]) -> Value:
     for user, position in readers:
         user.replace_input_with(position, wide.outputs[0])
     return wide.outputs[0]
+
+
+def _codes(node: Node) -> bool:
+    """Whether a node rounds its input to fewer bits, or clamps it for that."""
+    users = [user for out in node.outputs for user, _ in out.uses()]
+    return node.op_type == "QuantizeLinear" or node.op_type == "Clip" and all(_codes(user) for user in users) and users != []
 
 
 def _cast(value: Value, kind: np.dtype, name: str) -> Node:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from porter.errors import PorterError
-from porter.formats import scaling
+from porter.formats import of, scaling
 from porter.formats.scaling import Scaled
 from porter.graph import (
     DataType,
@@ -34,6 +34,9 @@ from porter.precision.contract import Formats
 from porter.precision.layers import Layer, layers
 from porter.precision.schemes import Coding, least, legal, multiplies, scheme_of
 from porter.rewrite import Rewrite
+
+
+Pairs = dict[tuple[Value, str], tuple[Value, Value]]  # an activation in a format: its codes and their scale
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Narrow(Pass):
         )
         used = names(model.graph)
         done: dict[Value, Value] = {}
+        pairs: Pairs = {}
         for number, (layer, kept, name) in enumerate(chosen, 1):
             made = list(_stored(model, layer, kept.scheme.weight, self.clip, used, done))
             coding = kept.scheme.activation
@@ -83,7 +87,7 @@ class Narrow(Pass):
                 product = multiplies(scheme_of(name), device)
                 assert ranges is not None
                 if product == kept.scheme.product:
-                    made += _paired(layer, coding, ranges, used, done)
+                    made += _paired(layer, coding, ranges, used, pairs)
             yield Rewrite(number, name, tuple(made), (source_name(layer.node),))
 
 
@@ -149,44 +153,45 @@ def _place(user: Node, nodes: list[Node]) -> None:
     inherit(nodes, [user])
 
 
-def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], done: dict[Value, Value]) -> list[str]:
-    """The activation rounded to the format where this layer reads it; layers that read the same share the pair."""
+def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], pairs: Pairs) -> list[str]:
+    """The activation rounded to the format where this layer reads it; layers that read the same share its codes, and each
+    decodes them for itself."""
     value, position = layer.activation, layer.position
     assert value is not None and position is not None
     nodes: list[Node] = []
-    if value not in done:
-        top = ranges.amax(str(value.name), coding.format, coding.limit)
-        if not np.isfinite(top):
-            raise PorterError(
-                f"activation '{value.name}' of layer {layer.name}",
-                expected="finite numbers",
-                found=f"{top} in calibration",
-            )
-        graph = layer.node.graph
-        assert graph is not None
-        largest = coding.limit or scaling.of(coding.format).max
-        scale = add_initializer(
-            graph, fresh(f"{value.name}/scale", used), np.asarray(max(top, scaling.SMALLEST) / largest, np.float32)
-        )
-        source, kind = value, np.dtype(scaling.of(coding.format).dtype)
-        if coding.limit:
-            high = np.float32(coding.limit) * constant(scale)
-            bounds = [
-                add_initializer(graph, fresh(f"{value.name}/{w}", used), np.asarray(b, np.float32))
-                for w, b in (("low", -high), ("high", high))
-            ]
-            source = new_value(fresh(f"{value.name}/clamped", used), np.dtype(np.float32), shape(value))
-            nodes.append(new_node("Clip", [value, *bounds], outputs=[source]))
-        narrow = new_value(fresh(f"{value.name}/{coding.format}", used), kind, shape(value))
-        wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), shape(value))
-        nodes.append(
-            new_node(
-                "QuantizeLinear", [source, scale], {"output_dtype": int(DataType.from_numpy(kind))}, outputs=[narrow]
-            )
-        )
-        nodes.append(new_node("DequantizeLinear", [narrow, scale], outputs=[wide]))
-        insert_before(layer.node, nodes)
-        inherit(nodes, [layer.node])
-        done[value] = wide
-    layer.node.replace_input_with(position, done[value])
+    if (value, coding.format) not in pairs:
+        pairs[value, coding.format], nodes = _coded(layer, value, coding, ranges, used)
+    codes, scale = pairs[value, coding.format]
+    wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), shape(value))
+    nodes.append(new_node("DequantizeLinear", [codes, scale], outputs=[wide]))
+    _place(layer.node, nodes)
+    layer.node.replace_input_with(position, wide)
     return [n.op_type for n in nodes]
+
+
+def _coded(
+    layer: Layer, value: Value, coding: Coding, ranges: Ranges, used: set[str]
+) -> tuple[tuple[Value, Value], list[Node]]:
+    """QuantizeLinear with the calibrated scale, behind a Clip where the device has fewer codes than ONNX's type."""
+    top = ranges.amax(str(value.name), coding.format, coding.limit)
+    if not np.isfinite(top):
+        where = f"activation '{value.name}' of layer {layer.name}"
+        raise PorterError(where, expected="finite numbers", found=f"{top} in calibration")
+    graph = layer.node.graph
+    assert graph is not None
+    largest = coding.limit or of(coding.format).max
+    number = np.float32(max(top, scaling.SMALLEST) / largest if top else 1.0)
+    scale = add_initializer(graph, fresh(f"{value.name}/scale", used), np.asarray(number))
+    source, kind, nodes = value, np.dtype(of(coding.format).dtype), []
+    if coding.limit:
+        high = np.float32(coding.limit) * number
+        low, high = (
+            add_initializer(graph, fresh(f"{value.name}/{word}", used), np.asarray(bound, np.float32))
+            for word, bound in (("low", -high), ("high", high))
+        )
+        source = new_value(fresh(f"{value.name}/clamped", used), np.dtype(np.float32), shape(value))
+        nodes.append(new_node("Clip", [value, low, high], outputs=[source]))
+    codes = new_value(fresh(f"{value.name}/{coding.format}", used), kind, shape(value))
+    to = {"output_dtype": int(DataType.from_numpy(kind))}
+    nodes.append(new_node("QuantizeLinear", [source, scale], to, outputs=[codes]))
+    return (codes, scale), nodes

@@ -12,6 +12,7 @@ PLAIN = ("", "ai.onnx")
 Outer = dict[
     Value, tuple[int, Value]
 ]  # what a function calls by its own name: the place among the inputs, the graph's value
+Traced = tuple[Value, tuple[int, ...]]  # a value and the permutation that its axes went through; () for none
 LEAST = 1024  # elements below which a weight is left alone: scales would weigh as much as what they save
 
 
@@ -65,16 +66,16 @@ def _of(inner: Node, outer: Outer, node: Node) -> list[Layer]:
     if inner.op_type == "Gather":
         table = _outer(inner.inputs[0], outer)
         axis = int(attributes(inner).get("axis", 0))  # type: ignore[call-overload]
-        if table is None or not _is_weight(outer[table[0]][1]) or table[1] or axis != 0:
-            return []
-        return [Layer(node, outer[table[0]][1], None, None, 0, 1)]
+        found = None if table is None else _weight(outer[table[0]][1], table[1])
+        return [Layer(node, found[0], None, None, 0, 1)] if found is not None and not found[1] and axis == 0 else []
     axes = _weight_axes(inner)
     operands = [_outer(v, outer) for v in inner.inputs[:2]] if axes else []
     for place, (channels, sums) in axes.items():
         mine, other = operands[place], operands[1 - place]
-        if mine is None or not _is_weight(outer[mine[0]][1]):
+        found = None if mine is None else _weight(outer[mine[0]][1], mine[1])
+        if found is None:
             continue
-        value, perm = outer[mine[0]][1], mine[1]
+        value, perm = found
         dims = shape(value) or ()
         channels, sums = channels % len(dims), sums % len(dims)
         if perm:
@@ -116,26 +117,31 @@ def _weight_axes(inner: Node) -> dict[int, tuple[int, int]]:
             return {}
 
 
-def _outer(value: Value | None, outer: Outer) -> tuple[Value, tuple[int, ...]] | None:
-    """The function's parameter (of a plain node: its input) behind a value, through transposes; and where each axis came from."""
-    perm: tuple[int, ...] = ()
-    while value is not None and value not in outer:
-        node = value.producer()
-        if node is None or node.op_type not in ("Transpose", "Identity") or node.domain not in PLAIN:
-            return None
-        if node.op_type == "Transpose":
-            order = attributes(node).get("perm")
-            if order is None:
-                return None
+def _outer(value: Value | None, outer: Outer) -> Traced | None:
+    """The function's parameter (of a plain node: its input) behind a value, and where each axis came from."""
+    found = None if value is None else _behind(value, (), set(outer))
+    return found if found is not None and found[0] in outer else None
+
+
+def _weight(value: Value, perm: tuple[int, ...]) -> Traced | None:
+    """The float32 weight behind a value of the graph, through transposes; None for anything else, and for small ones."""
+    origin, perm = _behind(value, perm, set())
+    tensor = constant_tensor(origin)
+    if tensor is None or dtype(origin) != np.float32 or tensor.size < LEAST or len(tensor.shape) < 2:
+        return None
+    return origin, perm
+
+
+def _behind(value: Value, perm: tuple[int, ...], stop: set[Value]) -> Traced:
+    while value not in stop and (node := value.producer()) is not None and node.domain in PLAIN:
+        order = attributes(node).get("perm") if node.op_type == "Transpose" else None
+        if node.op_type != "Identity" and order is None or node.inputs[0] is None:
+            break
+        if order is not None:
             here = tuple(int(i) for i in order)  # type: ignore[attr-defined]
             perm = tuple(here[i] for i in perm) if perm else here
         value = node.inputs[0]
-    return None if value is None else (value, perm)
-
-
-def _is_weight(value: Value) -> bool:
-    tensor = constant_tensor(value)
-    return tensor is not None and dtype(value) == np.float32 and tensor.size >= LEAST and len(tensor.shape) >= 2
+    return value, perm
 
 
 def _size(value: Value) -> int:

@@ -9,8 +9,10 @@ A scale per block of the sum stays where it is: it belongs to the terms.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from porter.tile import program
 from porter.tile.form import Cast, Dot, Elementwise, Form, Node
 
 FLOAT_CODES = {
@@ -79,3 +81,28 @@ def joined(form: Form, node: Node) -> Node | int:
         c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)
     ]
     return replace(node, a=operands[0], b=operands[1])
+
+
+def clamped(made: Mapping[str, program.Elementwise | program.Full], name: str, limit: float) -> bool:
+    """Whether every number of a tile program's value lies within +-limit (or is NaN): min(max(x, -limit), limit), perhaps
+    beside a NaN that a select lets through. `made` is what elementwise operations and fills define, by name."""
+
+    def bound(arg: str, sign: int) -> bool:
+        d = made.get(arg)
+        return isinstance(d, program.Full) and sign * float(d.value) <= limit
+
+    d = made.get(name)
+    if not isinstance(d, program.Elementwise):
+        return False
+    if d.op == "select":
+        test = made.get(d.args[0])
+        nan = isinstance(test, program.Elementwise) and test.op == "ne" and test.args[0] == test.args[1]
+        return nan and {test.args[0]} & set(d.args[1:]) != set() and any(clamped(made, a, limit) for a in d.args[1:])
+    if d.op in ("min", "max"):
+        sign = 1 if d.op == "min" else -1
+        bounds = [a for a in d.args if bound(a, sign)]
+        rest = [a for a in d.args if a not in bounds]
+        other = "max" if d.op == "min" else "min"
+        inner = made.get(rest[0]) if len(rest) == 1 else None
+        return bool(bounds) and isinstance(inner, program.Elementwise) and inner.op == other and any(bound(a, -sign) for a in inner.args)
+    return False
