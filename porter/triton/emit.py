@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from porter.formats import of
 from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import (
     Carry,
@@ -31,7 +32,9 @@ from porter.tile.program import (
     Store,
     operands,
     types,
+    walk,
 )  # fmt: skip
+from porter.tile.scales import clamped
 from porter.tile.target import CannotEmit
 from porter.triton import dots
 from porter.triton.access import address, affine
@@ -234,7 +237,7 @@ class _Writer:
         scope, value = self.scope, self.scope.values[s.arg]
         if value.literal is not None:
             value = Value(scope.tensor(value, ()), (), value.dtype)
-        if s.type.dtype.startswith("float8") and not value.dtype.startswith("float8"):
+        if s.type.dtype.startswith("float8") and not value.dtype.startswith("float8") and not self._saturated(s):
             raise CannotEmit(f"Triton's conversion to {s.type.dtype} saturates where the cast overflows")
         if s.type.dtype == value.dtype:
             scope.values[s.name] = value
@@ -243,6 +246,11 @@ class _Writer:
             scope.bind(s.name, f"{text} != 0", value.axes, "bool")
         else:
             scope.bind(s.name, f"{value.text}.to({word(s.type.dtype)})", value.axes, s.type.dtype)
+
+    def _saturated(self, s: Cast) -> bool:
+        """Whether what is cast was clamped to the format's range before, as QuantizeLinear does: then both conversions agree."""
+        made = {d.name: d for d in walk(self.program.body) if isinstance(d, Elementwise | Full)}
+        return clamped(made, s.arg, of(s.type.dtype).max)
 
     def _mask(self, s: Mask) -> None:
         scope, value = self.scope, self.scope.values[s.arg]

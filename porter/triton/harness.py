@@ -244,11 +244,11 @@ def run(text: str, name: str, params: Sequence[Param], inputs: Sequence[np.ndarr
             if p.dtype.startswith(("float", "bfloat")):
                 data = np.full(data.size, np.nan, np.float32).astype(_numpy(p.dtype)).view(data.dtype)
         else:
-            x = np.ascontiguousarray(next(given))
+            x = np.asarray(next(given))
             if x.shape != p.shape or x.dtype != _numpy(p.dtype):
                 raise PorterError(f"input {p.name} of kernel {name}", expected=f"{p.dtype}{list(p.shape)}",
                                   found=f"{x.dtype}{list(x.shape)}")  # fmt: skip
-            data = x.reshape(-1).view(_storage(p.dtype))
+            data = np.ascontiguousarray(x).reshape(-1).view(_storage(p.dtype))
         buffers.append(Buffer(i, p, data))
     machine = Machine(name, buffers)
     order = np.arange(grid) if points is None else np.asarray(points, np.int64)
