@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from porter import graph
-from porter.check.contract import Contract, rounding
+from porter.check.contract import Budget, Contract, rounding
 from porter.check.execution import SOURCE, run
 from porter.check.inputs import draw
 from porter.check.numeric import compare
@@ -36,6 +36,7 @@ class Reduced:
     after: Model
     inputs: Mapping[str, np.ndarray]
     verdict: Verdict
+    contract: Contract = rounding
 
     @property
     def nodes(self) -> tuple[int, int]:
@@ -50,9 +51,14 @@ class Reduced:
         graph.save(self.before, at / "before.onnx")
         graph.save(self.after, at / "after.onnx")
         np.savez(at / "inputs.npz", allow_pickle=False, **dict(self.inputs))
-        command = "porter check before.onnx after.onnx --method numeric --inputs inputs.npz"
-        (at / "README.txt").write_text(f"{self.verdict.message}\n\n{command}\n")
+        (at / "README.txt").write_text(f"{self.verdict.message}\n\n{self.command}\n")
         return at
+
+    @property
+    def command(self) -> str:
+        """What shows the fault, run in the folder."""
+        budgets = "".join(f" --budget {_word(b)}" for b in self.contract.budgets)
+        return f"porter check before.onnx after.onnx --method numeric --inputs inputs.npz{budgets}"
 
 
 def reduce(
@@ -85,7 +91,11 @@ def reduce(
             break
         cuts = [n for n in cuts if n not in used]
     only = _cut(before, after, target, [], sample, values, contract, seed)
-    return only if not only.verdict.ok else Reduced(before, after, dict(sample), whole)
+    return only if not only.verdict.ok else Reduced(before, after, dict(sample), whole, contract)
+
+
+def _word(budget: Budget) -> str:
+    return f"{budget.output + ':' if budget.output else ''}{budget.metric}={budget.limit:g}"
 
 
 def _cut(
@@ -106,7 +116,7 @@ def _cut(
             array = sample[name] if name in sample else values[name]
             m.graph.inputs.append(graph.new_value(name, array.dtype, array.shape))
     given = {name: sample[name] if name in sample else values[name] for name in sorted(names)}
-    return Reduced(one, two, given, compare(one, two, contract, given, seed))
+    return Reduced(one, two, given, compare(one, two, contract, given, seed), contract)
 
 
 def _part(model: Model, target: str, inputs: Mapping[str, np.ndarray]) -> Model:

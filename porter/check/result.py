@@ -210,9 +210,13 @@ def _contract(limits: Any) -> Contract | None:
 def _load(source: Any, dims: Mapping[str, int] | None) -> Model:
     if isinstance(source, Model):
         return source
-    opened = graph.read(source)
-    known = {dim.name for dim in graph.dims(opened)}
-    return graph.load(source, {name: size for name, size in (dims or {}).items() if name in known})
+    return graph.load(source, bound(source, dims))
+
+
+def bound(source: Any, dims: Mapping[str, int] | None) -> dict[str, int]:
+    """Of the dims that were given those that the model has: two models need not have the same."""
+    known = {dim.name for dim in graph.dims(graph.read(source))} if dims else set()
+    return {name: size for name, size in (dims or {}).items() if name in known}
 
 
 def _name(source: Any, default: str) -> str:

@@ -21,6 +21,8 @@ COMMANDS = {
     "port": "Port a model to one or more targets; every step is checked.",
     "check": "Decide whether two models mean the same.",
     "compare": "Compare a model on devices: what runs, latency, cost, error.",
+    "bisect": "Name the first step that breaks a model, and the first rewrite in it.",
+    "reduce": "Shrink a failing pair of models to a few nodes.",
     "run": "Run a bundle on inputs.",
     "inspect": "Show what is in a model or a bundle.",
     "targets": "List devices, or the facts about one and their sources.",

@@ -45,7 +45,7 @@ class StepFailed(CheckFailed):
     def __init__(
         self, step: str, verdict: Verdict, *, rewrite: Rewrite | None, kept: Path | None, stage: str, contract: str
     ) -> None:
-        self.step, self.verdict, self.rewrite, self.kept = step, verdict, rewrite, kept
+        self.step, self.verdict, self.rewrite, self.kept, self.contract = step, verdict, rewrite, kept, contract
         worst = verdict.worst
         output = worst.tensor if worst is not None else "?"
         self.lines = [
