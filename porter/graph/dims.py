@@ -12,14 +12,14 @@ from porter.errors import PorterError
 from porter.graph import shape_rules as _rules  # noqa: F401  (its rules are entered by being imported)
 from porter.graph.repair import note
 from porter.graph.sizes import Size, parse
-from porter.graph.symbolic import Dims, Equation, follow
+from porter.graph.symbolic import Dims, Equation, Kind, follow
 
 
 @dataclass(frozen=True)
 class Dim:
     """A free dim: the name to bind it by, and the places it stands in, as `input[axis]`.
 
-    `follows` is the size it takes when it is not given, in terms of dims before it; None where it must be given.
+    `follows` is the size it takes when it is not given, in terms of other dims; None where it must be given.
     """
 
     name: str
@@ -139,7 +139,7 @@ def _given(model: ir.Model, inputs: _Inputs, given: Mapping[str, int]) -> dict[s
         size = inputs.sizes[key if key in inputs.names else place_of[key]]
         name = next(iter(size.names))
         if size != Size.of(name):
-            inputs.equations.insert(0, Equation(size, Size.of(number), False, "--dim"))
+            inputs.equations.insert(0, Equation(size, Size.of(number), Kind.EQUAL, "--dim"))
         elif values.setdefault(name, Size.of(number)).number != number:
             both = f"both {values[name]} and {number} given"
             raise PorterError(f"dim '{name}'", expected="one number", found=both)
@@ -159,11 +159,11 @@ def _unknown(model: ir.Model, inputs: _Inputs, key: str, number: int) -> PorterE
 
 
 def _solve(equations: list[Equation], values: dict[str, Size], notes: list[str]) -> None:
-    """Finds what follows from the given values; a broadcast decides only what nothing else does."""
+    """Finds what follows from the given values; what a node only suggests decides what nothing else does."""
     found: tuple[str, int] | None = ("", 0)
     while found is not None:
         found = None
-        for guess in (False, True):
+        for guess in Kind:
             for equation in equations:
                 found = _follows(equation, values, guess)
                 if found is not None:
@@ -176,15 +176,17 @@ def _solve(equations: list[Equation], values: dict[str, Size], notes: list[str])
                 break
 
 
-def _follows(equation: Equation, values: dict[str, Size], guess: bool) -> tuple[str, int] | None:
+def _follows(equation: Equation, values: dict[str, Size], guess: Kind) -> tuple[str, int] | None:
     """A name that an equation decides, and its value; None where it decides none. Raises where it cannot hold.
 
     A broadcast of two known sizes decides its result; of an unknown one it can only be guessed that it is not 1.
     """
     reduced = equation.at(values)
     left, right = reduced.left, reduced.right
-    if not equation.broadcast:
+    if equation.kind is Kind.EQUAL:
         return _single(equation, left, right, values)
+    if equation.kind is Kind.REACH:
+        return _reached(equation, left, right, values, guess)
     result = values.get(equation.result or "")
     if left.number is not None and right.number is not None:
         larger = max(left.number, right.number)
@@ -193,10 +195,21 @@ def _follows(equation: Equation, values: dict[str, Size], guess: bool) -> tuple[
             raise _contradiction(equation, values)
         return (equation.result, larger) if equation.result is not None and result is None else None
     known = next((size for size in (result, left, right) if size is not None and size.number is not None), None)
-    if not guess or known is None:
+    if guess < equation.kind or known is None:
         return None
     unknown = left if left.number is None else right
     return _single(equation, unknown, known, values)
+
+
+def _reached(
+    equation: Equation, left: Size, right: Size, values: dict[str, Size], guess: Kind
+) -> tuple[str, int] | None:
+    """Where nothing else decides a dim that is only read by index, it is as long as the indices reach."""
+    if left.number is not None and right.number is not None:
+        if left.number < right.number:
+            raise _contradiction(equation, values)
+        return None
+    return _single(equation, left, right, values) if guess is Kind.REACH else None
 
 
 def _single(equation: Equation, left: Size, right: Size, values: dict[str, Size]) -> tuple[str, int] | None:
@@ -218,17 +231,25 @@ def _single(equation: Equation, left: Size, right: Size, values: dict[str, Size]
 
 def _found(name: str, size: int, equation: Equation) -> str:
     where = "--dim" if equation.node == "--dim" else f"node {equation.node}"
-    return f"dim '{name}' is {size}, as {where} needs {equation.left} = {equation.right}"
+    relation = "to reach" if equation.kind is Kind.REACH else "="
+    return f"dim '{name}' is {size}, as {where} needs {equation.left} {relation} {equation.right}"
 
 
 def _contradiction(equation: Equation, values: dict[str, Size]) -> PorterError:
     left, right = equation.left.at(values), equation.right.at(values)
     return PorterError(
         f"node {equation.node}" if equation.node != "--dim" else f"dim '{equation.left}'",
-        expected=f"{equation.left} = {equation.right}" + (", or one of them 1" if equation.broadcast else ""),
+        expected=_RELATIONS[equation.kind].format(equation.left, equation.right),
         found=f"{left} and {right}",
         hint="other numbers with --dim",
     )
+
+
+_RELATIONS = {
+    Kind.EQUAL: "{} = {}",
+    Kind.BROADCAST: "{} = {}, or one of them 1",
+    Kind.REACH: "{} of at least {}",
+}
 
 
 def _ask(inputs: _Inputs, missing: list[str]) -> None:
@@ -252,7 +273,10 @@ def _quoted(name: str) -> str:
 
 
 def _eliminate(equations: list[Equation], order: list[str]) -> dict[str, Size]:
-    """Names that follow from names before them in `order`: exact equations first, then what broadcasts suggest."""
+    """Names that follow from others, the later in `order` from the earlier unless a sum follows from its parts.
+
+    Exact equations come first, then what nodes suggest.
+    """
     rank = {name: index for index, name in enumerate(order)}
     found: dict[str, Size] = {}
 
@@ -266,19 +290,24 @@ def _eliminate(equations: list[Equation], order: list[str]) -> dict[str, Size]:
         terms = dict(difference.terms)
         if not difference.names or not difference.names <= set(rank):
             return
-        pivot = max(difference.names, key=rank.__getitem__)
-        if terms.get((pivot,)) in (1, -1) and sum(pivot in monomial for monomial in terms) == 1:
-            rest = Size(tuple(term for term in difference.terms if term[0] != (pivot,)))
-            settle(pivot, -rest if terms[pivot,] == 1 else rest)
+        rests: dict[str, Size] = {}
+        for name in sorted(difference.names, key=rank.__getitem__, reverse=True):
+            if terms.get((name,)) in (1, -1) and sum(name in monomial for monomial in terms) == 1:
+                rest = Size(tuple(term for term in difference.terms if term[0] != (name,)))
+                rests[name] = -rest if terms[name,] == 1 else rest
+        sums = [name for name, rest in rests.items() if all(factor > 0 for _, factor in rest.terms)]
+        pivot = next(iter([*sums, *rests]), None)
+        if pivot is not None:
+            settle(pivot, rests[pivot])
 
     def exact() -> None:
         for equation in equations:
-            if not equation.broadcast:
+            if equation.kind is Kind.EQUAL:
                 eliminate(equation.left, equation.right)
 
     exact()
-    for equation in equations:
-        if equation.broadcast:
+    for equation in sorted(equations, key=lambda equation: equation.kind):
+        if equation.kind is not Kind.EQUAL:
             eliminate(equation.left, equation.right)
             if equation.result is not None:
                 settle(equation.result, equation.left.at(found))

@@ -50,9 +50,20 @@ def _axes(shapes: Shapes, node: ir.Node, index: int = 1) -> list[int] | None:
 def same(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The shape of the first input."""
     data = shapes.data(node.inputs[0])
-    if data is not None and node.op_type in ("Cast", "Identity"):
-        shapes.numbers[node.outputs[0]] = data
+    if node.op_type in ("Cast", "Identity"):
+        if data is not None:
+            shapes.numbers[node.outputs[0]] = data
+        reach = shapes.reach(node.inputs[0])
+        if reach is not None:
+            shapes.reaches[node.outputs[0]] = reach
     return [shapes.shape(node.inputs[0])]
+
+
+def _moved(shapes: Shapes, node: ir.Node) -> None:
+    """The elements are those of the first input, or some of them: what bounds them all bounds the result."""
+    reach = shapes.reach(node.inputs[0])
+    if reach is not None and len(reach) == 1:
+        shapes.reaches[node.outputs[0]] = reach
 
 
 _ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": Size.over}
@@ -73,7 +84,18 @@ def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
             length = max(len(left), len(right))
             pairs = zip(left * (length // len(left) or 1), right * (length // len(right) or 1), strict=False)
             shapes.numbers[node.outputs[0]] = tuple(None if a is None or b is None else compute(a, b) for a, b in pairs)
+        elif node.op_type == "Add":
+            _shifted(shapes, node)
     return [shapes.broadcast(*(shapes.shape(value) for value in node.inputs))]
+
+
+def _shifted(shapes: Shapes, node: ir.Node) -> None:
+    """Elements of known range, and one size added to all of them."""
+    for value, other in (node.inputs, reversed(node.inputs)):
+        reach, data = shapes.reach(value), shapes.data(other)
+        if reach is not None and data is not None and len(data) == 1 and data[0] is not None:
+            shapes.reaches[node.outputs[0]] = tuple(None if r is None else r + data[0] for r in reach)
+            return
 
 
 @rule("Shape")
@@ -105,6 +127,8 @@ def concat(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     if not known or any(len(part) != len(known[0]) for part in known):
         return [None]
     axis = int(_attribute(node, "axis", 1)) % len(known[0])
+    if axis == len(known[0]) - 1:
+        _side_by_side(shapes, node, parts)
     result = list(known[0])
     for part in known[1:]:
         for index, size in enumerate(part):
@@ -113,6 +137,18 @@ def concat(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     along = [part[axis] if part is not None else None for part in parts]
     result[axis] = None if None in along else sum((s for s in along if s is not None), Size.of(0))
     return [tuple(result)]
+
+
+def _side_by_side(shapes: Shapes, node: ir.Node, parts: Sequence[Dims | None]) -> None:
+    """Indices of several axes, each of known range, one behind the other."""
+    total: list[Size | None] = []
+    for value, part in zip(node.inputs, parts, strict=True):
+        width, reach = part[-1].number if part and part[-1] is not None else None, shapes.reach(value)
+        if width is None or width > 8:
+            return
+        total += reach if reach is not None and len(reach) == width else (reach or (None,))[:1] * width
+    if any(size is not None for size in total):
+        shapes.reaches[node.outputs[0]] = tuple(total)
 
 
 @rule("MatMul")
@@ -144,6 +180,7 @@ def gemm(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Transpose")
 def transpose(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The dims in another order."""
+    _moved(shapes, node)
     dims = shapes.shape(node.inputs[0])
     if dims is None:
         return [None]
@@ -154,6 +191,7 @@ def transpose(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Unsqueeze")
 def unsqueeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """New dims of one."""
+    _moved(shapes, node)
     dims, axes = shapes.shape(node.inputs[0]), _axes(shapes, node)
     data = shapes.data(node.inputs[0])
     if data is not None:
@@ -168,6 +206,7 @@ def unsqueeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Squeeze")
 def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Without dims of one."""
+    _moved(shapes, node)
     dims, axes = shapes.shape(node.inputs[0]), _axes(shapes, node)
     data = shapes.data(node.inputs[0])
     if data is not None:
@@ -185,6 +224,7 @@ def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Reshape")
 def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The same elements in another shape: 0 keeps a dim, -1 is what is left over."""
+    _moved(shapes, node)
     dims, data = shapes.shape(node.inputs[0]), shapes.data(node.inputs[0])
     if data is not None:
         shapes.numbers[node.outputs[0]] = data
@@ -214,6 +254,7 @@ def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Flatten")
 def flatten(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """A matrix of the dims before the axis and the dims from it on."""
+    _moved(shapes, node)
     dims = shapes.shape(node.inputs[0])
     if dims is None:
         return [None]
@@ -225,6 +266,7 @@ def flatten(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Expand")
 def expand(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The broadcast of the input with a given shape."""
+    _moved(shapes, node)
     return [shapes.broadcast(shapes.shape(node.inputs[0]), shapes.data(node.inputs[1]))]
 
 
@@ -240,6 +282,7 @@ def range_of(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     start, limit, delta = (shapes.data(value) for value in node.inputs)
     if not start or not limit or start[0] is None or limit[0] is None or delta != (_ONE,):
         return [(None,)]
+    shapes.reaches[node.outputs[0]] = (limit[0],)
     return [(limit[0] - start[0],)]
 
 
@@ -253,6 +296,10 @@ def gather(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     if not dims or indices is None:
         return [None]
     axis = int(_attribute(node, "axis", 0)) % len(dims)
+    reach = shapes.reach(node.inputs[1])
+    if reach is not None and len(reach) == 1 and data is None:
+        shapes.at_least(dims[axis], reach[0])
+    _moved(shapes, node)
     return [(*dims[:axis], *indices, *dims[axis + 1 :])]
 
 
@@ -263,12 +310,17 @@ def gather_nd(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     depth = indices[-1].number if indices and indices[-1] is not None else None
     if dims is None or indices is None or depth is None:
         return [None]
-    return [(*indices[:-1], *dims[int(_attribute(node, "batch_dims", 0)) + depth :])]
+    first, reach = int(_attribute(node, "batch_dims", 0)), shapes.reach(node.inputs[1])
+    if reach is not None and len(reach) == depth:
+        for size, end in zip(dims[first:], reach, strict=False):
+            shapes.at_least(size, end)
+    return [(*indices[:-1], *dims[first + depth :])]
 
 
 @rule("Slice")
 def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Whole dims stay, parts of known dims are counted; a bound with a name in it may be cut off: nothing follows."""
+    _moved(shapes, node)
     dims = shapes.shape(node.inputs[0])
     if "starts" in node.attributes:
         starts, ends = list(_attribute(node, "starts")), list(_attribute(node, "ends"))
@@ -284,7 +336,10 @@ def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         return [None]
     if starts is None or ends is None:
         touched = {axis % len(dims) for axis in axes} if axes is not None else set(range(len(dims)))
-        return [tuple(None if axis in touched else size for axis, size in enumerate(dims))]
+        result = [None if axis in touched else size for axis, size in enumerate(dims)]
+        if axes is not None and len(axes) == 1 and ends is not None and ends[0] >= 2**31 - 1 and steps in (None, [1]):
+            result[axes[0]] = _last(dims[axes[0]], shapes.data(node.inputs[1]))
+        return [tuple(result)]
     result = list(dims)
     for axis, start, end, step in zip(
         axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=False
@@ -294,6 +349,17 @@ def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     if data is not None and len(dims) == 1 and len(starts) == 1:
         shapes.numbers[node.outputs[0]] = data[slice(starts[0], ends[0], steps[0] if steps else 1)]
     return [tuple(result)]
+
+
+def _last(size: Size | None, start: tuple[Size | None, ...] | None) -> Size | None:
+    """What is left from a start that is a sum of sizes, `past` of `past + new`, or counted from the end, `total - new`."""
+    if size is None or not start or start[0] is None:
+        return None
+    rest = size - start[0]
+    if not rest.terms or any(factor < 0 for _, factor in rest.terms):
+        return None
+    forward = all(factor > 0 for _, factor in start[0].terms)
+    return rest if forward or (size.names and not size.names & rest.names) else None
 
 
 def _part(size: Size | None, start: int, end: int, step: int) -> Size | None:
@@ -374,6 +440,7 @@ def pad(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Tile")
 def tile(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Each dim times its repeats."""
+    _moved(shapes, node)
     dims, repeats = shapes.shape(node.inputs[0]), shapes.data(node.inputs[1])
     if dims is None or repeats is None or len(repeats) != len(dims):
         return [None]
@@ -399,7 +466,10 @@ def attention(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
                 present[i] = (old[0], old[1], old[2] + new[-2], old[3])
     mask = shapes.shape(node.inputs[3]) if len(node.inputs) > 3 else None
     total = present[0][2] if present[0] is not None else key[-2]
-    if mask and mask[-1] is not None and total is not None and not past[0]:
-        shapes.broadcast((mask[-1],), (total,))
+    if mask and mask[-1] is not None and total is not None:
+        if past[0] is None:
+            shapes.broadcast((mask[-1],), (total,))
+        else:
+            shapes.at_least(total, mask[-1])
     last = value[-1] if len(query) == 4 else None
     return [(*query[:-1], last), *present]

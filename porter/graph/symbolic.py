@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 import numpy as np
 import onnx_ir as ir
@@ -23,13 +24,23 @@ _SHORT = 64
 """Integer tensors up to this many elements are followed by value: they are shapes, axes and indices."""
 
 
+class Kind(IntEnum):
+    """How much a node wants of two sizes, from what decides to what only suggests."""
+
+    EQUAL = 0
+    BROADCAST = 1
+    """Equal, or one of them 1."""
+    REACH = 2
+    """The left one at least as large as the right one: indices reach so far. More than that, nothing would read."""
+
+
 @dataclass(frozen=True)
 class Equation:
-    """Two sizes that a node wants equal; in a broadcast one of them may also be 1, and `result` names the larger."""
+    """What a node wants of two sizes; `result` names the larger of a broadcast."""
 
     left: Size
     right: Size
-    broadcast: bool
+    kind: Kind
     node: str
     result: str | None = None
 
@@ -44,6 +55,8 @@ class Shapes:
 
     shapes: dict[ir.Value, Dims | None] = field(default_factory=dict)
     numbers: dict[ir.Value, tuple[Size | None, ...]] = field(default_factory=dict)
+    reaches: dict[ir.Value, tuple[Size | None, ...]] = field(default_factory=dict)
+    """Integer tensors of known range: one more than the largest element, for all or for each index of the last axis."""
     equations: list[Equation] = field(default_factory=list)
     node: str = ""
 
@@ -74,12 +87,28 @@ class Shapes:
             return None
         return [size.number for size in data if size is not None and size.number is not None]
 
+    def reach(self, value: ir.Value | None) -> tuple[Size | None, ...] | None:
+        """One more than the largest element, for all elements or for each index of the last axis; None if not known."""
+        if value is None:
+            return None
+        if value not in self.reaches:
+            data = self.data(value)
+            if data is None or len(data) != 1 or data[0] is None:
+                return None
+            self.reaches[value] = (data[0] + Size.of(1),)
+        return self.reaches[value]
+
+    def at_least(self, size: Size | None, reach: Size | None) -> None:
+        """Indices go up to `reach` in a dim of this size."""
+        if size is not None and size.number is None and reach is not None and size != reach:
+            self.equations.append(Equation(size, reach, Kind.REACH, self.node))
+
     def equal(self, left: Size | None, right: Size | None) -> Size | None:
         """Both sizes are one: enters the equation and returns the better known."""
         if left is None or right is None:
             return left if right is None else right
         if left != right and not (left.number is not None and right.number is not None):
-            self.equations.append(Equation(left, right, False, self.node))
+            self.equations.append(Equation(left, right, Kind.EQUAL, self.node))
         return right if right.number is not None else left
 
     def broadcast(self, *shapes: Dims | None) -> Dims | None:
@@ -109,10 +138,10 @@ class Shapes:
             return known if known is not None and known.number is not None else None
         if left.number is not None or right.number is not None:
             if left.number is None or right.number is None:
-                self.equations.append(Equation(left, right, True, self.node))
+                self.equations.append(Equation(left, right, Kind.BROADCAST, self.node))
             return right if right.number is not None else left
         larger = f"max({left}, {right})"
-        self.equations.append(Equation(left, right, True, self.node, larger))
+        self.equations.append(Equation(left, right, Kind.BROADCAST, self.node, larger))
         return Size.of(larger)
 
 
@@ -126,9 +155,9 @@ def follow(model: ir.Model, start: dict[ir.Value, Dims]) -> list[Equation]:
     shapes = Shapes()
     shapes.shapes.update(start)
     _follow(model, model.graph, shapes)
-    distinct: dict[tuple[Size, Size, bool], Equation] = {}
+    distinct: dict[tuple[Size, Size, Kind], Equation] = {}
     for equation in shapes.equations:
-        distinct.setdefault((equation.left, equation.right, equation.broadcast), equation)
+        distinct.setdefault((equation.left, equation.right, equation.kind), equation)
     return list(distinct.values())
 
 
@@ -162,10 +191,12 @@ def _call(model: ir.Model, function: ir.Function, node: ir.Node, shapes: Shapes)
         for value in inner.outputs:
             shapes.shapes.pop(value, None)
             shapes.numbers.pop(value, None)
+            shapes.reaches.pop(value, None)
     for formal, actual in zip(function.inputs, node.inputs, strict=False):
         shapes.shapes[formal] = shapes.shape(actual)
         data = shapes.data(actual)
         shapes.numbers.pop(formal, None)
+        shapes.reaches.pop(formal, None)
         if data is not None:
             shapes.numbers[formal] = data
     _follow(model, function.graph, shapes)

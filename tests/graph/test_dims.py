@@ -215,9 +215,78 @@ def test_names_that_are_no_sums(name: str) -> None:
     assert parse(name) == Size.of(name)
 
 
-def test_a_real_decoder_asks_for_four_numbers(models: Path) -> None:
+def test_real_decoders_ask_for_two_or_three_numbers(models: Path) -> None:
     path = models / "llama_gqa" / "decode.onnx"
-    asked = [dim.name for dim in graph.dims(graph.read(path)) if dim.follows is None]
-    assert len(asked) == 4
-    loaded = graph.load(path, dict(zip(asked, (2, 2, 14, 13), strict=True)))
-    assert all(graph.shape(value) is not None for value in loaded.graph.inputs)
+    found = {dim.name: dim.follows for dim in graph.dims(graph.read(path))}
+    assert [name for name, follows in found.items() if follows is None] == ["s25", "s15"]
+    assert found["s43"] == "s25" and found["s53"] == "s15 + 1"
+    for given in ({"s25": 2, "s15": 13}, {"s43": 2, "s53": 14}, {"s25": 2, "s68": 13}):
+        loaded = graph.load(path, given)
+        shapes = {value.name: graph.shape(value) for value in loaded.graph.inputs}
+        assert shapes["attention_mask"] == (2, 14) and shapes["past.3.value"] == (2, 4, 13, 32)
+    text = refusal(onnx.load(path), {"s25": 2, "s15": 13, "s53": 13})
+    assert text.endswith("expected s53 of at least s15 + 1\n  found 13 and 14\n  try  other numbers with --dim"), text
+    speech = graph.dims(graph.read(models / "tts_code_predictor_op24" / "model.onnx"))
+    assert [dim.name for dim in speech if dim.follows is None] == ["batch", "sequence_len", "past_sequence_len"]
+
+
+def test_a_dim_that_is_read_by_index_is_as_long_as_the_indices_reach(model: Callable) -> None:
+    nodes = [
+        node("Shape", "x", "n", start=1, end=2),
+        node("Squeeze", "n", "count"),
+        node("Range", "zero count one", "places"),
+        node("Add", "places one", "later"),
+        node("Gather", "table later", "y"),
+    ]
+    weights = {"zero": np.asarray(0, np.int64), "one": np.asarray(1, np.int64)}
+    proto = model(nodes, {"x": [1, "seq"], "table": ["rows", 4]}, {"y": None}, weights)
+    assert bound(proto, {"seq": 5})["table"] == (6, 4)
+    assert bound(proto, {"rows": 6})["x"] == (1, 5)
+    assert bound(proto, {"seq": 5, "rows": 9})["table"] == (9, 4)
+    assert refusal(proto, {"seq": 5, "rows": 5}) == (
+        "node '/gather/y' (Gather)\n  expected rows of at least seq + 1\n  found 5 and 6\n  try  other numbers with --dim"
+    )
+
+
+def test_indices_side_by_side_reach_each_in_its_own_axis(model: Callable) -> None:
+    nodes = [
+        node("Shape", "x", "n", start=0, end=1),
+        node("Shape", "x", "m", start=1, end=2),
+        node("Squeeze", "n", "rows"),
+        node("Squeeze", "m", "columns"),
+        node("Range", "zero rows one", "i"),
+        node("Range", "zero columns one", "j"),
+        node("Unsqueeze", "i last", "i1"),
+        node("Unsqueeze", "i1 last", "i2"),
+        node("Expand", "i2 square", "i3"),
+        node("Unsqueeze", "j first", "j1"),
+        node("Unsqueeze", "j1 last", "j2"),
+        node("Expand", "j2 square", "j3"),
+        node("Concat", "i3 j3", "places", axis=-1),
+        node("GatherND", "mask places", "y"),
+        node("Concat", "n m one1", "square", axis=0),
+    ]
+    nodes.insert(2, nodes.pop())
+    weights = {
+        "zero": np.asarray(0, np.int64), "one": np.asarray(1, np.int64), "one1": np.asarray([1], np.int64),
+        "last": np.asarray([-1], np.int64), "first": np.asarray([0], np.int64),
+    }  # fmt: skip
+    proto = model(nodes, {"x": ["a", "b"], "mask": ["c", "d"]}, {"y": None}, weights)
+    assert {dim.name: dim.follows for dim in graph.dims(graph.read(proto))} == {"a": None, "b": None, "c": "a", "d": "b"}
+    assert bound(proto, {"a": 2, "b": 3})["mask"] == (2, 3)
+
+
+def test_a_part_from_the_end_is_as_long_as_it_is_counted(model: Callable) -> None:
+    nodes = [
+        node("Shape", "total", "t", start=0, end=1),
+        node("Shape", "new", "n", start=0, end=1),
+        node("Sub", "t n", "start"),
+        node("Slice", "total start end axes", "tail"),
+        node("MatMul", "tail weight", "y"),
+        node("Concat", "tail other", "z", axis=1),
+    ]
+    weights = {"end": np.asarray([2**63 - 1], np.int64), "axes": np.asarray([0], np.int64), "weight": np.ones((4, 2), np.float32)}
+    inputs = {"total": ["T", 4], "new": ["N", 4], "other": ["M", 4]}
+    proto = model(nodes, inputs, {"y": None, "z": None}, weights)
+    assert {dim.name: dim.follows for dim in graph.dims(graph.read(proto))} == {"T": None, "N": None, "M": "N"}
+    assert bound(proto, {"T": 7, "N": 3})["other"] == (3, 4)
