@@ -27,6 +27,10 @@ _NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8",
 _SCHEMES = {"tf32": ((3, "tf32x3"), (1, "tf32")), "bfloat16": ((6, "bf16x6"), (3, "bf16x3"), (1, "bf16"))}
 _OPERANDS = {"bf16": "bfloat16", "fp16": "float16"}  # a product of float32 in one pass has narrowed its operands
 
+# A warpgroup multiplies 64 rows (PTX ISA, wgmma.mma_async: m64). Smaller tiles go to mma.sync, for which Triton widens 8-bit
+# floats to float16: every code is exact there, at half the rate. The audit reports it as built.
+_WIDER, _WARPGROUP_ROWS = {"float8_e4m3fn": "float16", "float8_e5m2": "float16"}, 64
+
 
 def units(ptx: str) -> tuple[str, ...]:
     """The matrix instructions of a kernel by unit and operand kind, e.g. ('wgmma.bf16',); 'tcgen05.f16' is bf16 too."""
@@ -104,7 +108,8 @@ def mismatch(products: Sequence[Product], ttir: str, ttgir: str) -> str | None:
         for dtype, n in others:
             rest[(p.batch, p.m, p.n, p.k), dtype] -= n
         got = realized(p, len(alike) - len(others), rest)
-        if got not in (p.precision, _OPERANDS.get(p.precision)):
+        widened = _WIDER.get(p.precision) if p.m < _WARPGROUP_ROWS else None
+        if got not in (p.precision, _OPERANDS.get(p.precision), widened):
             return f"{_described(p)} is asked for as {p.precision}, and compiled as {got}"
     return None
 
