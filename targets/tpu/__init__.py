@@ -1,4 +1,5 @@
-"""Google TPUs: tile programs as Pallas kernels, and StableHLO where XLA says it better, compiled ahead of time by libtpu."""
+"""Google TPUs: tile programs as Pallas kernels, and StableHLO where XLA says it better, compiled ahead of time by
+libtpu."""
 
 from __future__ import annotations
 
@@ -28,20 +29,21 @@ class Tpu(Target):
     def limits(self, device: Device) -> Limits:
         """Blocks of whole (sublanes, lanes) tiles; products as deep as VMEM allows, float32 in six bf16 passes.
 
-        A quarter of VMEM for the tiles alive at once leaves room for the second buffer of each block. Tiles of one value stay
-        under 256 vector registers' worth (1 MiB), beyond which Mosaic's unrolled code grows without gain.
+        A quarter of VMEM for the tiles alive at once leaves room for the second buffer of each block. Tiles of one
+        value stay under 256 vector registers' worth (1 MiB), beyond which Mosaic's unrolled code grows without gain.
         """
         from porter.targets.tpu.chip import Geometry
 
         chip = Geometry.of(device)
         return Limits(
-            dot_m=(chip.sublanes, 4 * chip.lanes), dot_n=(chip.lanes, 4 * chip.lanes), dot_k=(chip.lanes, 8 * chip.lanes),
-            elements=1 << 18, bytes=chip.vmem // 4, resident=65536, whole=8 * chip.lanes, elementwise=1 << 17,
-            multiples=(chip.lanes, chip.sublanes), ragged_loops=False, float32_product="bf16x6",
+            dot_m=(chip.sublanes, 4 * chip.lanes), dot_n=(chip.lanes, 4 * chip.lanes), dot_k=(chip.lanes, 8 *
+            chip.lanes), elements=1 << 18, bytes=chip.vmem // 4, resident=65536, whole=8 * chip.lanes, elementwise=1
+            << 17, multiples=(chip.lanes, chip.sublanes), ragged_loops=False, float32_product="bf16x6",
         )  # fmt: skip
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
-        """A Pallas kernel, or StableHLO where BlockSpec, Mosaic or layout copies speak against it; `why` has the reason."""
+        """A Pallas kernel, or StableHLO where BlockSpec, Mosaic or layout copies speak against it; `why` has the
+        reason."""
         from porter.targets.tpu.chip import Geometry
         from porter.targets.tpu.emit import pallas
 
@@ -95,7 +97,8 @@ class Tpu(Target):
         return compile(emitted, device)
 
     def whole(self, model: Any, steps: Sequence[Step], device: Device) -> Whole:
-        """The model as StableHLO for TPU, its run on XLA's CPU, and libtpu's verdict on all launches as one executable."""
+        """The model as StableHLO for TPU, its run on XLA's CPU, and libtpu's verdict on all launches as one
+        executable."""
         from porter.targets.tpu.toolchain import Piece, compile_program, verdict_of
         from porter.xla import whole
 
@@ -109,7 +112,12 @@ class Tpu(Target):
         if self.toolchain(device) is None:
             return Whole(files, run)
         made = {name for s in steps for name in s.outputs}
-        arguments = {n: (n, p.shape, p.dtype) for s in steps for n, p in zip(s.inputs, s.emitted.kernel.program.inputs, strict=True) if n not in made}
+        arguments = {
+            n: (n, p.shape, p.dtype)
+            for s in steps
+            for n, p in zip(s.inputs, s.emitted.kernel.program.inputs, strict=True)
+            if n not in made
+        }
         pieces = [Piece(s.emitted, s.inputs, s.outputs) for s in steps]
         found = compile_program("program", pieces, list(arguments.values()), program.outputs, device)
         seconds = found.cost.get("optimal_seconds") if found.trusted else None

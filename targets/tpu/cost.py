@@ -1,4 +1,5 @@
-"""What a tile program costs on a TensorCore: a roofline over the counts of porter.tile.cost, and Pallas' own estimate of them."""
+"""What a tile program costs on a TensorCore: a roofline over the counts of porter.tile.cost, and Pallas' own estimate
+of them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ TRANSCENDENTAL_OPS = 10
 
 @dataclass(frozen=True)
 class Estimate:
-    """What pl.CostEstimate takes beside bytes: operations of a whole kernel, a multiply-add as 2, transcendentals apart."""
+    """What pl.CostEstimate takes beside bytes: operations of a whole kernel, a multiply-add as 2, transcendentals
+    apart."""
 
     flops: int
     transcendentals: int
@@ -36,13 +38,19 @@ def seconds(program: Program, device: Device) -> dict[str, float]:
     unit's, every parameter once over HBM. 'compute', 'memory', 'overhead'."""
     counts = count(program)
     matrix = sum(_passes(kind) * 2 * n / _rate(kind, device) for kind, n in counts.products.items())
-    work = sum(n * (TRANSCENDENTAL_OPS if op in instructions.TRANSCENDENTAL else 1) for op, n in counts.elementwise.items())
-    return {"compute": max(matrix, work / device["vector.fp32"]), "memory": counts.touched / device["memory.hbm.bytes_per_s"],
-            "overhead": device["overhead.launch_s"]}  # fmt: skip
+    work = sum(
+        n * (TRANSCENDENTAL_OPS if op in instructions.TRANSCENDENTAL else 1) for op, n in counts.elementwise.items()
+    )
+    return {
+        "compute": max(matrix, work / device["vector.fp32"]),
+        "memory": counts.touched / device["memory.hbm.bytes_per_s"],
+        "overhead": device["overhead.launch_s"],
+    }
 
 
 def _passes(kind: str) -> int:
-    """How often the matrix unit runs for one product: once per term of a float32 scheme, six times where none is named."""
+    """How often the matrix unit runs for one product: once per term of a float32 scheme, six times where none is
+    named."""
     return len(PRECISIONS["bf16x6" if kind == "fp32" else kind].terms) if kind in PRECISIONS else 1
 
 

@@ -1,8 +1,8 @@
 """From a tile program to the text of a Pallas kernel: refs and BlockSpecs, the body, the call.
 
-Grid axes become the Pallas grid, in order and parallel. Loops stay in the kernel as fori_loop over slices of blocks that
-hold the whole axis; where such blocks do not fit in VMEM, or the loop's last tile sticks out, the program's one outer loop
-becomes the last, sequential grid dimension, and what it carries lives in VMEM scratch.
+Grid axes become the Pallas grid, in order and parallel. Loops stay in the kernel as fori_loop over slices of blocks
+that hold the whole axis; where such blocks do not fit in VMEM, or the loop's last tile sticks out, the program's one
+outer loop becomes the last, sequential grid dimension, and what it carries lives in VMEM scratch.
 """
 
 from __future__ import annotations
@@ -189,20 +189,25 @@ class _Emitter:
         lines += [f"            jax.ShapeDtypeStruct({o.shape}, jnp.{_jnp(dtypes[o.param])})," for o, _ in ordered]
         lines.append("        ],")
         if scratch:
-            lines += ["        scratch_shapes=[",
-                      *[f"            pltpu.VMEM({s}, jnp.{_jnp(d)}),  # {n}" for n, s, d in scratch], "        ],"]  # fmt: skip
-        semantics = tuple("arbitrary" if self.streamed and a.name == self.streamed.axis else "parallel" for a in self.grid)
+            lines.append("        scratch_shapes=[")
+            lines += [f"            pltpu.VMEM({s}, jnp.{_jnp(d)}),  # {n}" for n, s, d in scratch]
+            lines.append("        ],")
+        semantics = tuple(
+            "arbitrary" if self.streamed and a.name == self.streamed.axis else "parallel" for a in self.grid
+        )
         lines.append(f"        compiler_params=pltpu.CompilerParams(dimension_semantics={semantics or ('arbitrary',)}, "
                      f"vmem_limit_bytes={limit}),")  # fmt: skip
-        lines.append(f"        cost_estimate=pl.CostEstimate(flops={counts.flops}, transcendentals={counts.transcendentals}, "
-                     f"bytes_accessed={moved}),")  # fmt: skip
+        work = f"flops={counts.flops}, transcendentals={counts.transcendentals}, bytes_accessed={moved}"
+        lines.append(f"        cost_estimate=pl.CostEstimate({work}),")
         lines.append(f"        name={p.name!r},")
         calls = [self._argument(o) for o in refs.inputs]
         lines.append(f"    )({', '.join(calls)})")
         returned = [n if o.shape == p.param(o.param).shape else f"{n}.reshape({p.param(o.param).shape})"
                     for n, (o, _) in zip(outs, ordered, strict=True)]  # fmt: skip
         lines += [f"    return {', '.join(returned)}", ""]
-        relayouts = sum(_bytes(p.param(o.param)) for o in blocks if not bitcast(p.param(o.param).shape, o.shape, self.chip))
+        relayouts = sum(
+            _bytes(p.param(o.param)) for o in blocks if not bitcast(p.param(o.param).shape, o.shape, self.chip)
+        )
         return Written("\n".join(lines), grid, vmem, tuple(sorted(body.products)), relayouts)
 
     def _mentioned(self, name: str, text: str) -> bool:

@@ -1,8 +1,9 @@
-"""What Mosaic has: how each elementwise operation, reduction and matrix product of a tile is spelled in a Pallas kernel.
+"""What Mosaic has: how each elementwise operation, reduction and matrix product of a tile is spelled in a Pallas
+kernel.
 
-What stands here was compiled by libtpu 0.0.51 for v5e, v6e and v7x; tests/targets/tpu compiles each spelling again. What
-is missing (expm1, the inverse and hyperbolic functions, cbrt, products of integers wider than 8 bits, float16, reductions by mul,
-Precision.HIGH) has no lowering there, and a kernel that needs it goes to XLA as StableHLO.
+What stands here was compiled by libtpu 0.0.51 for v5e, v6e and v7x; tests/targets/tpu compiles each spelling again.
+What is missing (expm1, the inverse and hyperbolic functions, cbrt, products of integers wider than 8 bits, float16,
+reductions by mul, Precision.HIGH) has no lowering there, and a kernel that needs it goes to XLA as StableHLO.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ SPELLING: dict[str, str] = {
     "tan": "jnp.tan({0})", "tanh": "jnp.tanh({0})", "erf": "lax.erf({0})", "logistic": "lax.logistic({0})",
     "isfinite": "jnp.isfinite({0})",
     "sign": "jnp.where({0} > 0, 1.0, jnp.where({0} < 0, -1.0, {0}))",  # jnp.sign asks for the device, which AOT lacks
-    "eq": "{0} == {1}", "ne": "{0} != {1}", "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}",
+    "eq": "{0} == {1}", "ne": "{0} != {1}", "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}",
+    "ge": "{0} >= {1}",
     "and": "{0} & {1}", "or": "{0} | {1}", "xor": "{0} ^ {1}", "not": "~{0}",
     "shl": "jnp.left_shift({0}, {1})", "shr": "jnp.right_shift({0}, {1})",
     "select": "jnp.where({0}, {1}, {2})",
 }  # fmt: skip
 
-FOR_INTEGERS = {"div": "lax.div(*jnp.broadcast_arrays({0}, {1}))", "sign": "jnp.where({0} > 0, 1, jnp.where({0} < 0, -1, 0))"}
+FOR_INTEGERS = {
+    "div": "lax.div(*jnp.broadcast_arrays({0}, {1}))",
+    "sign": "jnp.where({0} > 0, 1, jnp.where({0} < 0, -1, 0))",
+}
 SELECT_OF_PREDICATES = "({0} & {1}) | (~{0} & {2})"  # Mosaic has no layout for a select of bools
 
 REDUCTION = {"add": "jnp.sum", "max": "jnp.max", "min": "jnp.min"}

@@ -14,7 +14,18 @@ from porter.targets.tpu.values import Stand, Value, axes, fits, merge, shape, tu
 from porter.targets.tpu.views import Layout, Reference, Roles
 from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import (
-    Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Reduce, Statement, Store, Tile,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Iota,
+    Load,
+    Mask,
+    Reduce,
+    Statement,
+    Store,
+    Tile,
 )  # fmt: skip
 from porter.tile.target import CannotEmit
 
@@ -43,7 +54,9 @@ class Body:
                 case _:
                     self.values[s.name] = self.value(s)
 
-    def bind(self, name: str, text: str, dtype: str, layout: Layout | None, vectors: frozenset[str] = frozenset()) -> Value:
+    def bind(
+        self, name: str, text: str, dtype: str, layout: Layout | None, vectors: frozenset[str] = frozenset()
+    ) -> Value:
         """One line `name = text`, with the tile's axes as its comment."""
         variable = self.names(name)
         note = "" if layout is None else f"  # {dtype} [{', '.join(a or '1' for a in layout)}]"
@@ -118,14 +131,16 @@ class Body:
         self.lines.append(f"{ref}[{', '.join(reference.subscript) if not reference.whole else '...'}] = {text}")
 
     def loop(self, s: For) -> None:
-        """`lax.fori_loop` over the tiles of an axis; carried layouts are found by writing the body until they settle."""
+        """`lax.fori_loop` over the tiles of an axis."""
         axis = self.program.axis(s.axis)
         index = self.roles.names[s.axis]
         outer, before = self.lines, dict(self.values)
         layouts = self.settled(s, [self.first_layout(c.type) for c in s.carries])
         inner, self.lines = self.lines, outer
         starts = [self.as_array(before[c.init], c.type, layout) for c, layout in zip(s.carries, layouts, strict=True)]
-        nexts = [self.as_array(self.values[c.next], c.type, layout) for c, layout in zip(s.carries, layouts, strict=True)]
+        nexts = [
+            self.as_array(self.values[c.next], c.type, layout) for c, layout in zip(s.carries, layouts, strict=True)
+        ]
         step = self.names(f"step {index}")
         self.lines.append(f"def {step}({index}, carry):")
         if s.carries:
@@ -156,7 +171,8 @@ class Body:
         raise CannotEmit(f"the carried tiles of loop {s.axis} take no steady layout")
 
     def first_layout(self, t: Tile) -> Layout:
-        """A guess for a carried tile: two axes as the program orders them, one axis as a column (what a row's reduction leaves)."""
+        """A guess for a carried tile: two axes as the program orders them, one axis as a column (what a row's
+        reduction leaves)."""
         wide = [a for a in self.order if a in t.axes and self.roles.wide(a)]
         return (wide[0], None) if len(wide) == 1 else values.of(wide)
 
@@ -230,8 +246,8 @@ class Body:
         if axis not in axes(layout):
             layout = values.of([x for x in self.order if x in {*axes(layout), axis}])
         text = v.text if v.layout is None else self.turn(v, layout)
-        return self.bind(name, self.choose(self.inside(axis, layout), text, instructions.literal(identity, v.dtype), v.dtype),
-                         v.dtype, layout)  # fmt: skip
+        chosen = self.choose(self.inside(axis, layout), text, instructions.literal(identity, v.dtype), v.dtype)
+        return self.bind(name, chosen, v.dtype, layout)
 
     def elementwise(self, s: Elementwise) -> Value:
         result = instructions.held(s.type.dtype)
@@ -259,7 +275,9 @@ class Body:
             line = f"({line}).astype(jnp.{result})"
         arrays = [v for v in args if v.layout is not None]
         vectors = frozenset(x for v in arrays for x in v.vectors)
-        rooted = layout is not None and len(axes(layout)) == 1 and all(v.vectors or not axes(v.layout or ()) for v in arrays)
+        rooted = (
+            layout is not None and len(axes(layout)) == 1 and all(v.vectors or not axes(v.layout or ()) for v in arrays)
+        )
         return self.bind(s.name, line, result, layout, vectors if rooted else frozenset())
 
     def reduce(self, s: Reduce) -> Value:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from porter.targets.tpu import instructions, values
 from porter.targets.tpu.values import Value, axes, fits, merge, shape
+from porter.targets.tpu.views import Layout
 from porter.tile.program import Dot, Tile
 from porter.tile.target import CannotEmit
 
@@ -17,7 +18,7 @@ _INTEGERS = ("int8", "uint8")
 
 
 def product(body: Body, s: Dot) -> Value:
-    """name = dot: one `lax.dot_general` of two matrices (or a batch of them), laid out as the program orders its axes."""
+    """name = dot: one `lax.dot_general` of two matrices (or batches), laid out as the program orders its axes."""
     a, b = body.laid(body.values[s.a]), body.laid(body.values[s.b])
     dtype = instructions.held(s.type.dtype)
     over = [x for x in s.axes if body.roles.wide(x)]
@@ -29,8 +30,13 @@ def product(body: Body, s: Dot) -> Value:
     if not over or (not rows and not columns):
         result = _multiply(body, s, a, b, over, dtype)
     else:
-        if columns and rows and body.order.index(columns[0]) < body.order.index(rows[0]) or not columns:
-            a, b, rows, columns = b, a, columns, rows  # the result lies as the output does; a lone vector is the left row
+        if (columns and rows and body.order.index(columns[0]) < body.order.index(rows[0])) or not columns:
+            a, b, rows, columns = (
+                b,
+                a,
+                columns,
+                rows,
+            )  # the result lies as the output does; a lone vector is the left row
         result = _matrices(body, s, a, b, batch, rows, columns, over, dtype)
     if s.acc is None:
         return body.bind(s.name, result.text, dtype, result.layout)
@@ -76,12 +82,12 @@ def _matrices(body: Body, s: Dot, a: Value, b: Value, batch: list[str], rows: li
     tail = f", precision={precision}" if precision else ""
     text = f"lax.dot_general({left}, {right}, {dims}{tail}, preferred_element_type=jnp.{dtype})"
     flat = ([_size(body, batch)] if batch else []) + [_size(body, rows), _size(body, columns)]
-    layout = (*batch, *(rows or [None]), *columns)
+    layout: Layout = (*batch, *(rows or (None,)), *columns)
     if not columns:
         layout = (*layout, None)
     if len(layout) < 2:
         layout = (None, *layout)
-    full = [n for n in shape(layout, body.program)]
+    full = list(shape(layout, body.program))
     if not batch and not rows and len(columns) == 2:
         layout, text = tuple(columns), _rows_of(text, full[-2])
     elif full != flat:
@@ -111,7 +117,7 @@ def _size(body: Body, names: list[str]) -> int:
 
 
 def _matrix(body: Body, v: Value, batch: list[str], free: list[str], over: list[str]) -> tuple[str, int]:
-    """An operand as [free, over] or [over, free], with one leading batch axis at most, and which dimension is summed."""
+    """An operand as [free, over] or [over, free], at most one batch axis before, and which dimension is summed."""
     assert v.layout is not None
     lead = 1 if batch else 0
     held = list(axes(v.layout))
@@ -150,6 +156,9 @@ def _precision(body: Body, s: Dot, a: Value, b: Value, left: str, right: str, dt
         body.products.add(instructions.PRODUCT["HIGHEST"])
         return left, right, "HIGHEST"
     if kinds != {"bfloat16"}:
-        left, right = f"{left}.astype(jnp.bfloat16)", f"{right}.astype(jnp.bfloat16)"  # 8-bit floats are exact in bfloat16
+        left, right = (
+            f"{left}.astype(jnp.bfloat16)",
+            f"{right}.astype(jnp.bfloat16)",
+        )  # 8-bit floats are exact in bfloat16
     body.products.add("bfloat16")
     return left, right, ""

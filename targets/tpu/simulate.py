@@ -1,10 +1,10 @@
 """Runs emitted Pallas text on the CPU by Pallas' own interpret mode, under a TPU's arithmetic.
 
-Two things are put in place of the module's own `pl` and `lax`, and nothing in its text: `dot_general`, which interpret mode
-multiplies exactly, becomes the bf16 passes of the matrix unit (porter.xla.products); and `pallas_call` runs all of the grid
-or chosen points of it. Small grids run in the strict interpreter (fresh memory is NaN, lanes past the edge of an array
-are NaN, a read outside a block raises, parallel points in random order), large ones compiled by XLA, after every block index has
-been checked.
+Two things are put in place of the module's own `pl` and `lax`, and nothing in its text: `dot_general`, which
+interpret mode multiplies exactly, becomes the bf16 passes of the matrix unit (porter.xla.products); and `pallas_call`
+runs all of the grid or chosen points of it. Small grids run in the strict interpreter (fresh memory is NaN, lanes
+past the edge of an array are NaN, a read outside a block raises, parallel points in random order), large ones
+compiled by XLA, after every block index has been checked.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def run(text: str, name: str, inputs: Sequence[np.ndarray], *, points: Sequence[
         ) -> list[np.ndarray]:  # fmt: skip
     """The outputs of a Pallas module, in the types of its text; what the points do not write is NaN (0 for integers).
 
-    points: flat indices into the parallel part of the grid. Raises CheckFailed when a slice or a block index leaves its array.
+    points: flat indices into the parallel part of the grid. Raises CheckFailed when a slice or a block index leaves
+    its array.
     """
     calls = _Calls(name, points, seed)
     pallas_module = _Instead(pl, pallas_call=_pallas_call(calls), program_id=_program_id)
@@ -98,7 +99,9 @@ def run(text: str, name: str, inputs: Sequence[np.ndarray], *, points: Sequence[
             pltpu.reset_tpu_interpret_mode_state()
             if (sentence := _out_of_bounds(error)) is None:
                 raise
-            raise CheckFailed(f"kernel {name}", expected="every read and write inside its buffer", found=sentence) from None
+            raise CheckFailed(
+                f"kernel {name}", expected="every read and write inside its buffer", found=sentence
+            ) from None
         finally:
             logger.setLevel(level)
             _STATE.clear()
@@ -144,9 +147,13 @@ def _pallas_call(calls: _Calls) -> Callable[..., Any]:
             specs = (list(in_specs), list(out_specs))
             inner = kernel
             if calls.points is not None:
-                table = np.array([np.unravel_index(p, grid[:parallel]) for p in calls.points], np.int32).reshape(-1, parallel)
+                table = np.array([np.unravel_index(p, grid[:parallel]) for p in calls.points], np.int32).reshape(
+                    -1, parallel
+                )
                 chosen = (len(table), *grid[parallel:])
-                calls.covered = [_covered(s, o.shape, grid, table, parallel) for s, o in zip(out_specs, out_shape, strict=True)]
+                calls.covered = [
+                    _covered(s, o.shape, grid, table, parallel) for s, o in zip(out_specs, out_shape, strict=True)
+                ]
 
                 def coordinates(first: Any, rest: Sequence[Any]) -> list[Any]:
                     return [*(_pick(first, table[:, d]) for d in range(parallel)), *rest]
@@ -169,7 +176,11 @@ def _pallas_call(calls: _Calls) -> Callable[..., Any]:
 
             strict = math.prod(chosen) <= STRICT
             interpret: Any = pltpu.InterpretParams(random_seed=calls.seed) if strict else True
-            order = pltpu.CompilerParams(dimension_semantics=("arbitrary",) * len(chosen)) if calls.points else compiler_params
+            order = (
+                pltpu.CompilerParams(dimension_semantics=["arbitrary"] * len(chosen))
+                if calls.points
+                else compiler_params
+            )
             kept = {k: v for k, v in rest.items() if k in ("scratch_shapes", "name")}
             return pl.pallas_call(inner, grid=chosen, in_specs=specs[0], out_specs=specs[1], out_shape=list(out_shape),
                                   compiler_params=order, interpret=interpret, **kept)(*arrays)  # fmt: skip
@@ -197,12 +208,17 @@ def _check_blocks(kernel: str, grid: tuple[int, ...], specs: Sequence[Any], arra
     """Every block of every grid point begins inside its array."""
     points = [c.reshape(-1) for c in np.meshgrid(*(np.arange(n) for n in grid), indexing="ij")]
     for spec, array in zip(specs, arrays, strict=True):
-        for d, (index, block, size) in enumerate(zip(_blocks(spec, grid, points), spec.block_shape, array.shape, strict=True)):
+        for d, (index, block, size) in enumerate(
+            zip(_blocks(spec, grid, points), spec.block_shape, array.shape, strict=True)
+        ):
             last = -(-size // (block or 1)) - 1
             if index.size and (index.min() < 0 or index.max() > last):
                 worst = int(index.max() if index.max() > last else index.min())
-                raise CheckFailed(f"kernel {kernel}", expected=f"block indices 0..{last} in dimension {d} of {tuple(array.shape)}",
-                                  found=f"block {worst} of {block or 1} elements")  # fmt: skip
+                raise CheckFailed(
+                    f"kernel {kernel}",
+                    expected=f"block indices 0..{last} in dimension {d} of {tuple(array.shape)}",
+                    found=f"block {worst} of {block or 1} elements",
+                )
 
 
 def _covered(spec: Any, shape: tuple[int, ...], grid: tuple[int, ...], table: np.ndarray, parallel: int) -> np.ndarray:
@@ -211,5 +227,10 @@ def _covered(spec: Any, shape: tuple[int, ...], grid: tuple[int, ...], table: np
     for point in table:
         for rest in itertools.product(*(range(n) for n in grid[parallel:])):
             index = spec.index_map(*(np.int64(i) for i in (*point, *rest)))
-            mask[tuple(slice(int(i) * (b or 1), (int(i) + 1) * (b or 1)) for i, b in zip(index, spec.block_shape, strict=True))] = True
+            mask[
+                tuple(
+                    slice(int(i) * (b or 1), (int(i) + 1) * (b or 1))
+                    for i, b in zip(index, spec.block_shape, strict=True)
+                )
+            ] = True
     return mask

@@ -1,7 +1,7 @@
 """libtpu's verdict on kernels and whole programs, ahead of time and without a TPU, from a process of its own.
 
-A program here is what the worker takes: pieces of Pallas and StableHLO text that run in order over named buffers, weights
-as arguments. Verdicts are kept by content: texts, types, device, and the versions of jax and libtpu.
+A program here is what the worker takes: pieces of Pallas and StableHLO text that run in order over named buffers,
+weights as arguments. Verdicts are kept by content: texts, types, device, and the versions of jax and libtpu.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from porter.pipeline.cache import Cache
 from porter.targets.tpu import instructions, xla
 from porter.tile.target import Compiled, Emitted
+from porter.xla import hlo
 from porter.xla.products import SCHEME
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Piece:
 @dataclass(frozen=True)
 class Verdict:
     """What libtpu says of a program. cost: XLA's own figures, those above zero; trusted: whether they may be called
-    'vendor compiler' (no Pallas call, no 64-bit type, no float32 product in several passes, all of which XLA does not count)."""
+    'vendor compiler' (no Pallas call, no 64-bit type, no float32 product in several passes, all of which XLA does not
+    count)."""
 
     name: str
     ok: bool
@@ -84,15 +86,25 @@ def compile_program(
     return verdict([job(name, pieces, arguments, results)], device, no_cache=no_cache)[0]
 
 
-def job(name: str, pieces: Sequence[Piece], arguments: Sequence[tuple[str, tuple[int, ...], str]], results: Sequence[str]
-        ) -> dict[str, Any]:  # fmt: skip
+def job(
+    name: str, pieces: Sequence[Piece], arguments: Sequence[tuple[str, tuple[int, ...], str]], results: Sequence[str]
+) -> dict[str, Any]:  # fmt: skip
     """A program as the worker reads it. 64-bit integers are 32-bit ones on the device."""
     return {
-        "name": name, "results": list(results),
+        "name": name,
+        "results": list(results),
         "arguments": [[n, list(shape), instructions.NARROW.get(dtype, dtype)] for n, shape, dtype in arguments],
-        "pieces": [{"language": p.emitted.language, "function": xla.identifier(p.emitted.kernel.name), "text": p.emitted.text,
-                    "inputs": list(p.inputs), "outputs": list(p.outputs)} for p in pieces],
-    }  # fmt: skip
+        "pieces": [
+            {
+                "language": p.emitted.language,
+                "function": xla.identifier(p.emitted.kernel.name),
+                "text": p.emitted.text,
+                "inputs": list(p.inputs),
+                "outputs": list(p.outputs),
+            }
+            for p in pieces
+        ],
+    }
 
 
 def verdict(jobs: Sequence[dict[str, Any]], device: Device, *, no_cache: bool = False) -> list[Verdict]:
@@ -116,31 +128,37 @@ def verdict(jobs: Sequence[dict[str, Any]], device: Device, *, no_cache: bool = 
 
 
 def _verdict(document: Mapping[str, Any], job: Mapping[str, Any]) -> Verdict:
-    trusted = document["ok"] and all(
-        p["language"] == "stablehlo" and "i64>" not in _types(p["text"]) and "bf16x6" not in xla.realized(p["text"])
-        and "bf16x3" not in xla.realized(p["text"]) for p in job["pieces"])  # fmt: skip
-    return Verdict(job["name"], document["ok"], document["message"], document.get("size", 0), document.get("sha256", ""),
-                   document.get("resources", {}), document.get("cost", {}), document.get("copies", {}),
-                   tuple(document.get("products", ())), trusted)  # fmt: skip
+    trusted = document["ok"] and all(map(_counted, job["pieces"]))
+    known = {k: document[k] for k in ("size", "sha256", "resources", "cost", "copies") if k in document}
+    products = tuple(document.get("products", ()))
+    return Verdict(job["name"], document["ok"], document["message"], **known, products=products, trusted=trusted)
 
 
-def _types(text: str) -> str:
-    """The tensor types of a module's signature and operations, without attributes (which are i64 everywhere)."""
-    import re
-
-    return " ".join(re.findall(r"tensor<[^>]*>(?= loc|,|\)|$| \{)", text))
+def _counted(piece: Mapping[str, Any]) -> bool:
+    """Whether XLA's cost analysis counts all that a piece does."""
+    if piece["language"] != "stablehlo" or hlo.element_types(piece["text"]) & {"i64", "ui64", "f64"}:
+        return False
+    return not {"bf16x3", "bf16x6"} & set(xla.realized(piece["text"]))
 
 
 def _work(jobs: list[dict[str, Any]], topology: str) -> list[Any]:
     environment = dict(os.environ, JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
-    done = subprocess.run([sys.executable, "-m", "porter.targets.tpu.worker", topology], input=json.dumps(jobs), text=True,
-                          capture_output=True, env=environment, timeout=TIMEOUT)  # fmt: skip
+    command = [sys.executable, "-m", "porter.targets.tpu.worker", topology]
+    done = subprocess.run(
+        command, input=json.dumps(jobs), text=True, capture_output=True, env=environment, timeout=TIMEOUT
+    )
     if done.returncode == 0:
         return list(json.loads(done.stdout))
     if len(jobs) > 1:  # one of them ended the process: each by itself then
         return [_work([j], topology)[0] for j in jobs]
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no output"]
-    return [{"name": jobs[0]["name"], "ok": False, "message": f"the compiler ended with code {done.returncode}: {last[0][:300]}"}]
+    return [
+        {
+            "name": jobs[0]["name"],
+            "ok": False,
+            "message": f"the compiler ended with code {done.returncode}: {last[0][:300]}",
+        }
+    ]
 
 
 def _key(job: Mapping[str, Any], topology: str) -> str:
@@ -155,8 +173,8 @@ def _held(e: Emitted, v: Verdict, device: Device) -> Compiled:
     if v.ok:
         message = exceeds(e.kernel.name, v, device) or _other_products(e, v)
     resources = {**v.resources, **{f"hlo {op}": n for op, n in v.copies.items()}}
-    return Compiled(e.kernel.name, v.ok and not message, f"kernel {e.kernel.name}: {message}" if message else "", v.size,
-                    resources, v.products or e.products)  # fmt: skip
+    said = f"kernel {e.kernel.name}: {message}" if message else ""
+    return Compiled(e.kernel.name, v.ok and not message, said, v.size, resources, v.products or e.products)
 
 
 def verdict_of(v: Verdict, device: Device) -> Compiled:
@@ -179,5 +197,14 @@ def _other_products(e: Emitted, v: Verdict) -> str:
     """A sentence where the compiled HLO, or the text, multiplies float32 otherwise than the tile program asks."""
     asked = set(xla.asked(e.kernel.program))
     found = {p for p in (xla.realized(e.text) if e.language == "stablehlo" else e.products) if p in SCHEME.values()}
-    found |= {SCHEME[word.upper()] for p in v.products for word in p.split(",") if "bf16x6" in asked and word.upper() in SCHEME}
-    return f"multiplies float32 as {', '.join(sorted(found - asked))}, asked {', '.join(sorted(asked))}" if found - asked else ""
+    found |= {
+        SCHEME[word.upper()]
+        for p in v.products
+        for word in p.split(",")
+        if "bf16x6" in asked and word.upper() in SCHEME
+    }
+    return (
+        f"multiplies float32 as {', '.join(sorted(found - asked))}, asked {', '.join(sorted(asked))}"
+        if found - asked
+        else ""
+    )

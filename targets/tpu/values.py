@@ -1,4 +1,5 @@
-"""Values inside an emitted kernel: arrays of rank 2 or more whose dimensions are the tile's axes, and how they are turned.
+"""Values inside an emitted kernel: arrays of rank 2 or more whose dimensions are the tile's axes, and how they are
+turned.
 
 A layout names the axis along each dimension; None is a dimension of length 1, kept so that reductions and vectors stay
 two-dimensional and operands broadcast where they lie. Axes of one lane have no dimension.
@@ -16,7 +17,8 @@ from porter.tile.program import Program
 
 @dataclass(frozen=True)
 class Value:
-    """A value as Python text. layout None: the same in every lane (`number` where it is known); `iota`: lanes' coordinates, not yet laid out.
+    """A value as Python text. layout None: the same in every lane (`number` where it is known); `iota`: lanes'
+    coordinates, not yet laid out.
 
     vectors: the loads of one axis that it is made of lane by lane; they can still be asked to stand or to lie.
     """
@@ -54,11 +56,14 @@ def fits(layout: Layout, target: Layout) -> bool:
     """Whether an array so laid out broadcasts against the target as it is."""
     if len(axes(layout)) == 0 and len(layout) <= len(target):
         return True
-    return len(layout) <= len(target) and all(a is None or a == t for a, t in zip(layout[::-1], target[::-1], strict=False))
+    return len(layout) <= len(target) and all(
+        a is None or a == t for a, t in zip(layout[::-1], target[::-1], strict=False)
+    )
 
 
 def merge(layouts: Sequence[Layout], wanted: frozenset[str], order: Sequence[str]) -> Layout:
-    """The layout in which arrays so laid out meet: one of theirs if it has every wanted axis, else their broadcast, else `order`."""
+    """The layout in which arrays so laid out meet: one of theirs if it has every wanted axis, else their broadcast,
+    else `order`."""
     for candidate in sorted(layouts, key=lambda x: -len(axes(x))):
         if set(axes(candidate)) == wanted:
             return candidate
@@ -95,4 +100,6 @@ def turned(value: Value, target: Layout, program: Program) -> str:
             text = f"jnp.transpose({text}, {tuple(ones + order)})"
         if fits((*[None for a in value.layout if a is None], *wanted), target):
             return text
-    return f"{text}.reshape({', '.join(str(n) for n in shape(tuple(a if a in held else None for a in target), program))})"
+    return (
+        f"{text}.reshape({', '.join(str(n) for n in shape(tuple(a if a in held else None for a in target), program))})"
+    )

@@ -1,4 +1,5 @@
-"""How a BlockSpec sees each access of a tile program: the view, the block, the index map, and the slice inside the kernel.
+"""How a BlockSpec sees each access of a tile program: the view, the block, the index map, and the slice inside the
+kernel.
 
 A BlockSpec cuts an array into equal blocks and names a block per grid point. So each dimension of an access must be
 indexed by one axis of stride 1 (others only move the block), and Mosaic adds the rule of positions: the last two block
@@ -50,7 +51,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Operand:
-    """A parameter as one BlockSpec sees it. A block dimension of None is squeezed; index counts blocks over the grid."""
+    """A parameter as one BlockSpec sees it. A block dimension of None is squeezed; index counts blocks."""
 
     param: str
     shape: tuple[int, ...]
@@ -66,7 +67,9 @@ class Reference:
     subscript: tuple[str, ...]
     layout: Layout
     held: tuple[int, ...] | None = None  # the block's own shape where the kernel splits or merges dimensions of it
-    pads: tuple[tuple[int, int], ...] = ()  # lanes before and after the block in each dimension, which read the pad value
+    pads: tuple[
+        tuple[int, int], ...
+    ] = ()  # lanes before and after the block in each dimension, which read the pad value
 
     @property
     def whole(self) -> bool:
@@ -78,7 +81,9 @@ class _Dim:
     size: int
     form: Affine  # over coordinates
     wide: str | None
-    window: tuple[int, int, int, int] | None = None  # lanes padded before and after, and the part of the dimension between
+    window: tuple[int, int, int, int] | None = (
+        None  # lanes padded before and after, and the part of the dimension between
+    )
 
 
 def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, store: bool = False) -> Reference:
@@ -98,14 +103,14 @@ def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, s
     pads: list[tuple[int, int]] = []
     for position, d in enumerate(dims):
         multiple = chip.multiple(len(dims) - 1 - position)
-        block, index, inner = _block(access.param, d, roles, multiple, store)
+        block, at, inner = _block(access.param, d, roles, multiple, store)
         minor = position >= len(dims) - 2
         if minor and block is None and d.size == 1:
             block, inner = 1, ":"
         if minor and (block is None or (block != d.size and block % multiple)):
             raise CannotEmit(_why(access.param, block or 1, d.size, multiple, last=position == len(dims) - 1))
         blocks.append(block)
-        indices.append(index)
+        indices.append(at)
         if block is not None:
             subscript.append(inner)
             if inner == ":" or ":" in inner or inner.startswith("pl.ds"):
@@ -119,10 +124,11 @@ def see(access: Access, roles: Roles, chip: Geometry, *, column: bool = False, s
 
 
 def _regrouped(r: Reference, shape: tuple[int, ...], chip: Geometry) -> Reference:
-    """The same access with the parameter's own dimensions where the view splits or merges them and blocks hold them whole.
+    """The same access with the parameter's own dimensions where the view splits or merges them and blocks hold them
+    whole.
 
-    Split heads are an example: [S, H, D] of a parameter [S, H*D]. As a view, XLA would copy the tensor into another tiled layout;
-    Mosaic does it in registers.
+    Split heads are an example: [S, H, D] of a parameter [S, H*D]. As a view, XLA would copy the tensor into another
+    tiled layout; Mosaic does it in registers.
     """
     o, own = r.operand, [n for n in shape if n > 1]
     if not r.whole or bitcast(shape, o.shape, chip) or len(own) < 2 or any(n == 1 for n in o.shape):
@@ -157,7 +163,10 @@ def _regrouped(r: Reference, shape: tuple[int, ...], chip: Geometry) -> Referenc
 def _legal(o: Operand, chip: Geometry) -> bool:
     """Whether the last two block dimensions are multiples of a tile, or whole."""
     places = ((len(o.shape) - 1, chip.lanes), (len(o.shape) - 2, chip.sublanes))
-    return all(o.block[i] == o.shape[i] or (o.block[i] or 1) % multiple == 0 and o.block[i] is not None for i, multiple in places)
+    return all(
+        o.block[i] == o.shape[i] or ((o.block[i] or 1) % multiple == 0 and o.block[i] is not None)
+        for i, multiple in places
+    )
 
 
 def bitcast(a: tuple[int, ...], b: tuple[int, ...], chip: Geometry) -> bool:
@@ -178,7 +187,8 @@ def _why(param: str, block: int, size: int, multiple: int, *, last: bool) -> str
 
 
 def _window(param: str, size: int, form: Affine, roles: Roles, store: bool) -> _Dim:
-    """A dimension that an access leaves on a side: its part inside, between lanes of the pad value, if one tile spans it all."""
+    """A dimension that an access leaves on a side: its part inside, between lanes of the pad value, if one tile spans
+    it all."""
     if store or len(form.terms) != 1 or form.terms[0][1] != 1 or roles.program.axis(form.axes[0]).steps > 1:
         raise CannotEmit(f"the index {form} of {param} leaves 0..{size - 1}: a padded window that moves")
     extent, before = roles.program.axis(form.axes[0]).extent, max(0, -form.const)
@@ -202,7 +212,12 @@ def _split(param: str, size: int, form: Affine, roles: Roles, chip: Geometry) ->
     if len(wide) == 1 and form.coefficient(wide[0]) == 1 and not roles.inside(wide[0]):
         a = roles.program.axis(wide[0])
         start = roles.start(form)
-        if not a.ragged and all(k % a.tile == 0 for _, k in start.terms) and start.const % a.tile == 0 and a.tile % chip.lanes == 0:
+        if (
+            not a.ragged
+            and all(k % a.tile == 0 for _, k in start.terms)
+            and start.const % a.tile == 0
+            and a.tile % chip.lanes == 0
+        ):
             return [_Dim(size, form, wide[0])]
     terms = sorted(form.terms, key=lambda t: -t[1])
     if terms[-1][1] < 0:
@@ -221,7 +236,8 @@ def _split(param: str, size: int, form: Affine, roles: Roles, chip: Geometry) ->
 
 
 def _stand(param: str, dims: list[_Dim], column: bool) -> list[_Dim]:
-    """At least two dimensions: a vector lies in a row or stands in a column; a lone row of a table gets a unit beside it."""
+    """At least two dimensions: a vector lies in a row or stands in a column; a lone row of a table gets a unit beside
+    it."""
     unit = _Dim(1, Affine(), None)
     if len(dims) == 1 and dims[0].wide is None:
         return [*dims, unit, unit]
@@ -255,8 +271,8 @@ def _block(param: str, d: _Dim, roles: Roles, multiple: int, store: bool) -> tup
     if looped:
         aligned = all(k % multiple == 0 for _, k in start.terms) and start.const % multiple == 0
         if not aligned or a.ragged:
-            raise CannotEmit(f"a loop walks {param} in steps of {a.tile}, which must divide {a.extent} and be a multiple of "
-                             f"{multiple}")  # fmt: skip
+            wanted = f"which must divide {a.extent} and be a multiple of {multiple}"
+            raise CannotEmit(f"a loop walks {param} in steps of {a.tile}, {wanted}")
         return d.size, Affine(), f"pl.ds(pl.multiple_of({roles.text(start)}, {a.tile}), {a.tile})"
     if a.steps == 1 and not start.axes:
         if a.extent == d.size:

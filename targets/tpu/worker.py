@@ -1,10 +1,11 @@
-"""A process of its own that compiles for TPUs ahead of time: libtpu holds a lock and prints, and must not touch the caller's jax.
+"""A process of its own that compiles for TPUs ahead of time: libtpu holds a lock and prints, and must not touch the
+caller's jax.
 
     python -m porter.targets.tpu.worker TOPOLOGY < jobs.json > verdicts.json
 
-A job is {"name", "pieces": [{"language", "function", "text", "inputs": [buffer...], "outputs": [buffer...]}], "arguments":
-[[buffer, shape, dtype]...], "results": [buffer...]}: pieces run in order over named buffers in one jitted function. A
-verdict is {"name", "ok", "message", "size", "sha256", "resources", "cost", "copies", "seconds"}.
+A job is {"name", "pieces": [{"language", "function", "text", "inputs": [buffer...], "outputs": [buffer...]}],
+"arguments": [[buffer, shape, dtype]...], "results": [buffer...]}: pieces run in order over named buffers in one
+jitted function. A verdict is {"name", "ok", "message", "size", "sha256", "resources", "cost", "copies", "seconds"}.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import re
 import sys
 from typing import Any
 
-
-# XLA's O1. The default took twice as long on convolutions in six passes (19 s of CPU for a small ResNet, 9 s at O1), and
-# its code was larger with a higher estimate of its own.
-_EFFORT = {"optimization_level": 1}
+# XLA's O1. The default took twice as long on convolutions in six passes (19 s of CPU for a small ResNet, 9 s at O1),
+# and its code was larger with a higher estimate of its own.
+_EFFORT: Any = {"optimization_level": 1}
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
     verdict: dict[str, Any] = {"name": job["name"], "ok": False, "message": ""}
     try:
         calls = [(_function(p), p["inputs"], p["outputs"]) for p in job["pieces"]]
-        types = [jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(d), sharding=sharding) for _, shape, d in job["arguments"]]
+        types = [
+            jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(d), sharding=sharding) for _, shape, d in job["arguments"]
+        ]
         names = [a[0] for a in job["arguments"]]
 
         def program(*arguments: Any) -> list[Any]:
@@ -65,7 +67,7 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
 
         results = formats(job["results"], jax.eval_shape(program, *types))
         jitted = jax.jit(program, in_shardings=tuple(formats(names, types)), out_shardings=results, keep_unused=True)
-        compiled = jitted.lower(*types).compile(_EFFORT)
+        compiled: Any = jitted.lower(*types).compile(_EFFORT)
     except Exception as error:
         verdict["message"] = _sentence(error)
         return verdict
@@ -76,7 +78,8 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
         ok=True, size=len(code), sha256=hashlib.sha256(code).hexdigest(), cost=_cost(compiled.cost_analysis()),
         copies=_copies(text), products=_products(text),
         resources={"code": memory.generated_code_size_in_bytes, "arguments": memory.argument_size_in_bytes,
-                   "outputs": memory.output_size_in_bytes, "temporaries": memory.temp_size_in_bytes, "vmem": _vmem(text)},
+                   "outputs": memory.output_size_in_bytes, "temporaries": memory.temp_size_in_bytes, "vmem":
+                   _vmem(text)},
     )  # fmt: skip
     return verdict
 
@@ -99,11 +102,16 @@ def _sentence(error: Exception) -> str:
 
 def _cost(found: Any) -> dict[str, float]:
     """XLA's figures; one that is not above zero is dropped, since it only says that XLA does not know."""
-    return {k: float(found[k]) for k in ("flops", "transcendentals", "bytes accessed", "optimal_seconds") if found.get(k, 0) > 0}
+    return {
+        k: float(found[k])
+        for k in ("flops", "transcendentals", "bytes accessed", "optimal_seconds")
+        if found.get(k, 0) > 0
+    }
 
 
 def _copies(text: str) -> dict[str, int]:
-    """copy, transpose and reshape instructions in the scheduled program: layouts that somebody pinned, paid for. An asynchronous
+    """copy, transpose and reshape instructions in the scheduled program: layouts that somebody pinned, paid for. An
+    asynchronous
     copy-start between memories is prefetching, and not counted."""
     return {op: len(re.findall(rf"= \S+ {op}\(", text)) for op in ("copy", "transpose", "reshape")}
 

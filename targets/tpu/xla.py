@@ -1,4 +1,4 @@
-"""Kernels that go to XLA as StableHLO: their meaning, exported, in 32-bit integers and at the precision that is asked."""
+"""Kernels that go to XLA as StableHLO: their meaning, exported, in 32-bit integers, at the precision that is asked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def asked(program: Program) -> tuple[str, ...]:
 
 
 def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
-    """The text of a kernel's meaning, and the schemes of its float32 products. Raises CannotEmit for a scheme XLA lacks."""
+    """The text of a kernel's meaning, and the schemes of its float32 products. Raises CannotEmit for a scheme XLA
+    lacks."""
     wanted = asked(program)
     table = {scheme: word for word, scheme in products.SCHEME.items()}
     if unknown := [w for w in wanted if w not in table]:
@@ -34,7 +35,9 @@ def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
     # Every product of a meaning is in float32; the strictest scheme that the program asks for serves them all.
     word = max((table[w] for w in wanted), key=["DEFAULT", "HIGH", "HIGHEST"].index, default="HIGHEST")
     with jax.enable_x64(False):
-        arguments = [jax.ShapeDtypeStruct(v.aval.shape, narrow.narrow_dtype(v.aval.dtype)) for v in meaning.jaxpr.invars]
+        arguments = [
+            jax.ShapeDtypeStruct(v.aval.shape, narrow.narrow_dtype(v.aval.dtype)) for v in meaning.jaxpr.invars
+        ]
         text = hlo.stablehlo(narrow.narrowed(meaning, lax.Precision[word]), arguments, "tpu", identifier(program.name))
     return text, realized(text)
 
@@ -61,5 +64,3 @@ def run(text: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
 def wide(array: np.ndarray, dtype: str) -> np.ndarray:
     """A result in the type that the program declares."""
     return array if array.dtype == np.dtype(dtype) else array.astype(np.dtype(dtype))
-
-

@@ -22,9 +22,9 @@ def model(batch: object = 2) -> onnx.ModelProto:
     ]
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["c"]),
              helper.make_node("Gelu", ["c"], ["g"]), helper.make_node("Gather", ["g", "rows"], ["y"], axis=0)]  # fmt: skip
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", 1, [batch, 16]), helper.make_tensor_value_info("rows", 7, [3])],
-        [helper.make_tensor_value_info("y", 1, [3, 24])], weights)  # fmt: skip
+    value = helper.make_tensor_value_info
+    inputs, outputs = [value("x", 1, [batch, 16]), value("rows", 7, [3])], [value("y", 1, [3, 24])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
 
 

@@ -72,7 +72,9 @@ def test_a_wrong_instruction_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ulps(*both(emitted("softmax"))) > 1000
 
 
-@pytest.mark.parametrize("wrong", [("keepdims=True", "keepdims=True) * (1 + 1e-3"), ("jnp.max(", "jnp.min("), ("0.125", "0.25")])
+@pytest.mark.parametrize(
+    "wrong", [("keepdims=True", "keepdims=True) * (1 + 1e-3"), ("jnp.max(", "jnp.min("), ("0.125", "0.25")]
+)
 def test_a_wrong_emitter_is_caught(wrong: tuple[str, str]) -> None:
     e = emitted("attention_causal_grouped")
     assert wrong[0] in e.text
@@ -118,11 +120,13 @@ def _map(program: Program, change: Callable[[Statement], Statement]) -> Program:
 
 def test_a_loop_becomes_the_last_grid_dimension_where_its_blocks_do_not_fit() -> None:
     program, inputs = matmul()
-    even = replace(program, params=(replace(program.params[0], shape=(50, 384)), replace(program.params[1], shape=(384, 200)),
-                                    program.params[2]))  # fmt: skip
+    a, b, y = program.params
+    even = replace(program, params=(replace(a, shape=(50, 384)), replace(b, shape=(384, 200)), y))
     even = replace(even, axes=tuple(replace(a, extent=384) if a.name == "k" else a for a in even.axes))
     views = {"a": (50, 384), "b": (384, 200), "y": (50, 200)}
-    even = _map(even, lambda s: replace(s, access=replace(s.access, view=views[s.access.param])) if hasattr(s, "access") else s)
+    even = _map(
+        even, lambda s: replace(s, access=replace(s.access, view=views[s.access.param])) if hasattr(s, "access") else s
+    )
     rng = np.random.default_rng(1)
     inputs = [rng.standard_normal(p.shape).astype(np.float32) for p in even.inputs]
     whole = pallas(even, CHIP)
@@ -182,7 +186,11 @@ def test_chosen_points_of_a_streamed_loop_run_all_its_steps() -> None:
     written = pallas(program, CHIP)
     [got] = simulate.run(written.text, "matmul", inputs, points=[5])
     [wanted] = run(program, inputs)
-    assert ulps([got[32:48, 128:]], [wanted[32:48, 128:]]) < ULPS and np.isnan(got[:32]).all() and np.isnan(got[:, :128]).all()
+    assert (
+        ulps([got[32:48, 128:]], [wanted[32:48, 128:]]) < ULPS
+        and np.isnan(got[:32]).all()
+        and np.isnan(got[:, :128]).all()
+    )
 
 
 def test_the_grid_runs_in_any_order() -> None:

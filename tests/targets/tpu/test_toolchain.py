@@ -32,7 +32,8 @@ def test_kernels_of_both_languages_compile_and_say_what_they_need() -> None:
 
 @needs_libtpu
 def test_a_program_is_one_executable_the_same_every_time() -> None:
-    """layernorm, then a product: its buffers by name, weights as arguments; XLA's figures are not trusted over Pallas calls."""
+    """layernorm, then a product: its buffers by name, weights as arguments; XLA's figures are not trusted over Pallas
+    calls."""
     e = emitted("rmsnorm_matmul")
     p = e.kernel.program
     arguments = [(q.name, q.shape, q.dtype) for q in p.inputs] + [("w2", (128, 64), "float32")]
@@ -142,7 +143,25 @@ def test_every_spelling_compiles(device: str) -> None:
 
 
 _BITS = ("and", "or", "xor", "not", "shl", "shr")
-_FOR_BOTH = ("add", "sub", "mul", "div", "rem", "max", "min", "neg", "abs", "sign", "eq", "ne", "lt", "le", "gt", "ge", "select")
+_FOR_BOTH = (
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "rem",
+    "max",
+    "min",
+    "neg",
+    "abs",
+    "sign",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "select",
+)
 
 
 def _elementwise(op: str, dtype: str):  # type: ignore[no-untyped-def]
@@ -150,17 +169,21 @@ def _elementwise(op: str, dtype: str):  # type: ignore[no-untyped-def]
     from porter.tile.elementwise import COMPARISONS, ELEMENTWISE
 
     floating = dtype in ("float32", "bfloat16")
-    if dtype == "bool" and op not in ("and", "or", "not", "select") or dtype == "int32" and op not in (*_BITS, *_FOR_BOTH):
+    if (dtype == "bool" and op not in ("and", "or", "not", "select")) or (
+        dtype == "int32" and op not in (*_BITS, *_FOR_BOTH)
+    ):
         return None
     if floating and op in _BITS:
         return None
     count = ELEMENTWISE[op][0]
     kinds = ["bool", dtype, dtype] if op == "select" else [dtype] * count
     result = "bool" if op in COMPARISONS else dtype
-    lines = [f"kernel {op}_{dtype} {{", *(f"  in p{i}: {k}[32, 256]" for i, k in enumerate(kinds)), f"  out y: {result}[32, 256]",
-             "  axis m: 32 by 16 grid", "  axis n: 256 by 256 resident",
-             *(f"  v{i}: {k}<m, n> = load p{i}(32, 256)[m, n]" for i, k in enumerate(kinds)),
-             f"  r: {result}<m, n> = {op} {', '.join(f'v{i}' for i in range(count))}", "  store y(32, 256)[m, n] = r", "}"]  # fmt: skip
+    values = [f"v{i}" for i in range(count)]
+    lines = [f"kernel {op}_{dtype} {{"]
+    lines += [f"  in p{v}: {k}[32, 256]" for v, k in zip(values, kinds, strict=True)]
+    lines += [f"  out y: {result}[32, 256]", "  axis m: 32 by 16 grid", "  axis n: 256 by 256 resident"]
+    lines += [f"  {v}: {k}<m, n> = load p{v}(32, 256)[m, n]" for v, k in zip(values, kinds, strict=True)]
+    lines += [f"  r: {result}<m, n> = {op} {', '.join(values)}", "  store y(32, 256)[m, n] = r", "}"]
     return parse("\n".join(lines))
 
 
