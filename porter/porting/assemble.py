@@ -56,7 +56,7 @@ def write(
         programs={name.split(".", 1)[1]: name for name in (lowered.whole.files if lowered.whole is not None else ())},
         numerics={"products": sorted({p for e in lowered.kernels.values() for p in e.products})},
         checks={"steps": _timeless(report.steps), "end_to_end": report.end_to_end, "kernels": report.kernels},
-        toolchain=report.toolchain, estimate=report.estimate,
+        toolchain=report.toolchain, estimate=report.estimate, device=device.document(),
     )  # fmt: skip
     weights = {n: _weight(v) for n, v in program.weights.items()}
     bundle.write(out, manifest, files, weights, force)

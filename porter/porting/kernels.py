@@ -113,7 +113,7 @@ def _why(model: Model, node: Node) -> str:
 
     if has_subgraphs([node]):
         return "control flow"
-    alone = region([node], boundary([node], list(node.outputs)), list(node.outputs), model.functions)
+    alone = region([node], boundary([node], list(node.outputs)), list(node.outputs), model.functions, opset=model.opset_imports[""])
     try:
         types = [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in alone.graph.inputs]
         pull(ops.trace(alone.graph, alone, types))
@@ -127,7 +127,7 @@ def graph_of_node(model: Model, node: Node) -> Model:
     from porter.rewrite.regions import region
 
     inputs = list(dict.fromkeys(v for v in node.inputs if v is not None))
-    return region([node], inputs, list(node.outputs), model.functions)
+    return region([node], inputs, list(node.outputs), model.functions, opset=model.opset_imports[""])
 
 
 def alone_of(model: Model, function: Function, call: Node) -> Model:

@@ -51,28 +51,40 @@ class Lowered:
         }
 
 
-def lower(program: Program, target: Target, device: Device, kept: Cache, progress: Callable[[str, int, int], None]) -> Lowered:
-    """Tile, lower and check every distinct kernel. Raises CheckFailed naming the kernel and the source layer."""
+def emit(program: Program, target: Target, device: Device) -> Lowered:
+    """Every distinct kernel tiled and lowered to text; what the device cannot say goes to the host, with the reason."""
     limits = target.limits(device)
     found = Lowered()
-    layers = {launch.kernel: launch.source for launch in reversed(program.launches)}
-    for number, kernel in enumerate(program.kernels.values()):
-        progress(kernel.name, number, len(program.kernels))
+    for kernel in program.kernels.values():
         if kernel.host or kernel.form is None:
             found.host[kernel.name] = kernel.host
             continue
         try:
             tiled = tile_form(kernel.form, limits, name=kernel.name)
-            emitted = target.lower(Kernel(kernel.name, tiled, kernel.meaning), device)
+            found.kernels[kernel.name] = target.lower(Kernel(kernel.name, tiled, kernel.meaning), device)
         except (Cut, CannotEmit) as e:
             found.host[kernel.name] = f"{device.name} cannot say it: {e}"
-            continue
-        found.kernels[kernel.name] = emitted
-        try:
-            found.checks[kernel.name] = _checked(kernel, emitted, target, device, kept)
         except CheckFailed as e:
-            raise CheckFailed(f"{device.name}: {e}", hint=f"source layer: {', '.join(layers[kernel.name])}") from None
+            raise _named(e, kernel, program, device) from None
     return found
+
+
+def check(
+    program: Program, lowered: Lowered, target: Target, device: Device, kept: Cache, progress: Callable[[str, int, int], None]
+) -> None:
+    """Both checks of every kernel. Raises CheckFailed naming the kernel and the source layer."""
+    for number, (name, emitted) in enumerate(lowered.kernels.items()):
+        progress(name, number, len(lowered.kernels))
+        kernel = program.kernels[name]
+        try:
+            lowered.checks[name] = _checked(kernel, emitted, target, device, kept)
+        except CheckFailed as e:
+            raise _named(e, kernel, program, device) from None
+
+
+def _named(e: CheckFailed, kernel: Distinct, program: Program, device: Device) -> CheckFailed:
+    layers = next(launch.source for launch in program.launches if launch.kernel == kernel.name)
+    return CheckFailed(f"{device.name}: {e}", hint=f"source layer: {', '.join(layers)}")
 
 
 def _checked(kernel: Distinct, emitted: Emitted, target: Target, device: Device, kept: Cache) -> KernelCheck:

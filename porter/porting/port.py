@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from porter import check, graph, pipeline
+from porter.bundle.folder import staging
 from porter.check import Budget
 from porter.check.execution import checked_inputs
 from porter.device import Device
@@ -99,27 +102,46 @@ def port(
     options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache)
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     bound = {d: int(n) for d, n in (dims or {}).items()}
-    reports = []
-    for device in targets:
-        place = out if len(targets) == 1 else out / device.name.replace(":", "-")
-        report = TargetReport(device.name)
-        reports.append(report)
-        try:
-            _port_one(loaded, identity, path, bound, device, place, options, report, progress or (lambda *_: None))
-        except CheckFailed as e:
-            report.status, report.message = "failed", str(e)
+    say = progress or (lambda *_: None)
+    if len(targets) == 1:
+        report = _reported(targets[0], lambda r: _port_one(loaded, identity, path, bound, targets[0], out, out, options, r, say))
+        return PortResult(str(path), bound, [report])
+    reports: list[TargetReport] = []
+    with contextlib.suppress(_Nothing), staging(out, force) as folder:
+        for device in targets:
+            place = folder / device.slug
+            evidence = out.with_name(f"{out.name}-{device.slug}")
+            report = _reported(device, lambda r, d=device, p=place, e=evidence: _port_one(loaded, identity, path, bound, d, p, e, options, r, say))
+            report.bundle = str(out / device.slug) if report.bundle else None
+            reports.append(report)
+        if not any(r.bundle for r in reports):
+            raise _Nothing
     return PortResult(str(path), bound, reports)
 
 
+class _Nothing(Exception):
+    """No target has a bundle: the folder of bundles is not made."""
+
+
+def _reported(device: Device, work: Callable[[TargetReport], None]) -> TargetReport:
+    """The report of one target; a failed check is in it."""
+    report = TargetReport(device.name)
+    try:
+        work(report)
+    except CheckFailed as e:
+        report.status, report.message = "failed", str(e)
+    return report
+
+
 def _port_one(
-    model: Model, identity: str, path: Path, dims: dict[str, int], device: Device, out: Path, options: Options,
+    model: Model, identity: str, path: Path, dims: dict[str, int], device: Device, out: Path, evidence: Path, options: Options,
     report: TargetReport, progress: Progress,
 ) -> None:  # fmt: skip
     target = target_of(device.family)
     sample = dict(options.inputs) if options.inputs is not None else check.draw(model)
-    kept = out.with_name(f"{out.name}-failed")
+    kept = evidence.with_name(f"{evidence.name}-failed")
     result = pipeline.run(
-        model, plan(options.precision, options.budgets), device, keep=kept, save=out.with_name(f"{out.name}-steps") if options.save_steps else None,
+        model, plan(options.precision, options.budgets), device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
     )  # fmt: skip
     report.steps += [s.json() for s in result.steps]
@@ -127,13 +149,21 @@ def _port_one(
     began = time.perf_counter()
     program = program_of(result.model)
     cache = Cache.open("kernels", no_cache=not options.cache)
-    lowered = lowering.lower(program, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of))
+    lowered = lowering.emit(program, target, device)
     report.kernels = lowered.json(program)
-    report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
-
-    began = time.perf_counter()
-    report.toolchain, report.unchecked = lowering.compile_all(lowered, target, device)
-    lowered.whole = target.whole(result.model, lowering.steps(program, lowered), device) if not lowered.host else None
+    # the toolchain works in processes of its own: it compiles while the checks run here
+    pool = ThreadPoolExecutor(2)
+    try:
+        compiled = pool.submit(lowering.compile_all, lowered, target, device)
+        whole = pool.submit(target.whole, result.model, lowering.steps(program, lowered), device) if not lowered.host else None
+        lowering.check(program, lowered, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of))
+        report.kernels = lowered.json(program)
+        report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
+        began = time.perf_counter()
+        report.toolchain, report.unchecked = compiled.result()
+        lowered.whole = whole.result() if whole is not None else None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     if report.toolchain is not None:
         report.step("toolchain", "exact", {k: report.toolchain[k] for k in ("compiled", "failed")}, began)
     if (refused := lowering.refused(lowered)) is not None:

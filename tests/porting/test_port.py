@@ -135,3 +135,18 @@ def test_what_is_wrong_on_purpose_is_stopped_and_named(
     for word in words:
         assert word in report["message"]
     assert not (tmp_path / "out").exists()
+
+
+def test_several_targets_stand_in_one_folder_or_in_none(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = saved(models.convnet()), tmp_path / "out"
+    both = [TOY, load_device("trainium:trn2")]
+    document = port(path, targets=both, out=out, cache=False).to_json()
+    assert [t["status"] for t in document["targets"]] == ["ok", "ok"]
+    assert sorted(p.name for p in out.iterdir()) == ["toy-toy", "trainium-trn2"]
+    assert document["targets"][1]["bundle"] == str(out / "trainium-trn2")
+    assert any(s["name"] == "whole_program" for s in document["targets"][1]["steps"])
+    monkeypatch.setattr(module, "target_of", lambda family: _WrongProduct())
+    assert port(path, targets=[TOY, TOY], out=tmp_path / "bad", cache=False).exit_code == 1
+    assert not (tmp_path / "bad").exists()
