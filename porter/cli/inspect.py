@@ -42,13 +42,16 @@ def _model(path: str) -> dict[str, Any]:
     operators = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes)
     weights = {id(v): v.const_value for g in graph.every_graph(model) for v in g.initializers.values()}
     held = [w for w in weights.values() if w is not None]
+    shapes, dims = graph.shapes(model), graph.dims(model)
     return {
         "model": path,
         "producer": " ".join(filter(None, (model.producer_name, model.producer_version))),
         "opset": dict(model.opset_imports),
-        "inputs": [_value(v) for v in model.graph.inputs if v.name not in model.graph.initializers],
-        "outputs": [_value(v) for v in model.graph.outputs],
-        "dims": [{"name": d.name, "places": list(d.places)} for d in graph.dims(model)],
+        "inputs": [_value(v, shapes) for v in model.graph.inputs if v.name not in model.graph.initializers],
+        "outputs": [_value(v, shapes) for v in model.graph.outputs],
+        "dims": [
+            {"name": d.name, "places": list(d.places), **({"follows": d.follows} if d.follows else {})} for d in dims
+        ],
         "nodes": len(nodes),
         "operators": dict(sorted(operators.items(), key=lambda o: (-o[1], o[0]))),
         "parameters": sum(int(w.size) for w in held),
@@ -56,8 +59,8 @@ def _model(path: str) -> dict[str, Any]:
     }
 
 
-def _value(v: Any) -> dict[str, Any]:
-    shape = None if v.shape is None else [d if isinstance(d, int) else (d.value or "?") for d in v.shape]
+def _value(v: Any, shapes: dict[str, tuple[int | str | None, ...]]) -> dict[str, Any]:
+    shape = [d if d is not None else "?" for d in shapes[v.name]] if v.name in shapes else None
     return {"name": v.name, "dtype": v.dtype.name.lower() if v.dtype is not None else "?", "shape": shape}
 
 
@@ -67,16 +70,19 @@ def _type(v: dict[str, Any]) -> str:
 
 def _show(d: dict[str, Any]) -> str:
     opset = ", ".join(f"{k or 'ai.onnx'} {v}" for k, v in d["opset"].items())
-    free = ", ".join(f"{x['name']} ({', '.join(x['places'])})" for x in d["dims"])
+    needed = [x for x in d["dims"] if "follows" not in x]
+    free = ", ".join(f"{x['name']} ({', '.join(x['places'])})" for x in needed)
+    derived = ", ".join(f"{x['name']} = {x['follows']}" for x in d["dims"] if "follows" in x)
     rows = [("model", d["model"]), ("opset", opset)]
     rows += [("producer", d["producer"])] if d["producer"] else []
     rows += [("input" if not i else "", f"{v['name']}: {_type(v)}") for i, v in enumerate(d["inputs"])]
     rows += [("output" if not i else "", f"{v['name']}: {_type(v)}") for i, v in enumerate(d["outputs"])]
     rows += [("free dims", free or "none")]
+    rows += [("", f"with them {derived}")] if derived else []
     rows += [("weights", f"{d['parameters']:,} numbers, {amount(d['weight_bytes'], 'B')}")]
     rows += [("nodes", str(d["nodes"]))]
     operators = table([(name, n) for name, n in d["operators"].items()], right=(1,))
-    hint = " ".join(f"--dim '{x['name']}=N'" for x in d["dims"])
+    hint = " ".join(f"--dim '{x['name']}=N'" for x in needed)
     tail = f"\n\nbind its dims with  {hint}" if hint else ""
     return f"{table(rows)}\n\n{operators}{tail}"
 

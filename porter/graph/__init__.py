@@ -23,7 +23,7 @@ from onnx_ir import (
 )
 from onnx_ir import tensor as make_tensor
 
-from porter.graph.dims import Dim, dims
+from porter.graph.dims import Dim, dims, shapes
 from porter.graph.edit import (
     add_initializer,
     fresh,
@@ -119,6 +119,7 @@ __all__ = [
     "save",
     "schema",
     "shape",
+    "shapes",
     "source_name",
     "tensors",
     "text",

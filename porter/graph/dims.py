@@ -12,7 +12,7 @@ from porter.errors import PorterError
 from porter.graph import shape_rules as _rules  # noqa: F401  (its rules are entered by being imported)
 from porter.graph.repair import note
 from porter.graph.sizes import Size, parse
-from porter.graph.symbolic import Dims, Equation, Kind, follow
+from porter.graph.symbolic import Dims, Equation, Kind, Shapes, asked, carry
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class _Inputs:
     sizes: dict[str, Size]
     names: dict[str, str]
     equations: list[Equation]
+    shapes: Shapes
 
 
 def dims(model: ir.Model) -> tuple[Dim, ...]:
@@ -55,6 +56,35 @@ def dims(model: ir.Model) -> tuple[Dim, ...]:
         free = reduced == size and own
         result.append(Dim(name, tuple(places), None if free else str(reduced)))
     return tuple(result)
+
+
+def shapes(model: ir.Model) -> dict[str, tuple[int | str | None, ...]]:
+    """The shape of every value of the graph that is known, in terms of the dims that have to be given.
+
+    A dim of an output that the rules do not follow has the name that the model declares; None where it has none.
+    """
+    inputs = _read(model)
+    follows = _eliminate(inputs.equations, list(dict.fromkeys(inputs.names.values())))
+
+    def plain(size: Size | None) -> int | str | None:
+        if size is None:
+            return None
+        reduced = size.at(follows)
+        return str(reduced) if reduced.number is None else reduced.number
+
+    found: dict[str, tuple[int | str | None, ...]] = {}
+    for value in [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]:
+        sizes = inputs.shapes.shape(value)
+        declared = None if value.shape is None or not value.is_graph_output() else value.shape.dims
+        if sizes is None and declared is not None:
+            sizes = (None,) * len(declared)
+        if sizes is not None and value.name:
+            known = [plain(size) for size in sizes]
+            if declared is not None and len(declared) == len(known):
+                given = [plain(Size.of(d) if isinstance(d, int) else parse(d.value) if d.value else None) for d in declared]
+                known = [second if first is None else first for first, second in zip(known, given, strict=True)]
+            found[value.name] = tuple(known)
+    return found
 
 
 def bind(model: ir.Model, given: Mapping[str, int]) -> None:
@@ -101,7 +131,8 @@ def _read(model: ir.Model, given: Mapping[str, int] | None = None) -> _Inputs:
         for value in model.graph.inputs
         if isinstance(value.type, ir.TensorType) and value.shape is not None
     }
-    return _Inputs(sizes, names, follow(model, start) if names else [])
+    shapes = carry(model, start)
+    return _Inputs(sizes, names, asked(shapes) if names else [], shapes)
 
 
 def _rank_from(value: ir.Value, given: Mapping[str, int] | None) -> ir.Shape | None:

@@ -150,11 +150,16 @@ RULES: dict[str, Rule] = {}
 """The rule of each operator; one that is not the standard's stands under its domain, `com.microsoft.Attention`."""
 
 
-def follow(model: ir.Model, start: dict[ir.Value, Dims]) -> list[Equation]:
-    """Carries the shapes of the inputs through the graph and returns the equations its nodes ask for."""
+def carry(model: ir.Model, start: dict[ir.Value, Dims]) -> Shapes:
+    """What follows from these shapes of the inputs."""
     shapes = Shapes()
     shapes.shapes.update(start)
     _follow(model, model.graph, shapes)
+    return shapes
+
+
+def asked(shapes: Shapes) -> list[Equation]:
+    """The equations that nodes ask for, each once."""
     distinct: dict[tuple[Size, Size, Kind], Equation] = {}
     for equation in shapes.equations:
         distinct.setdefault((equation.left, equation.right, equation.kind), equation)
@@ -163,12 +168,12 @@ def follow(model: ir.Model, start: dict[ir.Value, Dims]) -> list[Equation]:
 
 def known(model: ir.Model) -> Shapes:
     """What follows from the shapes that the inputs have by now: lengths that are computed, above all."""
-    shapes = Shapes()
-    for value in model.graph.inputs:
-        if value.shape is not None:
-            shapes.shapes[value] = tuple(Size.of(dim) if isinstance(dim, int) else None for dim in value.shape.dims)
-    _follow(model, model.graph, shapes)
-    return shapes
+    start: dict[ir.Value, Dims] = {
+        value: tuple(Size.of(dim) if isinstance(dim, int) else None for dim in value.shape.dims)
+        for value in model.graph.inputs
+        if value.shape is not None
+    }
+    return carry(model, start)
 
 
 def _follow(model: ir.Model, graph: ir.Graph, shapes: Shapes) -> None:

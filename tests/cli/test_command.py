@@ -107,7 +107,8 @@ def test_bad_options_of_port_are_explained_and_leave_nothing(model, tmp_path, ar
 
 def test_inspect_lists_what_a_model_wants(model):
     document = json.loads(porter("inspect", model, "--json").stdout)
-    assert document["inputs"] == [{"name": "x", "dtype": "float", "shape": ["batch", "?", 3]}]
+    assert document["inputs"] == [{"name": "x", "dtype": "float", "shape": ["batch", "x[1]", 3]}]
+    assert document["outputs"][0]["shape"] == ["batch", "x[1]", 4]
     assert document["dims"] == [
         {"name": "batch", "places": ["x[0]"]},
         {"name": "x[1]", "places": ["x[1]"]},

@@ -290,3 +290,14 @@ def test_a_part_from_the_end_is_as_long_as_it_is_counted(model: Callable) -> Non
     proto = model(nodes, inputs, {"y": None, "z": None}, weights)
     assert {dim.name: dim.follows for dim in graph.dims(graph.read(proto))} == {"T": None, "N": None, "M": "N"}
     assert bound(proto, {"T": 7, "N": 3})["other"] == (3, 4)
+
+
+def test_shapes_are_told_in_the_dims_that_are_asked_for(cache: onnx.ModelProto) -> None:
+    shapes = graph.shapes(graph.read(cache))
+    assert shapes["v"] == ("batch", "s1", 8) and shapes["mask"] == (1, 1, "s1 + 1")
+    assert shapes["masked"] == ("batch", 1, "s1 + 1") and shapes["keys"] == ("batch", "s1 + 1", 8)
+
+
+def test_the_shape_of_what_depends_on_data_is_what_the_model_declares(model: Callable) -> None:
+    proto = model([node("NonZero", "x", "y")], {"x": ["n"]}, {"y": [1, "found"]}, types={"y": TensorProto.INT64})
+    assert graph.shapes(graph.read(proto)) == {"x": ("n",), "y": (1, "found")}

@@ -29,12 +29,13 @@ OPERATORS = frozenset({(DOMAIN, name) for name in TABLE} | {("", name) for name 
 
 
 def adopt(model: ir.Model) -> None:
-    """Gives onnxruntime's operators that stand without a domain the one they belong to."""
+    """Gives onnxruntime's operators that stand without a domain the one they belong to, and that domain an import."""
     for root in [model.graph, *(function.graph for function in model.functions.values())]:
         opset = root.opset_imports.get("", 0)
         for node in root.all_nodes():
             if node.domain == "" and node.op_type in UNPREFIXED and (node.op_type[0] == "S" or opset < 17):
                 node.domain = DOMAIN
+            if node.domain == DOMAIN:
                 root.opset_imports.setdefault(DOMAIN, 1)
 
 
