@@ -13,9 +13,11 @@ import numpy as np
 from porter.errors import CheckFailed
 from porter.targets.trainium import module, products, reductions, tables, transfer
 from porter.targets.trainium.bufferize import check_capacity
+from porter.targets.trainium.demands import plan
 from porter.targets.trainium.expand import expand
+from porter.targets.trainium.home import homes
 from porter.targets.trainium.instructions import ALU, DTYPES, TABLE
-from porter.targets.trainium.layout import Layout, Part, Plan, homes, plan
+from porter.targets.trainium.layout import Layout, Part, Plan
 from porter.targets.trainium.retile import smaller
 from porter.targets.trainium.rows import rows
 from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Selector, Step

@@ -9,7 +9,8 @@ import numpy as np
 
 from porter.targets.trainium.instructions import ACTIVATIONS, DTYPES, OPERATORS
 from porter.targets.trainium.signatures import problem
-from porter.targets.trainium.simulator.isa import Isa, Token, convert, f32
+from porter.targets.trainium.simulator.engine import Token, convert, f32
+from porter.targets.trainium.simulator.isa import Isa
 from porter.targets.trainium.simulator.memory import Memories, Tensor, refuse
 
 _SPACES = {"sbuf": "sbuf", "psum": "psum", "hbm": "hbm", "private_hbm": "hbm", "shared_hbm": "hbm"}

@@ -8,7 +8,9 @@ import pytest
 from trainium_support import ROUNDING, device, distance, lowered, program
 
 from porter.targets.trainium import target
-from porter.targets.trainium.layout import Layout, Plan, homes, plan
+from porter.targets.trainium.demands import plan
+from porter.targets.trainium.home import homes
+from porter.targets.trainium.layout import Layout, Plan
 from porter.tile.interpret import run
 from porter.tile.program import Program
 from porter.tile.target import CannotEmit
