@@ -20,8 +20,9 @@ def model(batch: object = 2) -> onnx.ModelProto:
         numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
         for n, s in (("w", (16, 24)), ("b", (24,)))
     ]
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["c"]),
-             helper.make_node("Gelu", ["c"], ["g"]), helper.make_node("Gather", ["g", "rows"], ["y"], axis=0)]  # fmt: skip
+    node = helper.make_node
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "b"], ["c"]), node("Gelu", ["c"], ["g"])]
+    nodes.append(node("Gather", ["g", "rows"], ["y"], axis=0))
     value = helper.make_tensor_value_info
     inputs, outputs = [value("x", 1, [batch, 16]), value("rows", 7, [3])], [value("y", 1, [3, 24])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
