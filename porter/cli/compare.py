@@ -120,7 +120,7 @@ def show(document: dict[str, Any]) -> str:
     parts = [_title(document), "\n".join(lines)]
     said = [f"{t['target']}: {'' if t['runs'] else 'does not run: '}{t['why']}" for t in document["targets"] if t["why"]]
     said += [f"{t['target']} is dominated by {t['dominated_by']}: nowhere better, somewhere worse" for t in document["targets"] if t["dominated_by"]]
-    parts.append("\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in ["* best of its column", *said]))
+    parts.append("\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in ["* best of its column; + and other products, see --json", *said]))
     if any(t["serving"] for t in document["targets"]):
         parts.append(_serving(document))
     if document["changes"]:
@@ -142,9 +142,10 @@ def _line(t: dict[str, Any], tokens: bool) -> tuple[str, ...]:
         return f"{text}*" if path in t["best"] else f"{text} "
 
     rate, cost = ("tokens_per_s", "usd_per_million_tokens") if tokens else ("per_second", "usd_per_thousand_runs")
+    first, _, others = t["precision"].partition(", ")
     error = f"{t['error']['sqnr_db']:.0f} dB" if t["error"] else "-"
     return (
-        t["target"], t["precision"], mark("chips", str(t["chips"])), mark("memory.chip_bytes", amount(t["memory"]["chip_bytes"], "B")),
+        t["target"], first + ("+" if others else ""), mark("chips", str(t["chips"])), mark("memory.chip_bytes", amount(t["memory"]["chip_bytes"], "B")),
         mark("latency_s", seconds(t["latency_s"])), t["bound"] or "-", mark(rate, amount(t[rate])),
         mark(cost, "-" if t[cost] is None else f"{t[cost]:.3g}"), mark("error.sqnr_db", error),
         str(t["kernels"]["unique"]), str(len(t["host"])), f"{t['checks']['passed']}/{t['checks']['made']}",

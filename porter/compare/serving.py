@@ -8,6 +8,7 @@ answer, with context + output // 2 tokens in the cache (its time grows linearly 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,8 +110,8 @@ def served(trials: Mapping[str, Trial], request: Request, chips: int, hourly: fl
 
 
 def _item(trial: Trial) -> str:
-    """'fp32' where the products are of float32, else 'bf16'."""
-    return "fp32" if any(p in trial.realized for p in ("fp32", "bf16x6", "tf32x3", "float32")) else "bf16"
+    """'fp32' where most of the products are of float32 operands, else 'bf16'."""
+    return "fp32" if trial.realized.split(", ")[0] in ("fp32", "bf16x6", "tf32x3", "float32") else "bf16"
 
 
 def largest_batch(
@@ -121,20 +122,22 @@ def largest_batch(
     open_ = {d.name for d, part in zip(targets, parts, strict=True) if part["serving"] is not None}
     best = dict.fromkeys(open_, 0)
     paths = [p for p, _ in graphs_of.values()]
-    for batch in BATCHES:
-        if not open_:
-            break
+    alone, many = (graphs(paths, replace(request, batch=b), {}) for b in (1, 2))
+    of_batch = {n for phase, (_, bound) in alone.items() for n, v in bound.items() if many[phase][1][n] != v}
+    own = {n: v for n, v in dims.items() if n not in of_batch}
+    made: dict[int, dict[str, Bench]] = {}
+
+    def holds(device: Device, batch: int) -> bool:
         asked = replace(request, batch=batch)
-        own = {n: v for n, v in dims.items() if v != request.batch}
-        benches = {ph: Bench(graph.load(p, b), precision=precision, quick=True, progress=progress) for ph, (p, b) in graphs(paths, asked, own).items()}
-        for device in targets:
-            if device.name not in open_:
-                continue
-            trials = {phase: bench.trial(device) for phase, bench in benches.items()}
-            if _holds(trials, asked, device, limits, chips):
-                best[device.name] = batch
-            else:
-                open_.discard(device.name)
+        if batch not in made:
+            made[batch] = {phase: Bench(graph.load(path, bound), precision=precision, quick=True, progress=progress)
+                           for phase, (path, bound) in graphs(paths, asked, own).items()}  # fmt: skip
+        return _holds({phase: bench.trial(device) for phase, bench in made[batch].items()}, asked, device, limits, chips)
+
+    for device in targets:
+        if device.name in open_:  # by halves: time grows with the batch
+            number = bisect_left(BATCHES, True, key=lambda batch, device=device: not holds(device, batch))
+            best[device.name] = BATCHES[number - 1] if number else 0
     for part in parts:
         if part["serving"] is not None:
             part["serving"]["largest_batch"] = best[part["target"]]

@@ -233,8 +233,7 @@ class Bench:
         caches = self.decoder.caches if self.decoder is not None else ()
         steps = tuple(s.json() for s in (*self._head.steps, *result.steps)) if not self.quick else ()
         assumed = tuple(p for p in facts.asked if facts.get(p).assumed)
-        formats = Counter(r.format for r in rows if r.format)
-        return Trial(device, True, "", self.decoder, rows, used, held(program, caches), ", ".join(formats) or self.precision,
+        return Trial(device, True, "", self.decoder, rows, used, held(program, caches), _realized(rows) or self.precision,
                      error, steps, assumed, missed)  # fmt: skip
 
     def _port(self, target: Target, device: Device) -> tuple[pipeline.Result, Program]:
@@ -282,6 +281,18 @@ class Bench:
         return judge.seen(program, result.model)
 
 
+def _realized(rows: Sequence[Row]) -> str:
+    """The products that the kernels ask for, that of the most operations first; '' where nothing is multiplied."""
+    work: Counter[str] = Counter()
+    for row in rows:
+        for format in row.format.split(", ") if row.format else ():
+            work[format] += row.flops
+    return ", ".join(f for f, _ in work.most_common())
+
+
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8_e4m3fn": "fp8 e4m3", "float8_e5m2": "fp8 e5m2"}
+
+
 def _row(program: Program, lowered: Lowered, target: Target, device: Device, launch: Any, inside: Mapping[str, float]) -> Row:
     kernel = program.kernels[launch.kernel]
     seen = [inside[n] for n in launch.outputs if n in inside]
@@ -295,5 +306,5 @@ def _row(program: Program, lowered: Lowered, target: Target, device: Device, lau
     counts = count(tile)
     bounds = dict(target.seconds(tile, device))
     dots = any(isinstance(s, Dot) for s in walk(tile.body))
-    format = ", ".join(sorted(set(emitted.products) or set(counts.products))) if dots else ""
+    format = ", ".join(sorted({SHORT.get(p, p) for p in emitted.products or counts.products})) if dots else ""
     return Row(layer, launch.source, launch.outputs, kernel.name, kernel.op, format, bounds, counts.touched, counts.flops, error)
