@@ -9,7 +9,8 @@ from difflib import get_close_matches
 import onnx_ir as ir
 
 from porter.errors import PorterError
-from porter.graph import shape_rules as _rules  # noqa: F401  (its rules are entered by being imported)
+from porter.graph import part_rules as _parts  # noqa: F401  (rules are entered by being imported)
+from porter.graph import shape_rules as _rules  # noqa: F401
 from porter.graph.repair import note
 from porter.graph.sizes import Size, parse
 from porter.graph.symbolic import Dims, Equation, Kind, Shapes, asked, carry
@@ -81,7 +82,9 @@ def shapes(model: ir.Model) -> dict[str, tuple[int | str | None, ...]]:
         if sizes is not None and value.name:
             known = [plain(size) for size in sizes]
             if declared is not None and len(declared) == len(known):
-                given = [plain(Size.of(d) if isinstance(d, int) else parse(d.value) if d.value else None) for d in declared]
+                given = [
+                    plain(Size.of(d) if isinstance(d, int) else parse(d.value) if d.value else None) for d in declared
+                ]
                 known = [second if first is None else first for first, second in zip(known, given, strict=True)]
             found[value.name] = tuple(known)
     return found

@@ -1,4 +1,4 @@
-"""`load`: read, bind, bring to the home opset and to the standard's operators, validate; what everybody else starts from."""
+"""`load`: read, bind, bring to the standard's operators at the home opset, validate; what everybody starts from."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def check_proto(where: str, proto: onnx.ModelProto, more: Collection[tuple[str, 
     """Raises PorterError for what no graph can be made of; returns notes on what was or will be repaired.
 
     Refused: opsets and operators nobody has defined, values without a definition or with two, cycles, tensors whose
-    data does not fill their shape; `more` are operators that are known besides the standard's. A Constant node that a later one redefines is dropped from the message.
+    data does not fill their shape; `more` are operators that are known besides the standard's. A Constant node that a
+    later one redefines is dropped from the message.
     """
     opsets = _opsets(where, proto.opset_import)
     local = {(function.domain, function.name) for function in proto.functions} | set(more)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from porter.graph.sizes import Size, product
 from porter.graph.symbolic import RULES, Dims, Rule, Shapes, count
 
-_ONE = Size.of(1)
+ONE = Size.of(1)
 
 
 def rule(*op_types: str) -> Callable[[Rule], Rule]:
@@ -25,14 +25,15 @@ def rule(*op_types: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-def _attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+def read(node: ir.Node, name: str, default: Any = None) -> Any:
+    """The value of an attribute that stands in the node itself."""
     attribute = node.attributes.get(name)
     return default if attribute is None or attribute.is_ref() else attribute.value
 
 
 def _axes(shapes: Shapes, node: ir.Node, index: int = 1) -> list[int] | None:
     """The axes of a node, an attribute in old opsets and an input in new ones; None where there are none."""
-    given = _attribute(node, "axes")
+    given = read(node, "axes")
     if given is not None:
         return [int(axis) for axis in given]
     return shapes.ints(node.inputs[index]) if len(node.inputs) > index else None
@@ -59,7 +60,7 @@ def same(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     return [shapes.shape(node.inputs[0])]
 
 
-def _moved(shapes: Shapes, node: ir.Node) -> None:
+def moved(shapes: Shapes, node: ir.Node) -> None:
     """The elements are those of the first input, or some of them: what bounds them all bounds the result."""
     reach = shapes.reach(node.inputs[0])
     if reach is not None and len(reach) == 1:
@@ -75,7 +76,7 @@ _ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "D
 )  # fmt: skip
 def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The broadcast of all inputs; the four species of arithmetic are followed by value."""
-    if _attribute(node, "axis") is not None:  # broadcasting of opsets before 7
+    if read(node, "axis") is not None:  # broadcasting of opsets before 7
         return [shapes.shape(node.inputs[0])]
     compute = _ARITHMETIC.get(node.op_type)
     if compute is not None and len(node.inputs) == 2:
@@ -104,7 +105,7 @@ def shape_of(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     dims = shapes.shape(node.inputs[0])
     if dims is None:
         return [None]
-    part = dims[slice(_attribute(node, "start", 0), _attribute(node, "end"))]
+    part = dims[slice(read(node, "start", 0), read(node, "end"))]
     shapes.numbers[node.outputs[0]] = part
     return [(Size.of(len(part)),)]
 
@@ -126,7 +127,7 @@ def concat(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     known = [part for part in parts if part is not None]
     if not known or any(len(part) != len(known[0]) for part in known):
         return [None]
-    axis = int(_attribute(node, "axis", 1)) % len(known[0])
+    axis = int(read(node, "axis", 1)) % len(known[0])
     if axis == len(known[0]) - 1:
         _side_by_side(shapes, node, parts)
     result = list(known[0])
@@ -171,8 +172,8 @@ def gemm(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     left, right = (shapes.shape(value) for value in node.inputs[:2])
     if left is None or right is None or len(left) != 2 or len(right) != 2:
         return [None]
-    left = left[::-1] if _attribute(node, "transA", 0) else left
-    right = right[::-1] if _attribute(node, "transB", 0) else right
+    left = left[::-1] if read(node, "transA", 0) else left
+    right = right[::-1] if read(node, "transB", 0) else right
     shapes.equal(left[1], right[0])
     return [(left[0], right[1])]
 
@@ -180,18 +181,18 @@ def gemm(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Transpose")
 def transpose(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The dims in another order."""
-    _moved(shapes, node)
+    moved(shapes, node)
     dims = shapes.shape(node.inputs[0])
     if dims is None:
         return [None]
-    order = _attribute(node, "perm") or range(len(dims))[::-1]
+    order = read(node, "perm") or range(len(dims))[::-1]
     return [tuple(dims[axis] for axis in order)]
 
 
 @rule("Unsqueeze")
 def unsqueeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """New dims of one."""
-    _moved(shapes, node)
+    moved(shapes, node)
     dims, axes = shapes.shape(node.inputs[0]), _axes(shapes, node)
     data = shapes.data(node.inputs[0])
     if data is not None:
@@ -200,13 +201,13 @@ def unsqueeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         return [None]
     rank = len(dims) + len(axes)
     new, old = {axis % rank for axis in axes}, iter(dims)
-    return [tuple(_ONE if axis in new else next(old) for axis in range(rank))]
+    return [tuple(ONE if axis in new else next(old) for axis in range(rank))]
 
 
 @rule("Squeeze")
 def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Without dims of one."""
-    _moved(shapes, node)
+    moved(shapes, node)
     dims, axes = shapes.shape(node.inputs[0]), _axes(shapes, node)
     data = shapes.data(node.inputs[0])
     if data is not None:
@@ -216,7 +217,7 @@ def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     if axes is None:
         if any(size is None or size.number is None for size in dims):
             return [None]
-        return [tuple(size for size in dims if size != _ONE)]
+        return [tuple(size for size in dims if size != ONE)]
     gone = {axis % len(dims) for axis in axes}
     return [tuple(size for axis, size in enumerate(dims) if axis not in gone)]
 
@@ -224,11 +225,11 @@ def squeeze(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Reshape")
 def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The same elements in another shape: 0 keeps a dim, -1 is what is left over."""
-    _moved(shapes, node)
+    moved(shapes, node)
     dims, data = shapes.shape(node.inputs[0]), shapes.data(node.inputs[0])
     if data is not None:
         shapes.numbers[node.outputs[0]] = data
-    given = _attribute(node, "shape")  # before opset 5
+    given = read(node, "shape")  # before opset 5
     wanted: Dims | None = tuple(Size.of(int(v)) for v in given) if given is not None else None
     if wanted is None and len(node.inputs) > 1:
         wanted = shapes.data(node.inputs[1])
@@ -236,7 +237,7 @@ def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         return [None]
     result = list(wanted)
     for axis, size in enumerate(wanted):
-        if size is not None and size.number == 0 and not _attribute(node, "allowzero", 0):
+        if size is not None and size.number == 0 and not read(node, "allowzero", 0):
             result[axis] = dims[axis] if dims is not None and axis < len(dims) else None
     total: Size | None = count(dims)
     open_axes = [axis for axis, size in enumerate(result) if size is not None and size.number == -1]
@@ -254,136 +255,13 @@ def reshape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Flatten")
 def flatten(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """A matrix of the dims before the axis and the dims from it on."""
-    _moved(shapes, node)
+    moved(shapes, node)
     dims = shapes.shape(node.inputs[0])
     if dims is None:
         return [None]
-    axis = int(_attribute(node, "axis", 1))
+    axis = int(read(node, "axis", 1))
     axis = axis + len(dims) if axis < 0 else axis
     return [(count(dims[:axis]), count(dims[axis:]))]
-
-
-@rule("Expand")
-def expand(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The broadcast of the input with a given shape."""
-    _moved(shapes, node)
-    return [shapes.broadcast(shapes.shape(node.inputs[0]), shapes.data(node.inputs[1]))]
-
-
-@rule("ConstantOfShape")
-def constant_of_shape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The given shape."""
-    return [shapes.data(node.inputs[0])]
-
-
-@rule("Range")
-def range_of(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """From start to limit in steps of one."""
-    start, limit, delta = (shapes.data(value) for value in node.inputs)
-    if not start or not limit or start[0] is None or limit[0] is None or delta != (_ONE,):
-        return [(None,)]
-    shapes.reaches[node.outputs[0]] = (limit[0],)
-    return [(limit[0] - start[0],)]
-
-
-@rule("Gather")
-def gather(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The shape of the indices in the place of the axis."""
-    dims, indices = shapes.shape(node.inputs[0]), shapes.shape(node.inputs[1])
-    data, chosen = shapes.data(node.inputs[0]), shapes.ints(node.inputs[1])
-    if data is not None and chosen is not None and all(-len(data) <= i < len(data) for i in chosen):
-        shapes.numbers[node.outputs[0]] = tuple(data[i] for i in chosen)
-    if not dims or indices is None:
-        return [None]
-    axis = int(_attribute(node, "axis", 0)) % len(dims)
-    reach = shapes.reach(node.inputs[1])
-    if reach is not None and len(reach) == 1 and data is None:
-        shapes.at_least(dims[axis], reach[0])
-    _moved(shapes, node)
-    return [(*dims[:axis], *indices, *dims[axis + 1 :])]
-
-
-@rule("GatherND")
-def gather_nd(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The indices without their last axis, then what they leave of the data."""
-    dims, indices = shapes.shape(node.inputs[0]), shapes.shape(node.inputs[1])
-    depth = indices[-1].number if indices and indices[-1] is not None else None
-    if dims is None or indices is None or depth is None:
-        return [None]
-    first, reach = int(_attribute(node, "batch_dims", 0)), shapes.reach(node.inputs[1])
-    if reach is not None and len(reach) == depth:
-        for size, end in zip(dims[first:], reach, strict=False):
-            shapes.at_least(size, end)
-    return [(*indices[:-1], *dims[first + depth :])]
-
-
-@rule("Slice")
-def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """Whole dims stay, parts of known dims are counted; a bound with a name in it may be cut off: nothing follows."""
-    _moved(shapes, node)
-    dims = shapes.shape(node.inputs[0])
-    if "starts" in node.attributes:
-        starts, ends = list(_attribute(node, "starts")), list(_attribute(node, "ends"))
-        axes, steps = _attribute(node, "axes"), None
-    else:
-        starts, ends = shapes.ints(node.inputs[1]), shapes.ints(node.inputs[2])  # type: ignore[assignment]
-        axes = shapes.ints(node.inputs[3]) if len(node.inputs) > 3 else None
-        steps = shapes.ints(node.inputs[4]) if len(node.inputs) > 4 else None
-        lost = len(node.inputs) > 3 and node.inputs[3] is not None and axes is None
-        if lost or (len(node.inputs) > 4 and node.inputs[4] is not None and steps is None):
-            return [None]
-    if dims is None:
-        return [None]
-    if starts is None or ends is None:
-        touched = {axis % len(dims) for axis in axes} if axes is not None else set(range(len(dims)))
-        result = [None if axis in touched else size for axis, size in enumerate(dims)]
-        if axes is not None and len(axes) == 1 and ends is not None and ends[0] >= 2**31 - 1 and steps in (None, [1]):
-            result[axes[0]] = _last(dims[axes[0]], shapes.data(node.inputs[1]))
-        return [tuple(result)]
-    result = list(dims)
-    for axis, start, end, step in zip(
-        axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=False
-    ):
-        result[axis % len(dims)] = _part(dims[axis % len(dims)], start, end, step)
-    data = shapes.data(node.inputs[0])
-    if data is not None and len(dims) == 1 and len(starts) == 1:
-        shapes.numbers[node.outputs[0]] = data[slice(starts[0], ends[0], steps[0] if steps else 1)]
-    return [tuple(result)]
-
-
-def _last(size: Size | None, start: tuple[Size | None, ...] | None) -> Size | None:
-    """What is left from a start that is a sum of sizes, `past` of `past + new`, or counted from the end, `total - new`."""
-    if size is None or not start or start[0] is None:
-        return None
-    rest = size - start[0]
-    if not rest.terms or any(factor < 0 for _, factor in rest.terms):
-        return None
-    forward = all(factor > 0 for _, factor in start[0].terms)
-    return rest if forward or (size.names and not size.names & rest.names) else None
-
-
-def _part(size: Size | None, start: int, end: int, step: int) -> Size | None:
-    if size is None:
-        return None
-    if size.number is not None:
-        return Size.of(len(range(size.number)[slice(start, end, step)]))
-    return size if start == 0 and end >= 2**31 - 1 and step == 1 else None
-
-
-@rule("Split")
-def split(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """Given parts, or equal ones."""
-    dims = shapes.shape(node.inputs[0])
-    if dims is None:
-        return [None] * len(node.outputs)
-    axis = int(_attribute(node, "axis", 0)) % len(dims)
-    given = _attribute(node, "split") or (shapes.ints(node.inputs[1]) if len(node.inputs) > 1 else None)
-    if given is not None:
-        parts: list[Size | None] = [Size.of(int(v)) for v in given]
-    else:
-        size = dims[axis]
-        parts = [size.over(Size.of(len(node.outputs))) if size is not None else None] * len(node.outputs)
-    return [(*dims[:axis], part, *dims[axis + 1 :]) for part in parts]
 
 
 @rule(
@@ -394,16 +272,16 @@ def reduce(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Without the reduced axes, or with ones in their place."""
     dims = shapes.shape(node.inputs[0])
     if node.op_type.startswith("Arg"):
-        axes: list[int] | None = [int(_attribute(node, "axis", 0))]
+        axes: list[int] | None = [int(read(node, "axis", 0))]
     else:
         axes = _axes(shapes, node)
         if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
             return [None]
-    if dims is None or (not axes and _attribute(node, "noop_with_empty_axes", 0)):
+    if dims is None or (not axes and read(node, "noop_with_empty_axes", 0)):
         return [dims]
     gone = {axis % len(dims) for axis in axes} if axes else set(range(len(dims)))
-    kept = _attribute(node, "keepdims", 1)
-    return [tuple(_ONE if i in gone else size for i, size in enumerate(dims) if i not in gone or kept)]
+    kept = read(node, "keepdims", 1)
+    return [tuple(ONE if i in gone else size for i, size in enumerate(dims) if i not in gone or kept)]
 
 
 @rule("Conv", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ConvTranspose")
@@ -418,7 +296,7 @@ def windows(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         channels = weight[0] if weight else None
     elif node.op_type == "ConvTranspose":
         channels = None
-    image = _ONE if node.op_type.startswith("Global") else None
+    image = ONE if node.op_type.startswith("Global") else None
     return [(dims[0], channels, *(image for _ in dims[2:]))]
 
 
@@ -426,7 +304,7 @@ def windows(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 def pad(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The dims with what is put before and behind."""
     dims = shapes.shape(node.inputs[0])
-    pads = _attribute(node, "pads") or (shapes.ints(node.inputs[1]) if len(node.inputs) > 1 else None)
+    pads = read(node, "pads") or (shapes.ints(node.inputs[1]) if len(node.inputs) > 1 else None)
     if dims is None or pads is None or len(pads) != 2 * len(dims):
         return [None if dims is None else tuple(None for _ in dims)]
     return [
@@ -440,7 +318,7 @@ def pad(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("Tile")
 def tile(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Each dim times its repeats."""
-    _moved(shapes, node)
+    moved(shapes, node)
     dims, repeats = shapes.shape(node.inputs[0]), shapes.data(node.inputs[1])
     if dims is None or repeats is None or len(repeats) != len(dims):
         return [None]

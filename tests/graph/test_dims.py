@@ -220,8 +220,8 @@ def test_real_decoders_ask_for_two_or_three_numbers(models: Path) -> None:
     found = {dim.name: dim.follows for dim in graph.dims(graph.read(path))}
     assert [name for name, follows in found.items() if follows is None] == ["s25", "s15"]
     assert found["s43"] == "s25" and found["s53"] == "s15 + 1"
-    for given in ({"s25": 2, "s15": 13}, {"s43": 2, "s53": 14}, {"s25": 2, "s68": 13}):
-        loaded = graph.load(path, given)
+    for sizes in ({"s25": 2, "s15": 13}, {"s43": 2, "s53": 14}, {"s25": 2, "s68": 13}):
+        loaded = graph.load(path, sizes)
         shapes = {value.name: graph.shape(value) for value in loaded.graph.inputs}
         assert shapes["attention_mask"] == (2, 14) and shapes["past.3.value"] == (2, 4, 13, 32)
     text = refusal(onnx.load(path), {"s25": 2, "s15": 13, "s53": 13})
@@ -244,7 +244,8 @@ def test_a_dim_that_is_read_by_index_is_as_long_as_the_indices_reach(model: Call
     assert bound(proto, {"rows": 6})["x"] == (1, 5)
     assert bound(proto, {"seq": 5, "rows": 9})["table"] == (9, 4)
     assert refusal(proto, {"seq": 5, "rows": 5}) == (
-        "node '/gather/y' (Gather)\n  expected rows of at least seq + 1\n  found 5 and 6\n  try  other numbers with --dim"
+        "node '/gather/y' (Gather)\n  expected rows of at least seq + 1\n  found 5 and 6\n"
+        "  try  other numbers with --dim"
     )
 
 
@@ -272,7 +273,8 @@ def test_indices_side_by_side_reach_each_in_its_own_axis(model: Callable) -> Non
         "last": np.asarray([-1], np.int64), "first": np.asarray([0], np.int64),
     }  # fmt: skip
     proto = model(nodes, {"x": ["a", "b"], "mask": ["c", "d"]}, {"y": None}, weights)
-    assert {dim.name: dim.follows for dim in graph.dims(graph.read(proto))} == {"a": None, "b": None, "c": "a", "d": "b"}
+    found = {dim.name: dim.follows for dim in graph.dims(graph.read(proto))}
+    assert found == {"a": None, "b": None, "c": "a", "d": "b"}
     assert bound(proto, {"a": 2, "b": 3})["mask"] == (2, 3)
 
 
@@ -285,7 +287,11 @@ def test_a_part_from_the_end_is_as_long_as_it_is_counted(model: Callable) -> Non
         node("MatMul", "tail weight", "y"),
         node("Concat", "tail other", "z", axis=1),
     ]
-    weights = {"end": np.asarray([2**63 - 1], np.int64), "axes": np.asarray([0], np.int64), "weight": np.ones((4, 2), np.float32)}
+    weights = {
+        "end": np.asarray([2**63 - 1], np.int64),
+        "axes": np.asarray([0], np.int64),
+        "weight": np.ones((4, 2), np.float32),
+    }
     inputs = {"total": ["T", 4], "new": ["N", 4], "other": ["M", 4]}
     proto = model(nodes, inputs, {"y": None, "z": None}, weights)
     assert {dim.name: dim.follows for dim in graph.dims(graph.read(proto))} == {"T": None, "N": None, "M": "N"}

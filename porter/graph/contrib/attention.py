@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -32,11 +34,15 @@ def rotated(
 ) -> ir.Value:  # fmt: skip
     """x of rank 3 or 4 turned by its positions, (batch, length) or one for the start of all; `caches` are inputs."""
     if s.need_rank(positions) == 1 or s.dim(positions, 0) == s.dim(positions, 1) == 1 != s.dim(x, -2):
-        steps = s.op("Range", s.int(0), s.squeeze(s.length(x, -2 if s.rank(x) == 4 else 1), 0), s.int(1))
+        steps = s.op("Range", s.scalar(0), s.squeeze(s.length(x, -2 if s.rank(x) == 4 else 1), 0), s.scalar(1))
         row = s.op("Add", s.reshape(positions, 1), steps)
         positions = s.op("Expand", s.unsqueeze(row, 0), s.op("Concat", s.length(x, 0), s.ints(1), axis=0))
     cos, sin = (s.required(index) for index in caches)
-    options = {"num_heads": heads, "rotary_embedding_dim": turned or None, "interleaved": interleaved or None}
+    options: dict[str, Any] = {
+        "num_heads": heads,
+        "rotary_embedding_dim": turned or None,
+        "interleaved": interleaved or None,
+    }
     return s.op("RotaryEmbedding", x, cos, sin, positions, **options)
 
 
@@ -68,7 +74,7 @@ def attention(s: Spelling) -> None:
 
 @spells(SPELLINGS, "MultiHeadAttention")
 def multi_head_attention(s: Spelling) -> None:
-    """The standard's Attention, after a bias; keys may come packed with queries or values, or as a cache of their own."""
+    """The standard's Attention, after a bias; keys may come packed with queries or values, or as a cache."""
     s.absent(8, "past_sequence_length")
     s.absent(9, "cache_indirection")
     query, key, value, bias = s.required(0), s.input(1), s.input(2), s.input(3)
@@ -124,7 +130,7 @@ def _attend(
     """Output, present key and value, and the masked scores if something reads them; a scale of 0 is the usual one."""
     rank4 = s.node.op_type == "MultiHeadAttention" and s.rank(s.input(1)) == 4
     scores = s.needed(3)
-    options = {
+    options: dict[str, Any] = {
         "q_num_heads": None if rank4 else heads,
         "kv_num_heads": None if rank4 else heads,
         "scale": float(s.attribute("scale", 0.0)) or None,
@@ -170,9 +176,9 @@ def by_query(s: Spelling, mask: ir.Value) -> ir.Value:
 def _within(s: Spelling, mask: ir.Value, total: ir.Value, size: int | None, batch: int | None) -> ir.Value:
     """Which keys lie before each sequence's end, and behind its start where starts are given after the ends."""
     if size is None or batch is None or size not in (batch, 2 * batch):
-        self_described = f"'{mask.name}' of {size} elements for a batch of {batch}"
-        s.refuse("a mask of one length per sequence, or of ends and starts", self_described)
-    place = s.op("Range", s.int(0), s.squeeze(total, 0), s.int(1))
+        found = f"'{mask.name}' of {size} elements for a batch of {batch}"
+        s.refuse("a mask of one length per sequence, or of ends and starts", found)
+    place = s.op("Range", s.scalar(0), s.squeeze(total, 0), s.scalar(1))
     bounds = s.split(s.cast(mask, ir.DataType.INT64), (batch,) * (size // batch), 0)
     columns = [s.unsqueeze(bound, 1, 2, 3) for bound in bounds]
     allowed = s.op("Less", place, columns[0])

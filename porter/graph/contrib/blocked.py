@@ -78,7 +78,7 @@ def matmul_n_bits(s: Spelling) -> None:
         moved = s.op("Sub", plain, s.reshape(points, rows, blocks, 1))
         real = s.reshape(s.op("Mul", moved, s.unsqueeze(scale, 2)), rows, blocks * block)
     if blocks * block != width:
-        real = s.slice(real, 0, width, 1)
+        real = s.part(real, 0, width, 1)
     y = s.op("MatMul", s.required(0), s.transpose(real, 1, 0))
     bias = s.input(5)
     s.finish(y if bias is None else s.op("Add", y, bias))

@@ -8,6 +8,7 @@ of padding tokens, mean nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -67,7 +68,7 @@ def group_query_attention(s: Spelling) -> None:
     s.finish(s.reshape(s.transpose(y, 0, 2, 1, 3), 0, 0, -1), keys, values)
 
 
-def _options(s: Spelling) -> dict[str, float | None]:
+def _options(s: Spelling) -> dict[str, Any]:
     """A scale of 0 means the usual one, a soft cap of 0 none."""
     return {name: float(s.attribute(name, 0.0)) or None for name in ("scale", "softcap")}
 
@@ -110,17 +111,18 @@ def _lengths(s: Spelling, query: ir.Value) -> _Lengths:
     start = s.op("Sub", held, tokens)
     prompt = new is not None and total is not None and new == total
     # with one sequence the longest is the only one
-    whole = None not in (new, total, past) and total == past + new and (batch == 1 or past == 0)
+    full = new is not None and past is not None and total == past + new
+    whole = full and (batch == 1 or past == 0)
     if prompt:
         zeros = s.op("Mul", start, s.ints(0))
-        return _Lengths(zeros, held, bool(whole), True)
+        return _Lengths(zeros, held, whole, True)
     if new != 1 and total is None:
         # whether this is the first prompt shows when it runs
         first = s.op("Equal", s.cast(s.reshape(s.required(6), 1), ir.DataType.INT64), tokens)
         start = s.op("Where", first, s.ints(0), start)
         if s.attribute("causal", 1):
             held = s.op("Where", first, tokens, held)
-    return _Lengths(start, held, bool(whole), False)
+    return _Lengths(start, held, whole, False)
 
 
 def _turned(s: Spelling, x: ir.Value, heads: int, lengths: _Lengths) -> ir.Value:
@@ -128,7 +130,7 @@ def _turned(s: Spelling, x: ir.Value, heads: int, lengths: _Lengths) -> ir.Value
     positions, packed = s.input(9), s.required(0)
     turned = 2 * s.need_dim(s.required(7), 1)
     if positions is None:
-        steps = s.op("Range", s.int(0), s.squeeze(s.length(packed, 1), 0), s.int(1))
+        steps = s.op("Range", s.scalar(0), s.squeeze(s.length(packed, 1), 0), s.scalar(1))
         positions = s.op("Add", s.unsqueeze(lengths.start, 1), s.unsqueeze(steps, 0))
     return s.op(
         "RotaryEmbedding", x, s.required(7), s.required(8), positions, num_heads=heads,
@@ -193,8 +195,8 @@ def _mask(s: Spelling, lengths: _Lengths, capacity: ir.Value) -> ir.Value:
     """What is added to the scores: the bias where a query sees a key, else minus infinity."""
     number = _capacity(s)
     rows = s.ints(number, name="rows") if number is not None else capacity
-    key = s.op("Range", s.int(0), s.squeeze(rows, 0), s.int(1))
-    steps = s.op("Range", s.int(0), s.squeeze(s.length(s.required(0), 1), 0), s.int(1))
+    key = s.op("Range", s.scalar(0), s.squeeze(rows, 0), s.scalar(1))
+    steps = s.op("Range", s.scalar(0), s.squeeze(s.length(s.required(0), 1), 0), s.scalar(1))
     place = s.op("Add", s.unsqueeze(lengths.start, 1, 2, 3), s.unsqueeze(steps, 1))
     rules = []
     if s.attribute("causal", 1):

@@ -1,4 +1,4 @@
-"""Operators on quantized tensors: dequantize, compute, quantize; their scales and zero points hold for whole tensors."""
+"""Operators on quantized tensors: dequantize, compute, quantize; scales and zero points hold for whole tensors."""
 
 from __future__ import annotations
 

@@ -79,7 +79,11 @@ def embed(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     for index in (1, 7, 8):
         other = _shape(shapes, node, index)
         if other is not None and len(other) == 2 == len(ids):
-            shapes.broadcast(ids, other) if index == 8 else [shapes.equal(*pair) for pair in zip(ids, other)]
+            if index == 8:
+                shapes.broadcast(ids, other)
+            else:
+                shapes.equal(ids[0], other[0])
+                shapes.equal(ids[1], other[1])
     return [(*ids, table[-1]), ids[:1], (*ids, table[-1])]
 
 
@@ -208,7 +212,7 @@ def matmul_n_bits(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 @rule("GatherBlockQuantized", types=(2,))
 def gather_block_quantized(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The indices in the place of the axis; codes below a byte are packed along the last axis."""
-    dims, indices, scales = (_shape(shapes, node, index) for index in range(3))
+    dims, indices = _shape(shapes, node, 0), _shape(shapes, node, 1)
     if not dims or indices is None:
         return [None]
     data = node.inputs[0]

@@ -56,7 +56,7 @@ class Spelling(Edit):
         """A constant vector of int64."""
         return self.constant(np.asarray(numbers, np.int64), name)
 
-    def int(self, number: int, name: str = "int") -> ir.Value:
+    def scalar(self, number: int, name: str = "scalar") -> ir.Value:
         """A constant scalar of int64."""
         return self.constant(np.asarray(number, np.int64), name)
 
@@ -76,7 +76,7 @@ class Spelling(Edit):
         """The value with its axes in another order."""
         return self.op("Transpose", value, perm=perm)
 
-    def slice(self, value: ir.Value, start: int, end: int, axis: int) -> ir.Value:
+    def part(self, value: ir.Value, start: int, end: int, axis: int) -> ir.Value:
         """A part of the value along an axis."""
         return self.op("Slice", value, self.ints(start), self.ints(end), self.ints(axis))
 
