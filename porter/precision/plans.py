@@ -8,7 +8,7 @@ from porter.check import Budget
 from porter.precision.schemes import SCHEMES, least
 
 PRECISIONS = ("fp32", "bf16", *SCHEMES)
-FIRST, LAST = "cleanup, fusion, layout", "tiling.partition"
+FIRST, LAST = "cleanup, fusion, layout", "quantization.decoded, tiling.partition"
 UNCHECKED = -300.0  # dB: a user's budget in another metric decides, at the end of the port
 
 

@@ -30,6 +30,7 @@ class Limits:
     least: tuple[int, int] = (64, 16)  # rows and columns of a dot's tile that are not halved for that
     grid: int = (1 << 31) - 1  # grid points
     float32_product: str = "fp32"  # how float32 operands of a dot are multiplied (porter.formats.matmul)
+    integer: bool = False  # the matrix unit multiplies int8 by int8 into int32, faster than bf16
 
     @property
     def apart(self) -> int:

@@ -2,7 +2,7 @@
 
     dot(cast(codes) * scale, x)              ->  dot(cast(codes), x) * scale
     dot(cast(bfloat16), cast(codes))         ->  dot(bfloat16, cast(codes to bfloat16))     every code is exact there
-    dot(cast(int8 to int32), cast(int8 ..))  ->  dot(int8, int8) in int32                   what ONNX writes as MatMulInteger
+    dot(cast(int8), cast(int8))              ->  cast(dot(int8, int8) in int32)             where the unit has that product
 
 A scale per block of the sum stays where it is: it belongs to the terms.
 """
@@ -57,29 +57,40 @@ def _unscaled(form: Form, operand: int, summed: tuple[str, ...]) -> tuple[int, l
             break
         factors.append(free[0])
         core = held[0]
-    cast = form[core]
-    if isinstance(cast, Cast) and form[cast.arg].dtype in CODES and cast.dtype == "float32":
-        return core, factors
-    return operand, []
+    return (core, factors) if _codes(form, core) else (operand, [])
 
 
-def joined(form: Form, node: Node) -> Node | int:
-    """Codes in the format that the other operand has: bfloat16 by codes multiplies as bfloat16, int8 by int8 as int8."""
+def _codes(form: Form, node: int) -> str:
+    """The dtype of the codes that a float32 value is: cast from them, or their difference from a zero point; else ''."""
+    cast = form[node]
+    if not isinstance(cast, Cast) or cast.dtype != "float32":
+        return ""
+    inner = form[cast.arg]
+    if isinstance(inner, Elementwise) and inner.op == "sub" and inner.dtype == "int32":
+        sides = [form[s.arg].dtype for a in inner.args if isinstance(s := form[a], Cast)]
+        return "shifted" if len(sides) == 2 and set(sides) <= CODES - FLOAT_CODES else ""  # within +-255: 8 bits and a sign
+    return inner.dtype if inner.dtype in CODES else ""
+
+
+def joined(form: Form, node: Node, *, integer: bool = False) -> Node | int:
+    """Codes in the format that the unit multiplies: by bfloat16 as bfloat16; integers as int8 where it has that product
+    (`integer`), else as bfloat16, of which every product is exact in float32."""
     if not isinstance(node, Dot):
         return node
     a, b = form[node.a], form[node.b]
     if not (isinstance(a, Cast) and isinstance(b, Cast)):
         return node
-    kinds = form[a.arg].dtype, form[b.arg].dtype
     if node.dtype == "int32":
-        return replace(node, a=a.arg, b=b.arg) if kinds == ("int8", "int8") else node
-    if kinds[0] == kinds[1] or node.dtype != "float32" or not set(kinds) <= CODES | {"bfloat16"}:
-        if kinds[0] == kinds[1] and kinds[0] in CODES - FLOAT_CODES and node.dtype == "float32":
-            return replace(node, a=form.add(Cast(a.arg, "bfloat16")), b=form.add(Cast(b.arg, "bfloat16")))
+        whole = form[a.arg].dtype == form[b.arg].dtype == "int8"
+        return replace(node, a=a.arg, b=b.arg) if whole and integer else node
+    if node.dtype != "float32":
         return node
-    operands = [
-        c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)
-    ]
+    kinds = [c if (c := _codes(form, i)) else form[form[i].arg].dtype for i in (node.a, node.b)]  # type: ignore[union-attr]
+    if integer and kinds == ["int8", "int8"]:
+        return form.add(Cast(form.add(replace(node, a=a.arg, b=b.arg, dtype="int32")), "float32"))
+    if not set(kinds) <= CODES | {"bfloat16", "shifted"} or kinds[0] == kinds[1] and kinds[0] in FLOAT_CODES | {"bfloat16"}:
+        return node
+    operands = [c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)]
     return replace(node, a=operands[0], b=operands[1])
 
 

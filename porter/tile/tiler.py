@@ -25,7 +25,7 @@ def tile(
 
 def tile_form(form: Form, limits: Limits, *, name: str = "kernel") -> Program:
     """The tile program of an axis form."""
-    form = canonical(form, keep_last=limits.apart)
+    form = canonical(form, keep_last=limits.apart, integer=limits.integer)
     program = schedule(form, choose(form, limits), name, product=limits.float32_product)
     verify(program)
     return program

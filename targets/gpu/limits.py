@@ -34,6 +34,7 @@ def limits(device: Device) -> Limits:
         least=(64, 16),  # one wgmma.m64n16: smaller tiles leave the warpgroup's instruction
         grid=int(device["grid.max"][0]),
         float32_product=float32_product(device),
+        integer=device.get("peak.int8", 0.0) > device["peak.bf16"],
     )
 
 
