@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -157,8 +158,13 @@ def run_text(text: str, inputs: Sequence[np.ndarray], *, passes: bool = False) -
 
     passes: multiply as a matrix unit of bf16 passes does at that precision (porter.xla.products.by_passes).
     """
-    function = call(by_passes(text) if passes else text)
-    return [np.asarray(x) for x in jax.jit(lambda *a: function(*a), compiler_options=QUICK)(*inputs)]
+    return [np.asarray(x) for x in _runner(by_passes(text) if passes else text)(*inputs)]
+
+
+@lru_cache(maxsize=64)  # a program launches equal kernels many times
+def _runner(text: str) -> Callable[..., list[Any]]:
+    function = call(text)
+    return jax.jit(lambda *a: function(*a), compiler_options=QUICK)
 
 
 def _aval(t: Any) -> Any:

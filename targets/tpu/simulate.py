@@ -14,6 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from porter.errors import CheckFailed, PorterError
 from porter.targets.tpu import instructions
+from porter.targets.tpu.naming import Names
 from porter.xla import hlo, products
 
 STRICT = 64  # grid points that the strict interpreter runs: about 6 ms each, where compiled ones are nearly free
@@ -83,20 +85,18 @@ def run(text: str, name: str, inputs: Sequence[np.ndarray], *, points: Sequence[
     points: flat indices into the parallel part of the grid. Raises CheckFailed when a slice or a block index leaves
     its array.
     """
-    calls = _Calls(name, points, seed)
-    pallas_module = _Instead(pl, pallas_call=_pallas_call(calls), program_id=_program_id)
-    lax_module = _Instead(lax, dot_general=products.dot_general)
     logger = logging.getLogger("jax._src.callback")
     level = logger.level
     with jax.enable_x64(False):
-        function = load(text, _identifier(text, name), pl=pallas_module, lax=lax_module)
+        jitted, calls = _interpreted(text, name, None if points is None else tuple(points), seed)
         arrays = [jnp.asarray(narrowed(f"kernel {name}, input {i}", np.asarray(x))) for i, x in enumerate(inputs)]
         logger.setLevel(logging.CRITICAL)
         try:
-            results = jax.jit(lambda *a: function(*a), compiler_options=hlo.QUICK)(*arrays)
+            results = jitted(*arrays)
             found = [np.array(r) for r in (results if isinstance(results, tuple | list) else (results,))]
         except Exception as error:
             pltpu.reset_tpu_interpret_mode_state()
+            _interpreted.cache_clear()
             if (sentence := _out_of_bounds(error)) is None:
                 raise
             raise CheckFailed(
@@ -112,11 +112,13 @@ def run(text: str, name: str, inputs: Sequence[np.ndarray], *, points: Sequence[
     return found
 
 
-def _identifier(text: str, name: str) -> str:
-    """The function's name: the kernel's, as an identifier."""
-    from porter.targets.tpu.naming import Names
-
-    return Names()(name)
+@lru_cache(maxsize=64)  # a program launches equal kernels many times, and compiling the interpreter is most of a run
+def _interpreted(text: str, name: str, points: tuple[int, ...] | None, seed: int) -> tuple[Callable[..., Any], _Calls]:
+    """The module's function in interpret mode, to be called with x64 off."""
+    calls = _Calls(name, points, seed)
+    pallas_module = _Instead(pl, pallas_call=_pallas_call(calls), program_id=_program_id)
+    function = load(text, Names()(name), pl=pallas_module, lax=_Instead(lax, dot_general=products.dot_general))
+    return jax.jit(lambda *a: function(*a), compiler_options=hlo.QUICK), calls
 
 
 def _out_of_bounds(error: BaseException) -> str | None:
