@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
-from porter.tile import scales
 from porter.tile.affine import Affine
 from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Index, Iota, Load, Node, Reduce, Store, children
 
@@ -15,12 +13,9 @@ NARROW = {"bfloat16", "float16", "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11
 UNROLL = 4  # parts of a joined axis that become stores of their own
 
 
-def canonical(form: Form, *, keep_last: int = 0, integer: bool = False) -> Form:
-    """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours;
-    `integer` says that the matrix unit multiplies int8."""
-    form = form.rebuild(change=scales.hoisted).rebuild(change=_narrow_operands)
-    form = form.rebuild(change=partial(scales.joined, integer=integer))
-    form = _without_units(form)
+def canonical(form: Form, *, keep_last: int = 0) -> Form:
+    """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours."""
+    form = _without_units(form.rebuild(change=_narrow_operands))
     form = unify(form)
     form = form.rebuild(change=_hoist_division)
     form = unroll(form)
@@ -210,7 +205,9 @@ def graft(source: Form, into: Form) -> None:
                 node = replace(node, a=ids[a], b=ids[b])
         ids[old] = into.add(node)
     for s in source.stores:
-        into.stores.append(Store(s.out, s.view, tuple(index(i) for i in s.index), ids[s.value]))
+        store = Store(s.out, s.view, tuple(index(i) for i in s.index), ids[s.value])
+        if store not in into.stores:  # one that has none of the unrolled axes is the same in every part
+            into.stores.append(store)
 
 
 # Merging

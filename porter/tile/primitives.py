@@ -13,7 +13,9 @@ import numpy as np
 
 from porter.tile.affine import Affine
 from porter.tile.elementwise import identity
-from porter.tile.form import Cast, Cut, Dot, Elementwise, Index, Iota, Reduce
+from porter.tile.form import Cast, Cut, Elementwise, Index, Iota, Reduce
+from porter.tile.primitives_indexing import dynamic_slice, dynamic_update_slice, gather, scatter, sort, top_k
+from porter.tile.primitives_windows import convolution, product, window
 from porter.tile.pull import Equation, Position, Puller
 
 Rule = Callable[[Puller, Equation, Position, int], int]
@@ -91,6 +93,13 @@ def _cast(p: Puller, e: Equation, at: Position, _: int) -> int:
     return p.form.add(Cast(p.pull(e.operands[0], at), str(np.dtype(e.settings["new_dtype"]))))
 
 
+def _logical_shift(p: Puller, e: Equation, at: Position, _: int) -> int:
+    if np.dtype(p.dtype(e.outputs[0])).kind != "u":
+        raise Cut("a logical shift of signed integers")
+    x, n = (p.pull(v, _aligned(p, v, at)) for v in e.operands)
+    return p.form.ew("shr", x, n)
+
+
 def _same(p: Puller, e: Equation, at: Position, _: int) -> int:
     return p.pull(e.operands[0], at)
 
@@ -129,59 +138,63 @@ def _transpose(p: Puller, e: Equation, at: Position, _: int) -> int:
     return p.pull(e.operands[0], tuple(source))
 
 
-def _scaled(p: Puller, i: Index, factor: int, offset: int) -> Index:
-    gather = i.gather
-    if gather is not None and factor != 1:
-        gather = p.form.ew("mul", gather, p.form.const(factor, p.form[gather].dtype))
-    return Index(i.affine * factor + int(offset), gather)
-
-
 def _slice(p: Puller, e: Equation, at: Position, _: int) -> int:
     steps = e.settings["strides"] or (1,) * len(at)
     starts = e.settings["start_indices"]
-    return p.pull(e.operands[0], tuple(_scaled(p, i, k, s) for i, k, s in zip(at, steps, starts, strict=True)))
+    return p.pull(e.operands[0], tuple(p.scaled(i, k, s) for i, k, s in zip(at, steps, starts, strict=True)))
 
 
 def _split(p: Puller, e: Equation, at: Position, output: int) -> int:
     d = e.settings["axis"]
     start = int(sum(e.settings["sizes"][:output]))
-    return p.pull(e.operands[0], tuple(_scaled(p, i, 1, start) if k == d else i for k, i in enumerate(at)))
+    return p.pull(e.operands[0], tuple(p.scaled(i, 1, start) if k == d else i for k, i in enumerate(at)))
 
 
 def _rev(p: Puller, e: Equation, at: Position, _: int) -> int:
     shape = p.shape(e.operands[0])
     turned = e.settings["dimensions"]
-    return p.pull(e.operands[0], tuple(_scaled(p, i, -1, shape[d] - 1) if d in turned else i for d, i in enumerate(at)))
+    return p.pull(e.operands[0], tuple(p.scaled(i, -1, shape[d] - 1) if d in turned else i for d, i in enumerate(at)))
+
+
+def _between(p: Puller, place: Index, apart: int) -> tuple[Index, int]:
+    """The element at a place where elements lie `apart` from each other, and whether there is one."""
+    zero = p.form.const(0, "int32")
+    if place.gather is None:
+        try:
+            whole, part = p.decode(place.affine, apart)
+            return Index(whole), p.form.ew("eq", p.form.add(Iota(part, "int32")), zero)
+        except Cut:
+            pass
+    number, by = p.gathered(place), p.form.const(apart, "int32")
+    return p.indexed(p.form.ew("div", number, by)), p.form.ew("eq", p.form.ew("rem", number, by), zero)
 
 
 def _pad(p: Puller, e: Equation, at: Position, _: int) -> int:
     source, shape = e.operands[0], p.shape(e.operands[0])
-    value = p.pull(e.operands[1], ())
+    value, element = p.pull(e.operands[1], ()), p.form.const(True, "bool")
     position = []
     for i, n, (low, _high, interior) in zip(at, shape, e.settings["padding_config"], strict=True):
+        index = p.scaled(i, 1, -low)
         if interior and n > 1:
-            raise Cut("padding between elements")
-        position.append(_scaled(p, i, 1, -low))
-    return p.padded(source, tuple(position), value)
+            index, at_element = _between(p, index, interior + 1)
+            element = p.form.ew("and", element, at_element)
+        position.append(index)
+    return p.form.ew("select", element, p.padded(source, tuple(position), value), value)
 
 
 def _concatenate(p: Puller, e: Equation, at: Position, _: int) -> int:
     d = e.settings["dimension"]
-    sizes = [p.shape(v)[d] for v in e.operands]
-    if 0 in sizes:
-        raise Cut("a concatenation with an empty part")
     low, high = p.bounds(at[d])
     gathered = at[d].gather is not None
     result, start = None, 0
     place = p.gathered(at[d])
-    for v, n in zip(e.operands, sizes, strict=True):
-        if gathered or (start <= high and low < start + n):
-            here = tuple(_scaled(p, i, 1, -start) if k == d else i for k, i in enumerate(at))
+    for v in e.operands:
+        n = p.shape(v)[d]
+        if n and (gathered or (start <= high and low < start + n)):
+            index = p.scaled(at[d], 1, -start)
             if gathered:
-                raise Cut("a gather from a concatenation")
-            p.guards += 1
-            part = p.pull(v, here)
-            p.guards -= 1
+                index, _inside = p.confined(index, n)
+            part = p.guarded(v, tuple(index if k == d else i for k, i in enumerate(at)))
             past = p.form.ew("ge", place, p.form.const(start, p.form[place].dtype))
             result = part if result is None else p.form.ew("select", past, part, result)
         start += n
@@ -197,58 +210,14 @@ def _iota(p: Puller, e: Equation, at: Position, _: int) -> int:
     return p.form.add(Cast(p.gathered(i), dtype))
 
 
-def _gather(p: Puller, e: Equation, at: Position, _: int) -> int:
-    operand, indices = e.operands[0], e.operands[1]
-    numbers, sizes = e.settings["dimension_numbers"], e.settings["slice_sizes"]
-    shape = p.shape(operand)
-    batch = [i for d, i in enumerate(at) if d not in numbers.offset_dims]
-    offsets = iter([at[d] for d in numbers.offset_dims])
-    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
-    within = {d: next(offsets) for d in range(len(shape)) if d not in gone}
-    mode = str(e.settings["mode"])
-    position: list[Index] = []
-    for d, n in enumerate(shape):
-        index = within.get(d, ZERO)
-        if d in numbers.operand_batching_dims:
-            which = numbers.start_indices_batching_dims[numbers.operand_batching_dims.index(d)]
-            index = batch[which]
-        elif d in numbers.start_index_map:
-            k = numbers.start_index_map.index(d)
-            coordinate = Index(Affine((), k)) if p.shape(indices)[-1] > 1 else ZERO
-            start = p.pull(indices, (*batch, coordinate))
-            if "CLIP" in mode.upper() or "1" == mode:
-                kind = p.form[start].dtype
-                start = p.form.ew("min", p.form.ew("max", start, p.form.const(0, kind)), p.form.const(n - sizes[d], kind))
-            elif "PROMISE" not in mode.upper() and "0" != mode:
-                raise Cut("a gather that fills what is out of range")
-            if index.gather is not None:
-                raise Cut("a gather from a gathered slice")
-            start_at = p.indexed(start)
-            index = Index(index.affine + start_at.affine, start_at.gather)
-        position.append(index)
-    return p.pull(operand, tuple(position))
-
-
-def _dynamic_slice(p: Puller, e: Equation, at: Position, _: int) -> int:
-    operand, starts = e.operands[0], e.operands[1:]
-    position = []
-    for i, v, n, size in zip(at, starts, p.shape(operand), e.settings["slice_sizes"], strict=True):
-        start = p.pull(v, ())
-        kind = p.form[start].dtype
-        start = p.form.ew("min", p.form.ew("max", start, p.form.const(0, kind)), p.form.const(n - size, kind))
-        begin = p.indexed(start)
-        if begin.gather is not None and i.gather is not None:
-            raise Cut("a gather from a gathered slice")
-        position.append(Index(i.affine + begin.affine, begin.gather if i.gather is None else i.gather))
-    return p.pull(operand, tuple(position))
-
-
 # Reductions and contractions
 
 
 def _reduce(op: str) -> Rule:
     def rule(p: Puller, e: Equation, at: Position, _: int) -> int:
         rest, axes, inner = iter(at), [], []
+        if any(p.shape(e.operands[0])[d] == 0 for d in e.settings["axes"]):
+            return p.form.const(identity(op, p.dtype(e.outputs[0])), p.dtype(e.outputs[0]))
         for d, n in enumerate(p.shape(e.operands[0])):
             if d in e.settings["axes"]:
                 new = p.axis(f"e{e.number}r{d}", n)
@@ -258,25 +227,6 @@ def _reduce(op: str) -> Rule:
                 inner.append(next(rest))
         x = p.pull(e.operands[0], tuple(inner))
         return p.form.add(Reduce(op, x, tuple(sorted(axes)), p.dtype(e.outputs[0]))) if axes else x
-
-    return rule
-
-
-def _window(op: str) -> Rule:
-    def rule(p: Puller, e: Equation, at: Position, _: int) -> int:
-        s = e.settings
-        if any(d != 1 for d in s["base_dilation"]):
-            raise Cut("a window over a dilated operand")
-        axes: list[str] = []
-        position = []
-        for d, i in enumerate(at):
-            new = p.axis(f"e{e.number}w{d}", s["window_dimensions"][d])
-            axes += new.axes
-            at_d = _scaled(p, i, s["window_strides"][d], -s["padding"][d][0])
-            position.append(Index(at_d.affine + new * s["window_dilation"][d], at_d.gather))
-        dtype = p.dtype(e.outputs[0])
-        x = p.padded(e.operands[0], tuple(position), p.form.const(identity(op, dtype), dtype))
-        return p.form.add(Reduce(op, x, tuple(sorted(axes)), dtype)) if axes else x
 
     return rule
 
@@ -319,46 +269,12 @@ def _arg(op: str) -> Rule:
     return rule
 
 
-def _ranked(p: Puller, e: Equation, at: Position, output: int, d: int, descending: bool) -> int:
-    """Sort, stably: element i goes to the place that counts the elements before it; output k sums the one that goes to k."""
-    key = e.operands[0]
-    n = p.shape(key)[d]
-    i, j = p.axis(f"e{e.number}i", n), p.axis(f"e{e.number}j", n)
-    if not i.axes:
-        return p.form.const(0, p.dtype(e.outputs[output])) if descending and output else p.pull(e.operands[output], at)
-
-    def element(v: Any, axis: Affine) -> int:
-        return p.pull(v, (*at[:d], Index(axis), *at[d + 1 :]))
-
-    mine, other = element(key, i), element(key, j)
-    before = p.form.ew("gt" if descending else "lt", other, mine)
-    earlier = p.form.ew("lt", p.form.add(Iota(j, "int32")), p.form.add(Iota(i, "int32")))
-    before = p.form.ew("or", before, p.form.ew("and", p.form.ew("eq", other, mine), earlier))
-    rank = p.form.add(Reduce("add", p.form.add(Cast(before, "int32")), tuple(sorted(j.axes)), "int32"))
-    dtype = p.dtype(e.outputs[output])
-    if descending and output == 1:  # top_k: the index itself
-        payload = p.form.add(Iota(i, dtype))
-    else:
-        payload = element(e.operands[0 if descending else output], i)
-    chosen = p.form.ew("select", p.form.ew("eq", rank, p.gathered(at[d])), payload, p.form.const(identity("max", dtype), dtype))
-    return p.form.add(Reduce("max", chosen, tuple(sorted(i.axes)), dtype))
-
-
-def _sort(p: Puller, e: Equation, at: Position, output: int) -> int:
-    if e.settings["num_keys"] != 1:
-        raise Cut("a sort by several keys")
-    return _ranked(p, e, at, output, e.settings["dimension"], descending=False)
-
-
-def _top_k(p: Puller, e: Equation, at: Position, output: int) -> int:
-    axis = e.settings.get("axis", len(at) - 1)
-    return _ranked(p, e, at, output, axis % len(at), descending=True)
-
-
 def _dot(p: Puller, e: Equation, at: Position, _: int) -> int:
     (a_sum, b_sum), (a_batch, b_batch) = e.settings["dimension_numbers"]
     a, b = e.operands[:2]
     a_shape, b_shape = p.shape(a), p.shape(b)
+    if any(a_shape[d] == 0 for d in a_sum):
+        return p.form.const(0, p.dtype(e.outputs[0]))
     at_a: dict[int, Index] = {}
     at_b: dict[int, Index] = {}
     axes: list[str] = []
@@ -375,49 +291,7 @@ def _dot(p: Puller, e: Equation, at: Position, _: int) -> int:
         at_b[d] = at_b[d] if d in at_b else next(rest)
     x = p.pull(a, tuple(at_a[d] for d in range(len(a_shape))))
     y = p.pull(b, tuple(at_b[d] for d in range(len(b_shape))))
-    return _product(p, x, y, axes, p.dtype(e.outputs[0]))
-
-
-def _product(p: Puller, x: int, y: int, axes: list[str], dtype: str) -> int:
-    """Sum of products; a plain product where nothing is summed. Operands that were widened are multiplied as they lie."""
-    if not axes:
-        return p.form.add(Elementwise("mul", (p.form.add(Cast(x, dtype)), p.form.add(Cast(y, dtype))), dtype))
-    return p.form.add(Dot(x, y, tuple(sorted(axes)), dtype))
-
-
-def _convolution(p: Puller, e: Equation, at: Position, _: int) -> int:
-    s = e.settings
-    numbers, groups = s["dimension_numbers"], s["feature_group_count"]
-    if s["batch_group_count"] != 1:
-        raise Cut("a convolution with batch groups")
-    x, w = e.operands
-    xs, ws, out = p.shape(x), p.shape(w), p.shape(e.outputs[0])
-    n_at, c_at = numbers.lhs_spec[:2]
-    o_at, i_at = numbers.rhs_spec[:2]
-    channel = at[numbers.out_spec[1]]
-    per_group, inside = out[numbers.out_spec[1]] // groups, ws[i_at]
-    feature = p.axis(f"e{e.number}c", inside)
-    axes = list(feature.axes)
-    x_at: list[Index] = [ZERO] * len(xs)
-    w_at: list[Index] = [ZERO] * len(ws)
-    x_at[n_at], w_at[o_at], w_at[i_at] = at[numbers.out_spec[0]], channel, Index(feature)
-    x_at[c_at] = Index(feature)
-    if groups > 1:
-        group, _within = p.regroup((channel,), (groups * per_group,), (groups, per_group))
-        x_at[c_at] = Index(group.affine * inside + feature, group.gather)
-    for k, (d, f) in enumerate(zip(numbers.lhs_spec[2:], numbers.rhs_spec[2:], strict=True)):
-        new = p.axis(f"e{e.number}w{k}", ws[f])
-        axes += new.axes
-        o = at[numbers.out_spec[2 + k]]
-        if o.gather is not None:
-            raise Cut("a gather from a convolution")
-        place = o.affine * s["window_strides"][k] + new * s["rhs_dilation"][k] + -s["padding"][k][0]
-        if s["lhs_dilation"][k] != 1:
-            raise Cut("a convolution over a dilated operand")
-        x_at[d], w_at[f] = Index(place), Index(new)
-    zero = p.form.const(0, p.dtype(x))
-    dtype = p.dtype(e.outputs[0])
-    return _product(p, p.padded(x, tuple(x_at), zero), p.pull(w, tuple(w_at)), axes, dtype)
+    return product(p, x, y, axes, p.dtype(e.outputs[0]))
 
 
 _ELEMENTWISE = {
@@ -432,13 +306,16 @@ _ELEMENTWISE = {
 
 RULES: dict[str, Rule] = {
     **{primitive: _elementwise(op) for primitive, op in _ELEMENTWISE.items()},
-    "integer_pow": _power, "square": _square, "clamp": _clamp, "round": _round, "erfc": _erfc, "select_n": _select,
+    "integer_pow": _power, "square": _square, "clamp": _clamp, "round": _round, "erfc": _erfc, "shift_right_logical": _logical_shift, "select_n": _select,
     "convert_element_type": _cast, "copy": _same, "copy_p": _same, "stop_gradient": _same, "optimization_barrier": _same,
     "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose, "slice": _slice, "split": _split,
-    "rev": _rev, "pad": _pad, "concatenate": _concatenate, "iota": _iota, "gather": _gather, "dynamic_slice": _dynamic_slice,
+    "rev": _rev, "pad": _pad, "concatenate": _concatenate, "iota": _iota, "gather": gather, "dynamic_slice": dynamic_slice,
+    "dynamic_update_slice": dynamic_update_slice, "scatter": scatter("last"), "scatter-add": scatter("add"), "scatter_add": scatter("add"),
+    "scatter_mul": scatter("mul"), "scatter-mul": scatter("mul"), "scatter_max": scatter("max"), "scatter-max": scatter("max"),
+    "scatter_min": scatter("min"), "scatter-min": scatter("min"),
     "reduce_sum": _reduce("add"), "reduce_prod": _reduce("mul"), "reduce_max": _reduce("max"), "reduce_min": _reduce("min"),
-    "reduce_and": _reduce("and"), "reduce_or": _reduce("or"), "reduce_window_sum": _window("add"),
-    "reduce_window_max": _window("max"), "reduce_window_min": _window("min"), "cumsum": _running("add"),
+    "reduce_and": _reduce("and"), "reduce_or": _reduce("or"), "reduce_window_sum": window("add"),
+    "reduce_window_max": window("max"), "reduce_window_min": window("min"), "cumsum": _running("add"),
     "cumprod": _running("mul"), "cummax": _running("max"), "cummin": _running("min"), "argmax": _arg("max"),
-    "argmin": _arg("min"), "sort": _sort, "top_k": _top_k, "dot_general": _dot, "conv_general_dilated": _convolution,
+    "argmin": _arg("min"), "sort": sort, "top_k": top_k, "dot_general": _dot, "conv_general_dilated": convolution,
 }  # fmt: skip

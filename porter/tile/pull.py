@@ -19,6 +19,9 @@ from porter.tile.form import Cast, Const, Cut, Form, Index, Iota, Load, Store
 from porter.tile.program import Param, Scalar
 
 Position = tuple[Index, ...]
+CHOICES = 64  # runs of equal values in a constant array that a kernel may hold as choices
+DEEP = 64  # products summed in a turn of such a scan
+UNROLLED = 64  # turns of a scan that a kernel may hold one after another
 
 
 class Split(Exception):
@@ -51,6 +54,14 @@ class Flat:
 
 
 @dataclass(frozen=True)
+class _Type:
+    """Shape and dtype of a variable that flattening made."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclass(frozen=True, eq=False)
 class Literal:
     """A constant operand."""
 
@@ -84,15 +95,76 @@ def flatten(closed: Any) -> Flat:
                 results = inline(body, inner_consts, operands)
                 names.update(zip(eqn.outvars, results, strict=True))
                 continue
+            if eqn.primitive.name == "scan":
+                names.update(zip(eqn.outvars, unrolled(eqn, operands), strict=True))
+                continue
+            if eqn.primitive.name == "cond":
+                ways = [inline(b.jaxpr, b.consts, operands[1:]) for b in eqn.params["branches"]]
+                for v, results in zip(eqn.outvars, zip(*ways, strict=True), strict=True):
+                    names[v] = emit("select_n", (operands[0], *results), v.aval, {})
+                continue
             outputs = tuple(fresh(v.aval) for v in eqn.outvars)
             names.update(zip(eqn.outvars, outputs, strict=True))
             settings = dict(eqn.params)
             flat.equations.append(Equation(eqn.primitive.name, operands, outputs, settings, len(flat.equations)))
         return [read(v) for v in jaxpr.outvars]
 
+    def emit(primitive: str, operands: tuple[Any, ...], aval: Any, settings: dict[str, Any]) -> int:
+        output = fresh(aval)
+        flat.equations.append(Equation(primitive, operands, (output,), settings, len(flat.equations)))
+        return output
+
+    def unrolled(eqn: Any, operands: tuple[Any, ...]) -> list[Any]:
+        """A scan, turn after turn: rows are slices of what it runs over, and its rows are joined."""
+        s = eqn.params
+        body, consts, carried = s["jaxpr"], s["num_consts"], s["num_carry"]
+        if s["length"] > UNROLLED or s["length"] == 0 or _deep(body.jaxpr):
+            raise Cut(f"a scan of {s['length']} turns")
+        carry, rows = list(operands[consts : consts + carried]), operands[consts + carried :]
+        made: list[list[Any]] = [[None] * s["length"] for _ in eqn.outvars[carried:]]
+        for t in reversed(range(s["length"])) if s["reverse"] else range(s["length"]):
+            here = [_row(emit, x, v.aval, t) for x, v in zip(rows, eqn.invars[consts + carried :], strict=True)]
+            results = inline(body.jaxpr, body.consts, (*operands[:consts], *carry, *here))
+            carry = results[:carried]
+            for column, value in zip(made, results[carried:], strict=True):
+                column[t] = value
+        joined = [_joined(emit, column, v.aval) for column, v in zip(made, eqn.outvars[carried:], strict=True)]
+        return [*carry, *joined]
+
     flat.inputs = [fresh(v.aval) for v in closed.jaxpr.invars]
     flat.outputs = inline(closed.jaxpr, closed.consts, flat.inputs)
     return flat
+
+
+def _deep(jaxpr: Any) -> bool:
+    """Whether a body sums products over more than one tile: nested in each other such sums would be computed again and again."""
+    for eqn in jaxpr.eqns:
+        inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
+        if inner is not None and _deep(getattr(inner, "jaxpr", inner)):
+            return True
+        if eqn.primitive.name == "dot_general":
+            (summed, _), _ = eqn.params["dimension_numbers"]
+            if math.prod(eqn.invars[0].aval.shape[d] for d in summed) > DEEP:
+                return True
+    return False
+
+
+def _row(emit: Any, x: Any, aval: Any, t: int) -> Any:
+    """Row t of an array."""
+    if isinstance(x, Literal):
+        return Literal(x.value[t])
+    rest, kind = tuple(aval.shape[1:]), aval.dtype
+    start, limit = (t, *(0 for _ in rest)), (t + 1, *rest)
+    part = emit("slice", (x,), _Type((1, *rest), kind), {"start_indices": start, "limit_indices": limit, "strides": None})
+    return emit("squeeze", (part,), _Type(rest, kind), {"dimensions": (0,)})
+
+
+def _joined(emit: Any, rows: list[Any], aval: Any) -> Any:
+    """Rows as one array."""
+    rest, kind = tuple(aval.shape[1:]), aval.dtype
+    where = {"shape": (1, *rest), "broadcast_dimensions": tuple(range(1, len(rest) + 1))}
+    parts = tuple(emit("broadcast_in_dim", (row,), _Type((1, *rest), kind), where) for row in rows)
+    return emit("concatenate", parts, aval, {"dimension": 0})
 
 
 def pull(closed: Any, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> Form:
@@ -110,6 +182,10 @@ def pull(closed: Any, inputs: Sequence[str] | None = None, outputs: Sequence[str
         try:
             for number, v in enumerate(flat.outputs):
                 puller.output(number + len(ins), v)
+            if not puller.form.stores:
+                raise Cut("its outputs are empty")
+            used = {a for s in puller.form.stores for a in puller.form.store_axes(s)} | set(puller.form.bound())
+            puller.form.axes = {a: n for a, n in puller.form.axes.items() if a in used}  # not those of indices that were only looked at
         except Split as split:
             splits[split.axis] = split.inner
             continue
@@ -192,21 +268,56 @@ class Puller:
                 return Index(Affine((), int(constant)))
         return Index(Affine(), value)
 
+    def scaled(self, i: Index, factor: int, offset: int) -> Index:
+        """factor * i + offset."""
+        gather = i.gather
+        if gather is not None and factor != 1:
+            gather = self.form.ew("mul", gather, self.form.const(factor, self.form[gather].dtype))
+        return Index(i.affine * int(factor) + int(offset), gather)
+
+    def plus(self, a: Index, b: Index) -> Index:
+        """a + b."""
+        if a.gather is not None and b.gather is not None:
+            whole = self.form.ew("add", self.form.add(Cast(a.gather, "int32")), self.form.add(Cast(b.gather, "int32")))
+            return Index(a.affine + b.affine, whole)
+        return Index(a.affine + b.affine, b.gather if a.gather is None else a.gather)
+
+    def confined(self, i: Index, n: int) -> tuple[Index, int]:
+        """A gathered index held inside [0, n), and whether it was there."""
+        place = self.gathered(i)
+        zero, last = self.form.const(0, "int32"), self.form.const(n - 1, "int32")
+        inside = self.form.ew("and", self.form.ew("ge", place, zero), self.form.ew("le", place, last))
+        return self.indexed(self.form.ew("min", self.form.ew("max", place, zero), last)), inside
+
+    def guarded(self, v: Any, at: Position) -> int:
+        """Element `at` of v, whatever it is where an index is outside v: the caller selects it away."""
+        self.guards += 1
+        try:
+            return self.pull(v, at)
+        finally:
+            self.guards -= 1
+
+    def decode(self, flat: Affine, size: int) -> tuple[Affine, Affine]:
+        """flat = size * whole + part with 0 <= part < size; an axis that straddles a multiple of size is split."""
+        whole, part = self._decode(flat, [0, size])
+        return whole, part
+
     def padded(self, v: Any, at: Position, value: int) -> int:
         """Element `at` of v, or the node `value` (a constant) where an index is outside v."""
         shape = self.shape(v)
-        leaving = [(i, n) for i, n in zip(at, shape, strict=True) if self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n]
+        inside, held = self.form.const(True, "bool"), list(at)
+        for d, (i, n) in enumerate(zip(at, shape, strict=True)):
+            if i.gather is not None:  # where it points is known at run time only
+                held[d], there = self.confined(i, n)
+                inside = self.form.ew("and", inside, there)
+        at = tuple(held)
+        leaving = [(i, n) for i, n in zip(at, shape, strict=True) if i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n)]
         if not leaving:
-            return self.pull(v, at)
-        if any(i.gather is not None for i, _ in leaving):
-            raise Cut("a padded dimension that is also gathered")
-        self.guards += 1
-        inner = self.pull(v, at)
-        self.guards -= 1
+            return self.form.ew("select", inside, self.pull(v, at), value)
+        inner = self.guarded(v, at)
         constant = self.form[value]
         if isinstance(constant, Const) and (folded := self._pad_load(inner, leaving, constant)) is not None:
-            return folded
-        inside = self.form.const(True, "bool")
+            return self.form.ew("select", inside, folded, value)
         for i, n in leaving:
             low, high = self.bounds(i)
             place = self.form.add(Iota(i.affine, "int32"))
@@ -262,10 +373,19 @@ class Puller:
             if i.gather is not None:
                 gather = i.gather if gather is None else self.form.ew("add", gather, i.gather)
         if gather is not None:
-            if len(inner) != 1:
-                raise Cut("a reshape that splits a gathered dimension")
-            return [Index(flat, gather)]
+            if len(inner) == 1:
+                return [Index(flat, gather)]
+            return self._divided(self.gathered(Index(flat, gather)), inner)
         return [Index(affine) for affine in self._decode(flat, inner)]
+
+    def _divided(self, place: int, shape: list[int]) -> list[Index]:
+        """A computed flat address as one computed index per dimension."""
+        result = []
+        for k, n in enumerate(shape):
+            stride = math.prod(shape[k + 1 :])
+            whole = self.form.ew("div", place, self.form.const(stride, "int32"))
+            result.append(Index(Affine(), self.form.ew("rem", whole, self.form.const(n, "int32")) if k else whole))
+        return result
 
     def _decode(self, flat: Affine, shape: list[int]) -> list[Affine]:
         """A flat address as one affine form per dimension; raises Split where an axis straddles a dimension's border."""
@@ -300,24 +420,40 @@ class Puller:
     # Ends
 
     def _literal(self, value: np.ndarray, at: Position) -> int:
+        dtype = str(value.dtype)
         if value.size and (value == value.reshape(-1)[0]).all():
-            return self.form.const(_scalar(value.reshape(-1)[0]), str(value.dtype))
-        if value.ndim == 1 and np.issubdtype(value.dtype, np.integer) and value.size > 1:
-            steps = np.diff(value)
-            if (steps == steps[0]).all() and at[0].gather is None:
-                return self.form.add(Iota(at[0].affine * int(steps[0]) + int(value[0]), str(value.dtype)))
-        if value.size <= 16 and value.ndim == 1 and at[0].gather is None:
-            place = self.form.add(Iota(at[0].affine, "int32"))
-            node = self.form.const(_scalar(value[-1]), str(value.dtype))
-            for k in range(value.size - 2, -1, -1):
-                here = self.form.ew("eq", place, self.form.const(k, "int32"))
-                node = self.form.ew("select", here, self.form.const(_scalar(value[k]), str(value.dtype)), node)
-            return node
-        raise Cut(f"it holds a constant array of shape {list(value.shape)}; pass it as an input")
+            return self.form.const(_scalar(value.reshape(-1)[0]), dtype)
+        for d in range(value.ndim):  # the same along a dimension: that dimension goes
+            first = np.take(value, [0], axis=d)
+            if value.shape[d] > 1 and (value == first).all():
+                return self._literal(first, tuple(Index(Affine()) if k == d else i for k, i in enumerate(at)))
+        if np.issubdtype(value.dtype, np.integer) and (affine := _as_affine(value)) is not None:
+            place = Index(Affine((), int(value.reshape(-1)[0])))
+            for i, step in zip(at, affine, strict=True):
+                place = self.plus(place, self.scaled(i, step, 0))
+            return self.form.add(Cast(self.gathered(place), dtype))
+        flat = value.reshape(-1)
+        borders = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        if value.size == 0 or len(borders) >= CHOICES:
+            raise Cut(f"it holds a constant array of shape {list(value.shape)}; pass it as an input")
+        place, size = Index(Affine()), 1
+        for i, n in zip(reversed(at), reversed(value.shape), strict=True):
+            place, size = self.plus(place, self.scaled(i, size, 0)), size * n
+        return self._chosen(self.gathered(place), flat, [0, *(int(b) for b in borders)])
+
+    def _chosen(self, place: int, flat: np.ndarray, runs: list[int]) -> int:
+        """The element of a small constant at a place, as a tree of choices; `runs`: where its values change."""
+        if len(runs) == 1:
+            return self.form.const(_scalar(flat[runs[0]]), str(flat.dtype))
+        middle = len(runs) // 2
+        before = self.form.ew("lt", place, self.form.const(runs[middle], "int32"))
+        return self.form.ew("select", before, self._chosen(place, flat, runs[:middle]), self._chosen(place, flat, runs[middle:]))
 
     def output(self, param: int, v: Any) -> None:
         """Pull a whole output; a reshape that ends in it is only another view of it, and so is a transpose."""
         view = self.shape(v)
+        if 0 in view:
+            return  # nothing to store
         while v in self.made_by and self.made_by[v].primitive == "reshape" and 0 not in view:
             v = self.made_by[v].operands[0]
             view = self.shape(v)
@@ -327,6 +463,15 @@ class Puller:
         at = tuple(Index(self.axis(f"{prefix}d{k}", n)) for k, n in enumerate(view))
         value = self.pull(v, at)
         self.form.stores.append(Store(param, view, at, value))
+
+
+def _as_affine(value: np.ndarray) -> list[int] | None:
+    """The step per dimension, if the array counts in equal steps along each."""
+    wide = value.astype(np.int64)
+    first = wide.reshape(-1)[0]
+    steps = [int(np.take(wide, 1, axis=d).reshape(-1)[0] - first) if n > 1 else 0 for d, n in enumerate(wide.shape)]
+    counted = first + sum(np.arange(n).reshape([-1 if k == d else 1 for k in range(wide.ndim)]) * steps[d] for d, n in enumerate(wide.shape))
+    return steps if np.array_equal(np.broadcast_to(counted, wide.shape), wide) else None
 
 
 def _scalar(value: Any) -> Scalar:

@@ -110,6 +110,63 @@ def _bf16(a: Any, b: Any) -> Any:
     return jax.lax.dot(a.astype("float32"), b.astype("float32")).astype("bfloat16")
 
 
+def _transposed(stride: int, low: int, high: int, dilation: int = 1) -> Callable[..., Any]:
+    return lambda x, w: jax.lax.conv_general_dilated(
+        x, w, (1, 1), ((low, high), (low, high)), lhs_dilation=(stride, stride), rhs_dilation=(dilation, dilation)
+    )
+
+
+def _scatter(write: Callable[..., Any], mode: str = "clip") -> Callable[..., Any]:
+    numbers = jax.lax.ScatterDimensionNumbers((1,), (0,), (0,))
+    return lambda x, i, u: write(x, i[:, None] % 12, u, numbers, mode=mode)
+
+
+def _scatter_elements(write: Callable[..., Any]) -> Callable[..., Any]:
+    numbers = jax.lax.ScatterDimensionNumbers((), (0, 1), (0, 1))
+
+    def scatter(x: Any, i: Any, u: Any) -> Any:
+        rows = jax.lax.broadcasted_iota(i.dtype, i.shape, 0)
+        return write(x, jnp.concatenate([rows[..., None], i[..., None] % 12], -1), u, numbers, mode="clip")
+
+    return scatter
+
+
+def _cell(x: Any, h: Any, w: Any) -> Any:
+    def step(state: Any, row: Any) -> Any:
+        new = jnp.tanh(row + state @ w)
+        return new, new
+
+    return jax.lax.scan(step, h, x)
+
+
+def _choice(flag: Any, a: Any, b: Any) -> Any:
+    return jax.lax.cond(flag[0] > 50, lambda: a + b, lambda: a * b)
+
+
+def _taken_from_joined(a: Any, b: Any, i: Any) -> Any:
+    return jnp.take(jnp.concatenate([a, b]), i % 12, axis=0, mode="clip")
+
+
+def _padded_gather(x: Any, i: Any) -> Any:
+    return jnp.take(jnp.pad(x * 2, ((2, 3), (0, 0)), constant_values=7.0), i % 14, axis=0, mode="clip")
+
+
+def _two_keys(a: Any, b: Any) -> Any:
+    return jax.lax.sort((jnp.round(a), b, a), dimension=1, num_keys=2)
+
+
+def _nan_sorted(x: Any) -> Any:
+    return jax.lax.sort(jnp.where(x > 1, jnp.nan, x), dimension=1)
+
+
+def _weights(x: Any) -> Any:
+    return x * np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)[:, :, None]
+
+
+def _two_outputs(a: Any, b: Any, x: Any) -> Any:
+    return jnp.concatenate([a, b], 1), jnp.sum(x, 1)
+
+
 def _f32(*shapes: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(s, "float32") for s in shapes)
 
@@ -154,5 +211,31 @@ CASES = {c.name: c for c in (
     Case("argmax", lambda x: jnp.argmax(x, 1), _f32((5, 70))),
     Case("top_k", lambda x: jax.lax.top_k(x, 5), _f32((5, 70))),
     Case("sort", lambda x: jax.lax.sort(x, dimension=1), _f32((5, 70))),
+    Case("conv_transposed", _transposed(2, 2, 2), _f32((1, 4, 9, 9), (6, 4, 3, 3))),
+    Case("conv_transposed_uneven", _transposed(3, 2, 3), _f32((2, 4, 7, 7), (5, 4, 4, 4))),
+    Case("conv_transposed_dilated", _transposed(2, 3, 3, 2), _f32((1, 3, 5, 5), (4, 3, 3, 3))),
+    Case("pad_between", lambda x: jax.lax.pad(x, np.float32(3), ((1, 2, 1), (0, 1, 2))), _f32((5, 7))),
+    Case("scatter_last", _scatter(jax.lax.scatter), (*_f32((12, 9)), *_of("int64", (20,)), *_f32((20, 9)))),
+    Case("scatter_add", _scatter(jax.lax.scatter_add), (*_f32((12, 9)), *_of("int64", (20,)), *_f32((20, 9)))),
+    Case("scatter_max", _scatter(jax.lax.scatter_max), (*_f32((12, 9)), *_of("int64", (20,)), *_f32((20, 9)))),
+    Case("scatter_mul", _scatter(jax.lax.scatter_mul), (*_f32((12, 9)), *_of("int64", (5,)), *_f32((5, 9)))),
+    Case("scatter_integers", _scatter(jax.lax.scatter), (*_of("int32", (12, 9)), *_of("int64", (20,)), *_of("int32", (20, 9)))),
+    Case("scatter_elements", _scatter_elements(jax.lax.scatter), (*_f32((7, 12)), *_of("int64", (5, 4)), *_f32((5, 4)))),
+    Case("scatter_elements_add", _scatter_elements(jax.lax.scatter_add), (*_f32((7, 12)), *_of("int64", (7, 20)), *_f32((7, 20)))),
+    Case("scatter_dropped", lambda x, i, u: jax.lax.scatter(x, i[:, None] - 30, u, jax.lax.ScatterDimensionNumbers((1,), (0,), (0,)), mode="drop"),
+         (*_f32((40, 3)), *_of("int64", (9,)), *_f32((9, 3)))),
+    Case("cache_update", lambda x, u, i: jax.lax.dynamic_update_slice(x, u, (i[0] * 0, i[0], i[0] * 0)), (*_f32((2, 30, 8), (2, 5, 8)), *_of("int32", (1,)))),
+    Case("cache_read", lambda x, i: jax.lax.dynamic_slice(x, (i[0] * 0, i[0], i[0] * 0), (2, 5, 8)) * 2, (*_f32((2, 130, 8)), *_of("int32", (1,)))),
+    Case("recurrence", _cell, _f32((6, 3, 20), (3, 20), (20, 20))),
+    Case("choice", _choice, (*_of("int64", (1,)), *_f32((5, 37), (5, 37)))),
+    Case("gather_joined", _taken_from_joined, (*_f32((7, 10), (5, 10)), *_of("int64", (6,)))),
+    Case("gather_padded", _padded_gather, (*_f32((9, 10)), *_of("int64", (21,)))),
+    Case("gather_regrouped", lambda x, i: jnp.take((x + 1).reshape(35), i % 35, mode="clip"), (*_f32((5, 7)), *_of("int64", (3, 11)))),
+    Case("sort_payload", _two_keys, _f32((5, 40), (5, 40))),
+    Case("sort_nan", _nan_sorted, _f32((5, 40))),
+    Case("shift_unsigned", lambda x: jax.lax.shift_right_logical(x, jnp.full(x.shape, 2, x.dtype)), _of("uint32", (5, 37))),
+    Case("constants", _weights, _f32((3, 4, 50))),
+    Case("sum_of_nothing", lambda x, y: y + jnp.sum(x, 0), _f32((0, 9), (4, 9))),
+    Case("joined_and_not", _two_outputs, _f32((3, 7, 20), (3, 7, 20), (5, 6))),
     Case("matmul_bf16", _bf16, _of("bfloat16", (70, 90), (90, 50))),
 )}  # fmt: skip

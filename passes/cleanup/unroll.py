@@ -1,0 +1,192 @@
+"""Control flow that is known: an If by its branch, a Loop or Scan of few turns by the turns, one after another.
+
+An If whose condition is computed becomes both branches and a choice between their results, where they have one shape:
+operators have no effects, so the branch not taken does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from porter import ops
+from porter.graph import (
+    Graph,
+    Model,
+    Node,
+    Value,
+    add_initializer,
+    attributes,
+    constant,
+    dtype,
+    graphs,
+    inherit,
+    insert_before,
+    new_node,
+    remove,
+    replace_uses,
+    shape,
+)
+from porter.passes.cleanup._splice import carried, detach, splice
+from porter.passes.cleanup.constants import Constants
+from porter.passes.cleanup.dead import Dead
+from porter.pipeline import Pass, exact
+from porter.rewrite import Rewrite, all_graphs, note
+
+after = ("constants",)
+
+
+@dataclass(frozen=True)
+class Unroll(Pass):
+    """Inline branches whose condition is known; unroll loops of at most `turns` turns and `nodes` nodes in all."""
+
+    turns: int = 64
+    nodes: int = 4096
+
+    contract = exact
+
+    def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
+        number = 0
+        while (found := self._next(model)) is not None:
+            node, results = found
+            number += 1
+            record = note(number, "unroll", [node])
+            for old, new in zip(node.outputs, results, strict=True):
+                if new is not None:
+                    replace_uses(old, new)
+            remove([node])
+            detach(node)
+            ops.infer(model)
+            yield record
+            for change in Constants().run(model, device):  # what the turn's number and a branch's shapes decide
+                number += 1
+                yield Rewrite(number, change.rule, change.nodes, change.sources)
+        if number:
+            for change in Dead().run(model, device):
+                number += 1
+                yield Rewrite(number, change.rule, change.nodes, change.sources)
+
+    def _next(self, model: Model) -> tuple[Node, list[Value | None]] | None:
+        for graph in all_graphs(model):
+            for node in graph:
+                if node.domain in ("", "ai.onnx") and node.op_type in ("If", "Loop", "Scan"):
+                    results = {"If": self._branch, "Loop": self._loop, "Scan": self._scan}[node.op_type](node)
+                    if results is not None:
+                        return node, [_own(node, v, o) for v, o in zip(results, node.outputs, strict=True)]
+        return None
+
+    def _branch(self, node: Node) -> list[Value] | None:
+        assert node.inputs[0] is not None
+        given: dict[str, Any] = attributes(node)
+        flag = constant(node.inputs[0])
+        if flag is not None:
+            way = "then_branch" if bool(flag.reshape(-1)[0]) else "else_branch"
+            return splice(node, given[way], [], way[:4])
+        ways = [given["then_branch"], given["else_branch"]]
+        for a, b in zip(*(w.outputs for w in ways), strict=True):
+            if shape(a) is None or shape(a) != shape(b) or dtype(a) is None or dtype(a) != dtype(b):
+                return None
+        if sum(map(_size, ways)) > self.nodes:
+            return None
+        then, other = (splice(node, way, [], label) for way, label in zip(ways, ("then", "else"), strict=True))
+        return [_put(node, "Where", [node.inputs[0], a, b]) for a, b in zip(then, other, strict=True)]
+
+    def _loop(self, node: Node) -> list[Value] | None:
+        count, start, *state = node.inputs
+        body: Graph = attributes(node)["body"]  # type: ignore[assignment]
+        trips = None if count is None else constant(count)
+        held = None if start is None else constant(start)
+        if trips is None or (start is not None and held is None) or not _always(body):
+            return None
+        turns = int(trips.reshape(-1)[0]) if held is None or bool(held.reshape(-1)[0]) else 0
+        rows = len(body.outputs) - 1 - len(state)
+        if turns < (1 if rows else 0) or not self._small(body, turns) or any(v is None for v in state):
+            return None
+        graph = _graph(node)
+        values: list[Value] = [v for v in state if v is not None]
+        columns: list[list[Value]] = [[] for _ in range(rows)]
+        for t in range(turns):
+            turn = add_initializer(graph, f"{node.name}/{t}", np.asarray(t, np.int64))
+            going = add_initializer(graph, f"{node.name}/{t}/going", np.asarray(True))
+            results = splice(node, body, [turn, going, *values], str(t))
+            values = results[1 : 1 + len(state)]
+            for column, row in zip(columns, results[1 + len(state) :], strict=True):
+                column.append(row)
+        return [*values, *(_stack(node, column, 0) for column in columns)]
+
+    def _scan(self, node: Node) -> list[Value] | None:
+        given: dict[str, Any] = attributes(node)
+        body: Graph = given["body"]
+        scanned = int(given["num_scan_inputs"])
+        if any(v is None for v in node.inputs) or len(body.inputs) != len(node.inputs):
+            return None
+        inputs: list[Value] = [v for v in node.inputs if v is not None]
+        carried_in, xs = inputs[: len(inputs) - scanned], inputs[len(inputs) - scanned :]
+        if any(shape(x) is None for x in xs):
+            return None
+        axes = [a % len(shape(x) or ()) for a, x in zip(given.get("scan_input_axes") or [0] * scanned, xs, strict=True)]
+        turns = (shape(xs[0]) or ())[axes[0]]
+        if not isinstance(turns, int) or turns < 1 or not self._small(body, turns):
+            return None
+        ways = given.get("scan_input_directions") or [0] * scanned
+        columns: list[list[Value]] = [[] for _ in body.outputs[len(carried_in) :]]
+        out_ways = given.get("scan_output_directions") or [0] * len(columns)
+        values, graph = carried_in, _graph(node)
+        for t in range(turns):
+            rows = []
+            for x, axis, way in zip(xs, axes, ways, strict=True):
+                place = add_initializer(graph, f"{node.name}/{t}/place", np.asarray(turns - 1 - t if way else t, np.int64))
+                rows.append(_put(node, "Gather", [x, place], {"axis": axis}))
+            results = splice(node, body, [*values, *rows], str(t))
+            values = results[: len(carried_in)]
+            for column, row, way in zip(columns, results[len(carried_in) :], out_ways, strict=True):
+                column.insert(0 if way else len(column), row)
+        out_axes = given.get("scan_output_axes") or [0] * len(columns)
+        return [*values, *(_stack(node, column, axis) for column, axis in zip(columns, out_axes, strict=True))]
+
+    def _small(self, body: Graph, turns: int) -> bool:
+        return turns <= self.turns and turns * _size(body) <= self.nodes
+
+
+def _graph(node: Node) -> Graph:
+    assert isinstance(node.graph, Graph)
+    return node.graph
+
+
+def _size(body: Graph) -> int:
+    return sum(1 + sum(map(_size, graphs(node))) for node in body)
+
+
+def _always(body: Graph) -> bool:
+    """Whether the loop goes on after every turn."""
+    going = body.outputs[0]
+    while (maker := going.producer()) is not None and maker.op_type == "Identity" and maker.inputs[0] is not None:
+        going = maker.inputs[0]
+    value = constant(going)
+    return going is body.inputs[1] or (value is not None and bool(value.reshape(-1)[0]))
+
+
+def _put(node: Node, op_type: str, inputs: list[Value], given: dict[str, object] | None = None) -> Value:
+    made = new_node(op_type, inputs, given or {})
+    inherit([made], [node])
+    insert_before(node, [made])
+    return made.outputs[0]
+
+
+def _stack(node: Node, rows: list[Value], axis: int) -> Value:
+    """The rows as one array, along a new axis."""
+    where = add_initializer(_graph(node), f"{node.name}/axis", np.asarray([axis], np.int64))
+    parts = [_put(node, "Unsqueeze", [row, where]) for row in rows]
+    return _put(node, "Concat", list(parts), {"axis": axis}) if len(parts) > 1 else parts[0]
+
+
+def _own(node: Node, value: Value, output: Value) -> Value:
+    """The value, or a copy of it where it stood before the node or already is a result."""
+    maker = value.producer()
+    if maker is None or value.is_graph_output() or maker.op_type not in ("Where", "Concat", "Unsqueeze"):
+        return carried(node, value, output)
+    value.type, value.shape = output.type, output.shape
+    return value

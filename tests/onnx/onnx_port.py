@@ -1,0 +1,206 @@
+"""One official case ported to one target and run there: through the tile programs, or through the emitted text.
+
+Passes, partition and tiling are those of `porter port`; their own checks are left out, since the case brings its truth
+along. The sizes of the inputs are those of the case's data. Where a shape is computed from an input (the shape of a
+Reshape, the ends of a Slice), the small inputs are bound as well, as a user would bind them before a port.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "ops"))
+from onnx_cases import Case, cases  # noqa: E402, F401
+from test_backend import DATA_DEPENDENT, EXACTER, ROUNDED, TIES, difference, in_float64, in_jax, in_source  # noqa: E402
+
+from porter import device, graph, ops, pipeline  # noqa: E402
+from porter.errors import PorterError  # noqa: E402
+from porter.porting.kernels import Distinct, program_of, run  # noqa: E402
+from porter.porting.port import FP32  # noqa: E402
+from porter.tile import interpret  # noqa: E402
+from porter.tile.form import Cut  # noqa: E402
+from porter.tile.target import CannotEmit, Emitted, Kernel, target_of  # noqa: E402
+from porter.tile.tiler import tile_form  # noqa: E402
+
+NAMESPACES = {"source": in_source, "float64": in_float64, "jax": in_jax}
+TARGETS = ("gpu", "tpu", "trainium", "maia")
+KNOWN = EXACTER | ROUNDED | TIES  # recorded values that porter does not reproduce within the tolerance, and why
+SMALL = 64  # elements of an input that may say a shape
+
+
+@dataclass
+class Outcome:
+    """What became of a case.
+
+    status: 'device' (all of it), 'host' (some of it: `host` says which operators and why), 'explained' (it differs from
+    the recorded values, and `message` says why porter's are better), 'failed'.
+    """
+
+    case: str
+    target: str
+    status: str
+    operators: list[str]
+    host: dict[str, str] = field(default_factory=dict)
+    message: str = ""
+    bound: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    """The operators that a case is about: those of its graph, without constants."""
+    return sorted({n.op_type for n in model.graph.node if n.op_type != "Constant"})
+
+
+def evaluated(case: Case, namespace: str) -> Outcome:
+    """The case in one of porter's namespaces: 'device' where it is right, 'host' where jax cannot have its shapes."""
+    if namespace == "jax" and case.id in DATA_DEPENDENT:
+        return Outcome(case.id, namespace, "host", operators(case.model), message=DATA_DEPENDENT[case.id])
+    outcome = Outcome(case.id, namespace, "device", operators(case.model))
+    model = graph.read(case.model)
+    for inputs, outputs in case.sets():
+        feeds = dict(zip((v.name for v in _inputs(case.model)), inputs, strict=True))
+        results = list(NAMESPACES[namespace](model, feeds).values())
+        _compare(outcome, results, outputs, case)
+    return outcome
+
+
+def ported(case: Case, family: str, *, text: bool) -> Outcome:
+    """The case on the default device of a family. text: run the emitted text, else the tile programs."""
+    proto = case.model
+    outcome = Outcome(case.id, family, "device", operators(proto))
+    for inputs, outputs in case.sets():
+        small = [i for i, x in enumerate(inputs) if x.ndim <= 1 and x.size <= SMALL]
+        whole = [i for i in small if inputs[i].dtype.kind in "iub"]
+        best: Outcome | None = None
+        for bound in ([], whole, small):
+            if best is not None and (not best.host or not bound):
+                continue
+            made = _ported(case, proto, inputs, outputs, family, text, bound)
+            if best is None or made.status == "failed" or len(made.host) < len(best.host):
+                best = made
+        assert best is not None
+        if best.status in ("failed", "explained"):
+            return best
+        outcome.host |= best.host
+        outcome.bound, outcome.languages = best.bound, sorted({*outcome.languages, *best.languages})
+    if outcome.host:
+        outcome.status = "host"
+    return outcome
+
+
+def _ported(
+    case: Case, proto: onnx.ModelProto, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], family: str, text: bool,
+    bound: Sequence[int],
+) -> Outcome:  # fmt: skip
+    places = _inputs(proto)
+    outcome = Outcome(case.id, family, "device", operators(proto), bound=[places[i].name for i in bound])
+    chip, target = device.load_device(device.default_device(family)), target_of(family)
+    model = graph.load(_specialized(proto, inputs, set(bound)))
+    ported = pipeline.run(model, FP32, chip, checks=False).model
+    feeds = {places[i].name: x for i, x in enumerate(inputs) if i not in bound}
+    if unsized := next((n for n in ported.graph if any(graph.shape(v) is None for v in n.outputs)), None):
+        outcome.host[unsized.op_type], outcome.status = "a shape depends on data", "host"  # as it stands, nothing is launched
+        _compare(outcome, list(in_source(model, feeds).values()), outputs, case)
+        return outcome
+    program = program_of(ported)
+    limits = target.limits(chip)
+    ready: dict[str, Emitted | Any] = {}
+    for kernel in program.kernels.values():
+        if kernel.host or kernel.form is None:
+            outcome.host[kernel.op] = kernel.host
+            continue
+        try:
+            tiled = tile_form(kernel.form, limits, name=kernel.name)
+            ready[kernel.name] = target.lower(Kernel(kernel.name, tiled, kernel.meaning), chip) if text else tiled
+        except (Cut, CannotEmit) as e:
+            outcome.host[kernel.op] = f"cannot say it: {e}"
+            continue
+        if text:
+            outcome.languages = sorted({*outcome.languages, ready[kernel.name].language})
+
+    def execute(kernel: Distinct, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        if kernel.name not in ready:
+            names = [str(v.name) for v in kernel.alone.graph.inputs]
+            return list(ops.evaluate(kernel.alone, dict(zip(names, arrays, strict=True)), ops.source).values())
+        made = ready[kernel.name]
+        tiled = made.kernel.program if text else made
+        shaped = [np.asarray(a).reshape(p.shape) for a, p in zip(arrays, tiled.inputs, strict=True)]
+        return target.execute(made, shaped, chip) if text else interpret.run(made, shaped)
+
+    exact = lambda: list(ops.evaluate(model, feeds, ops.float64).values())
+    _compare(outcome, list(run(program, feeds, execute).values()), outputs, case, exact)
+    if outcome.host and outcome.status == "device":
+        outcome.status = "host"
+    return outcome
+
+
+def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are no weights (before IR version 4 weights stood among them)."""
+    weights = {t.name for t in proto.graph.initializer}
+    return [v for v in proto.graph.input if v.name not in weights]
+
+
+def _specialized(proto: onnx.ModelProto, inputs: Sequence[np.ndarray], bound: set[int]) -> onnx.ModelProto:
+    """The model at the sizes of these inputs; those in `bound` become initializers."""
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    places = _inputs(made)
+    for i, (value, x) in enumerate(zip(places, inputs, strict=True)):
+        value.type.tensor_type.shape.Clear()
+        for n in x.shape:
+            value.type.tensor_type.shape.dim.add().dim_value = n
+        if i in bound:
+            made.graph.initializer.append(numpy_helper.from_array(x, value.name))
+            made.graph.input.remove(value)
+    for value in made.graph.output:  # what the case declares may be free; the inputs say it
+        value.type.tensor_type.ClearField("shape")
+    return made
+
+
+def _nearer(got: Any, want: np.ndarray, exact: np.ndarray) -> bool:
+    """Whether a narrow float result is as near to float64 as the recorded one, which was rounded in another order."""
+    if want.dtype.name not in ("float16", "bfloat16"):
+        return False
+    mine, theirs = (np.nan_to_num(np.asarray(x).astype(np.float64) - exact) for x in (got, want))
+    return bool(np.sqrt((mine**2).mean()) <= np.sqrt((theirs**2).mean()))
+
+
+def _compare(
+    outcome: Outcome, results: Sequence[Any], outputs: Sequence[np.ndarray], case: Case, truth: Callable[[], Sequence[Any]] | None = None
+) -> None:  # fmt: skip
+    if len(results) != len(outputs):
+        outcome.status, outcome.message = "failed", f"{len(results)} outputs instead of {len(outputs)}"
+    for number, (got, want) in enumerate(zip(results, outputs, strict=False)):
+        if bad := difference(got, want, case):
+            known = KNOWN.get(case.id)
+            if known is None and truth is not None and _nearer(got, want, np.asarray(truth()[number])):
+                known = "the recorded values were rounded after every operator; these are nearer to float64"
+            outcome.status, outcome.message = ("failed", bad) if known is None else ("explained", known)
+            return
+
+
+def outcome(case: Case, where: str, *, text: bool = True) -> Outcome:
+    """The case in a namespace or on a target; an exception is a failure of its case."""
+    import time
+    import warnings
+
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            made = evaluated(case, where) if where in NAMESPACES else ported(case, where, text=text)
+        except PorterError as e:
+            made = Outcome(case.id, where, "failed", operators(case.model), message=" ".join(str(e).split()))
+        except Exception as e:
+            made = Outcome(case.id, where, "failed", operators(case.model), message=f"{type(e).__name__}: {' '.join(str(e).split())}")
+    made.seconds = round(time.perf_counter() - began, 3)
+    return made

@@ -1,0 +1,136 @@
+"""`make onnx-tests`: every official case in porter's namespaces, or ported to a target; counts, reasons, a JSON file.
+
+python tests/onnx/run.py [--target gpu|tpu|trainium|maia] [--tile] [--only TEXT] [--every N] [--out FILE] [--document docs/operators.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", category=RuntimeWarning, module="onnx")  # it overflows on purpose when it makes the cases
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # two processes on two cores
+sys.path.insert(0, str(Path(__file__).parent))
+
+SECONDS = 120  # a case that takes longer has failed
+FOLDER = Path(__file__).parent.parent.parent / "build" / "onnx"
+
+
+def worker(pipe: Connection, text: bool) -> None:
+    """Answers (case number, place) with what became of the case, until told to stop."""
+    from onnx_port import cases, outcome
+
+    known = cases()
+    while (task := pipe.recv()) is not None:
+        number, where = task
+        pipe.send(asdict(outcome(known[number], where, text=text)))
+
+
+def stolen(tasks: Sequence[tuple[int, str]], text: bool, processes: int, seconds: float) -> Iterator[dict[str, Any]]:
+    """Outcomes as they come: each process takes the next case when it is done with its last. One that hangs is replaced."""
+    from onnx_port import cases, operators
+
+    context = multiprocessing.get_context("spawn")
+    known, waiting = cases(), list(reversed(tasks))
+    busy: dict[Connection, tuple[Any, tuple[int, str], float]] = {}
+
+    def start() -> None:
+        mine, theirs = context.Pipe()
+        process = context.Process(target=worker, args=(theirs, text), daemon=True)
+        process.start()
+        give(mine, process, 30.0)  # it imports jax first
+
+    def give(pipe: Connection, process: Any, extra: float = 0.0) -> None:
+        if not waiting:
+            pipe.send(None)
+            return
+        task = waiting.pop()
+        pipe.send(task)
+        busy[pipe] = (process, task, time.monotonic() + seconds + extra)
+
+    for _ in range(min(processes, len(tasks))):
+        start()
+    while busy:
+        for pipe in wait(list(busy), timeout=1.0):
+            assert isinstance(pipe, Connection)
+            process, task, _ = busy.pop(pipe)
+            try:
+                yield pipe.recv()
+                give(pipe, process)
+            except EOFError:
+                case = known[task[0]]
+                yield {"case": case.id, "target": task[1], "status": "failed", "operators": operators(case.model), "message": "the process died"}
+                if waiting:
+                    start()
+        for pipe, (process, task, until) in list(busy.items()):
+            if time.monotonic() > until:
+                process.kill()
+                del busy[pipe]
+                case = known[task[0]]
+                yield {"case": case.id, "target": task[1], "status": "failed", "operators": operators(case.model), "message": f"more than {seconds:g} s"}
+                if waiting:
+                    start()
+
+
+def summary(where: str, found: Sequence[dict[str, Any]]) -> str:
+    """Counts, and the reasons for all that is not on the device."""
+    counts = Counter(o["status"] for o in found)
+    if where in ("source", "float64", "jax"):
+        lines = [f"{where}: {counts['device']} of {len(found)} pass, {counts['host']} have shapes that depend on data, {counts['explained']} explained, {counts['failed']} fail"]
+    else:
+        lines = [f"{where}: {counts['device']} on the device, {counts['host']} on the host, {counts['explained']} explained, {counts['failed']} failed, of {len(found)}"]
+    reasons: dict[str, list[str]] = {}
+    for o in found:
+        for op, why in o.get("host", {}).items():
+            reasons.setdefault(f"{op}: {why}"[:150], []).append(o["case"])
+    lines += [f"  host   {len(cases):4d}  {why}   ({cases[0]})" for why, cases in sorted(reasons.items(), key=lambda r: -len(r[1]))]
+    lines += [f"  {o['status']}  {o['case']}: {o['message'][:200]}" for o in found if o["status"] in ("failed", "explained")]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", action="append", default=[], help="a family of devices, or all; without it the namespaces")
+    parser.add_argument("--namespace", action="append", default=[], help="source, float64 or jax")
+    parser.add_argument("--tile", action="store_true", help="run tile programs, not emitted text")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--every", type=int, default=1, help="each N-th case")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--document", type=Path, help="write the table of operators, from all results in --out")
+    given = parser.parse_args()
+
+    from onnx_port import TARGETS, cases
+
+    places = [t for g in given.target for t in (TARGETS if g == "all" else [g])] + given.namespace or ["source", "jax"]
+    chosen = [i for i, c in enumerate(cases()) if given.only in c.id][:: given.every]
+    given.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for where in places:
+        found = sorted(stolen([(i, where) for i in chosen], not given.tile, given.processes, given.seconds), key=lambda o: str(o["case"]))
+        print(summary(where, found), flush=True)
+        failed += sum(o["status"] == "failed" for o in found)
+        if not given.only and given.every == 1:
+            (given.out / f"{where}.json").write_text(json.dumps(found, indent=1) + "\n")
+    if given.document:
+        from operators import document
+
+        given.document.write_text(document(given.out))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
