@@ -13,7 +13,7 @@ import numpy as np
 from porter import bundle, graph
 from porter.bundle import arena
 from porter.bundle.folder import refuse
-from porter.bundle.manifest import Buffer, Kernel, Manifest, Tensor
+from porter.bundle.manifest import Buffer, Kernel, Manifest, Space, Tensor
 from porter.bundle.manifest import Model as Source
 from porter.device import Device
 from porter.graph import Model
@@ -73,7 +73,7 @@ def _buffers(program: Program) -> list[Buffer]:
     outputs = {str(v.name) for v in program.outputs}
     found = []
     for name, (shape, dtype) in program.types.items():
-        space = "input" if name in inputs else "output" if name in outputs else "weight" if name in program.weights else "arena"
+        space: Space = "input" if name in inputs else "output" if name in outputs else "weight" if name in program.weights else "arena"
         found.append(Buffer(name, dtype.name, shape, space))
     return found
 
@@ -113,7 +113,7 @@ def _graph_only(model: Model) -> bytes:
     for value in list(slim.graph.initializers.values()):
         if value.const_value is not None and value.const_value.nbytes > 1024:
             value.const_value = None
-            slim.graph.initializers.pop(value.name)
+            slim.graph.initializers.pop(str(value.name))
             slim.graph.inputs.append(value)
     return graph.to_proto(slim).SerializeToString(deterministic=True)
 

@@ -67,7 +67,8 @@ def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[
         source = evaluate(kernel.alone, drawn, ops.source)
         outputs = interpret.run(program, arrays)
         first = first or (arrays, outputs)
-        metric, bad = {}, ""
+        metric: dict[str, float] = {}
+        bad = ""
         for name, got in zip(wanted, outputs, strict=True):
             exact, e = np.asarray(truth[name]), errors[name]
             if got.dtype.kind in "iub":

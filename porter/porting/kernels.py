@@ -70,14 +70,14 @@ def program_of(model: Model) -> Program:
                 found.kernels[distinct.name] = distinct
             by_content[key] = shared
         sources = tuple(graph.source_name(node).split("+"))
-        read = tuple(str(v.name) for v in node.inputs if v is not None)
+        read = tuple(str(v.name) for v in dict.fromkeys(node.inputs) if v is not None)
         found.launches.append(Launch(by_content[key], read, tuple(str(v.name) for v in node.outputs), sources))
-        for v in [*node.inputs, *node.outputs]:
-            if v is not None:
-                _type(found, v)
-        for v in node.inputs:
-            if v is not None and v.producer() is None and v not in found.inputs:
-                found.weights[str(v.name)] = v
+        for used in [*node.inputs, *node.outputs]:
+            if used is None:
+                continue
+            _type(found, used)
+            if used.producer() is None and used not in found.inputs:
+                found.weights[str(used.name)] = used
     for v in (*found.inputs, *found.outputs):
         _type(found, v)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -135,7 +135,7 @@ def steps(program: Program, lowered: Lowered) -> list[Step]:
 
 def estimate(program: Program, lowered: Lowered, target: Target, device: Device) -> dict[str, Any]:
     """Latency of one run: the winning bound of each launch plus its overhead, summed."""
-    totals: Counter[str] = Counter()
+    totals: dict[str, float] = defaultdict(float)
     latency = 0.0
     for launch in program.launches:
         if launch.kernel not in lowered.kernels:

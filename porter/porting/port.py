@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +105,15 @@ def port(
     bound = {d: int(n) for d, n in (dims or {}).items()}
     say = progress or (lambda *_: None)
     if len(targets) == 1:
-        report = _reported(targets[0], lambda r: _port_one(loaded, identity, path, bound, targets[0], out, out, options, r, say))
+        report = _reported(targets[0], partial(_port_one, loaded, identity, path, bound, targets[0], out, out, options, progress=say))
         return PortResult(str(path), bound, [report])
     reports: list[TargetReport] = []
     with contextlib.suppress(_Nothing), staging(out, force) as folder:
         for device in targets:
             place = folder / device.slug
             evidence = out.with_name(f"{out.name}-{device.slug}")
-            report = _reported(device, lambda r, d=device, p=place, e=evidence: _port_one(loaded, identity, path, bound, d, p, e, options, r, say))
+            work = partial(_port_one, loaded, identity, path, bound, device, place, evidence, options, progress=say)
+            report = _reported(device, work)
             report.bundle = str(out / device.slug) if report.bundle else None
             reports.append(report)
         if not any(r.bundle for r in reports):

@@ -316,8 +316,9 @@ def _simplify(form: Form, node: Node) -> Node | int:
 
 
 def _simplify_elementwise(form: Form, node: Elementwise, op: str, args: list[Node], dtype: str) -> Node | int:
-    if all(isinstance(a, Const) for a in args):
-        values = [np.asarray(a.value, a.dtype) for a in args]
+    constants = [a for a in args if isinstance(a, Const)]
+    if len(constants) == len(args):
+        values = [np.asarray(c.value, c.dtype) for c in constants]
         if not any(v.dtype.kind == "V" for v in values):
             with np.errstate(all="ignore"):
                 return Const(_python(np.asarray(ELEMENTWISE[op][1](*values)).astype(dtype)), dtype)

@@ -33,6 +33,11 @@ def poison(dtype: str) -> object:
     return np.iinfo(kind).min + 12345 % (np.iinfo(kind).max) if np.issubdtype(kind, np.integer) else float("nan")
 
 
+def _computed(x: np.ndarray) -> np.ndarray:
+    """Narrow floats are computed with in float32, and rounded once where the result is narrow again."""
+    return x.astype(np.float32) if x.dtype.kind in "fV" and x.dtype.itemsize < 4 else x
+
+
 def run(program: Program, inputs: Sequence[np.ndarray], *, dot: DotFunction = matmul.dot) -> list[np.ndarray]:
     """The outputs of a program, in the parameters' shapes and dtypes.
 
@@ -187,22 +192,20 @@ class _Machine:
             case Iota(affine=affine):
                 return self._affine(affine)
             case Elementwise(op=op, args=args):
-                arrays = [self.values[a] for a in args]
-                if any(x.dtype.kind == "V" for x in arrays):  # narrow floats: compute in float32, round once
-                    arrays = [x.astype(np.float32) if x.dtype.kind == "V" else x for x in arrays]
+                arrays = [_computed(self.values[a]) for a in args]
                 with np.errstate(all="ignore"):
                     return ELEMENTWISE[op][1](*arrays)
             case Cast(arg=arg, type=t):
                 with np.errstate(all="ignore"):
                     return self.values[arg].astype(np.dtype(t.dtype))
             case Mask(arg=arg, axis=axis, identity=identity):
-                value = self.values[arg]
-                return np.where(self._valid([axis]), value, np.array(identity).astype(value.dtype))
+                kept = self.values[arg]
+                return np.where(self._valid([axis]), kept, np.array(identity).astype(kept.dtype))
             case Reduce(op=op, arg=arg, axes=axes):
-                value = self.values[arg]
-                value = np.broadcast_to(value, np.broadcast_shapes(value.shape, self._shape(Tile("", axes))))
+                lanes = _computed(self.values[arg])
+                lanes = np.broadcast_to(lanes, np.broadcast_shapes(lanes.shape, self._shape(Tile("", axes))))
                 with np.errstate(all="ignore"):
-                    return REDUCTIONS[op][1](value, axis=tuple(self.position[a] for a in axes), keepdims=True)
+                    return REDUCTIONS[op][1](lanes, axis=tuple(self.position[a] for a in axes), keepdims=True)
             case Dot():
                 return self._dot(s)
         raise AssertionError(s)

@@ -268,7 +268,7 @@ class _Scheduler:
         starts = []
         for i in nodes:
             n = self.form[i]
-            op = "add" if isinstance(n, F.Dot) else n.op
+            op = n.op if isinstance(n, F.Reduce) else "add"
             starts.append(self._emit(P.Full, self._type(n.dtype, self.form.axes_of(i)), identity(op, n.dtype)))
         names = self._nest(loops, nodes, starts, maximum)
         for i, name in zip(nodes, names, strict=True):
@@ -277,7 +277,8 @@ class _Scheduler:
     def _nest(self, loops: tuple[str, ...], nodes: list[int], starts: list[str], maximum: int | None) -> list[str]:
         frame = _Frame(self.frames[-1].bound | {loops[0]})
         self.frames.append(frame)
-        inner, results = [], []
+        inner: list[str] = []
+        results: list[str] = []
         for start in starts:
             for made in (inner, results):
                 made.append(f"v{self.count}")

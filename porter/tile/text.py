@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
 from porter.errors import PorterError
 from porter.tile.affine import Affine
 from porter.tile.program import (
-    Access, Axis, Carry, Cast, Dot, Elementwise, For, Full, Index, Iota, Load, Mask, Param, Program, Reduce, Scalar,
+    Access, Axis, Carry, Cast, Dot, Elementwise, For, Full, Index, Iota, Load, Mask, Param, Program, Reduce, Role, Scalar,
     Statement, Store, Tile,
 )  # fmt: skip
 
@@ -140,7 +141,7 @@ def _parse_block(
             params.append(Param(g["name"], tuple(map(int, _names(g["shape"]))), g["dtype"], g["dir"] == "out"))
             continue
         if kind == "axis":
-            axes.append(Axis(g["name"], int(g["extent"]), int(g["tile"]), g["role"]))
+            axes.append(Axis(g["name"], int(g["extent"]), int(g["tile"]), cast(Role, g["role"])))
             continue
         t = Tile(g["dtype"], _names(g["axes"])) if "axes" in g else Tile("")
         access = Access("", (), ())
