@@ -141,7 +141,8 @@ def _unpack(s: Spelling, packed: ir.Value, bits: int, rank: int) -> ir.Value:
     mask = s.constant(np.asarray((1 << bits) - 1, np.uint8), "mask")
     parts = []
     for shift in range(0, 8, bits):
-        amount = s.constant(np.asarray(shift, np.uint8), "shift")
-        moved = s.op("BitShift", packed, amount, direction="RIGHT") if shift else packed
+        moved = packed
+        if shift:
+            moved = s.op("BitShift", packed, s.constant(np.asarray(shift, np.uint8), "shift"), direction="RIGHT")
         parts.append(s.unsqueeze(s.op("BitwiseAnd", moved, mask), rank))
     return s.reshape(s.op("Concat", *parts, axis=rank), *(0,) * (rank - 1), -1)

@@ -47,7 +47,7 @@ def group_query_attention(s: Spelling) -> None:
         query, key = _turned(s, query, heads, lengths), _turned(s, key, shared, lengths)
     plain = not (_window(s) or _sinks(s)) and s.attribute("causal", 1)
     if lengths.whole and plain:
-        old = (s.input(3), s.input(4))
+        old = (_past(s, 3), _past(s, 4))
         outputs = s.several(
             3, "Attention", query, key, value, s.input(10), *old, **_options(s),
             q_num_heads=heads, kv_num_heads=shared, is_causal=1,
@@ -66,6 +66,12 @@ def group_query_attention(s: Spelling) -> None:
         seen = _sunk(s, keys, values, mask, heads) if _sinks(s) else (keys, values, by_query(s, mask))
         y = s.op("Attention", query, *seen, **_options(s))
     s.finish(s.reshape(s.transpose(y, 0, 2, 1, 3), 0, 0, -1), keys, values)
+
+
+def _past(s: Spelling, index: int) -> ir.Value | None:
+    """The cache; None where it is left out, or has no rows yet."""
+    past = s.input(index)
+    return None if past is None or s.dim(past, 2) == 0 else past
 
 
 def _options(s: Spelling) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def _normed(s: Spelling, x: ir.Value, index: int, heads: int) -> ir.Value:
 def _lengths(s: Spelling, query: ir.Value) -> _Lengths:
     packed = s.required(0)
     new, total, batch = s.dim(packed, 1), s.number(s.required(6)), s.dim(packed, 0)
-    past = 0 if s.input(3) is None else s.dim(s.input(3), 2)
+    past = 0 if _past(s, 3) is None else s.dim(s.input(3), 2)
     tokens = s.length(packed, 1)
     held = s.op("Add", s.cast(s.reshape(s.required(5), -1), ir.DataType.INT64), s.ints(1))
     start = s.op("Sub", held, tokens)
@@ -151,10 +157,12 @@ def _by_head(s: Spelling, x: ir.Value, heads: int) -> ir.Value:
 
 def _cache(s: Spelling, index: int, new: ir.Value, lengths: _Lengths) -> ir.Value:
     """The cache, of as many rows as before or as the longest sequence needs, with the new rows in it."""
-    past = s.input(index)
+    past = _past(s, index)
     total, tokens = s.number(s.required(6)), s.dim(s.required(0), 1)
     if past is None and total == tokens:
         return new
+    if past is not None and lengths.whole:
+        return s.op("Concat", past, new, axis=2)
     size, shared = _head_size(s), int(s.attribute("kv_num_heads"))
     if past is None:
         empty = s.op("Concat", s.length(s.required(0), 0), s.ints(shared, 0, size), axis=0)

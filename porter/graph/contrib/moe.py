@@ -103,8 +103,10 @@ def _routing(s: Spelling, mixing: ir.Value | None) -> ir.Value:
         chosen = s.op("GatherElements", mixing, experts, axis=-1)
     if whole:
         chosen = s.op("Div", chosen, s.op("ReduceSum", chosen, s.ints(-1, name="axes"), keepdims=1))
-    zero = s.op("Mul", probabilities, s.scalar_like(0.0, logits, "none"))
-    return s.op("ScatterElements", zero, experts, chosen, axis=-1)
+    every = s.constant(np.arange(s.need_dim(logits, 1), dtype=np.int64), "every")
+    mine = s.op("Equal", s.unsqueeze(experts, 2), every)  # (tokens, k, experts)
+    shares = s.op("Where", mine, s.unsqueeze(chosen, 2), s.scalar_like(0.0, logits, "none"))
+    return s.op("ReduceSum", shares, s.ints(1, name="axes"), keepdims=0)
 
 
 def _activated(s: Spelling, project: Callable[[int, ir.Value], ir.Value], tokens: ir.Value) -> ir.Value:
