@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
+from porter.tile import scales
 from porter.tile.affine import Affine
 from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Index, Iota, Load, Node, Reduce, Store, children
 
@@ -13,9 +15,12 @@ NARROW = {"bfloat16", "float16", "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11
 UNROLL = 4  # parts of a joined axis that become stores of their own
 
 
-def canonical(form: Form, *, keep_last: int = 0) -> Form:
-    """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours."""
-    form = _without_units(form.rebuild(change=_narrow_operands))
+def canonical(form: Form, *, keep_last: int = 0, integer: bool = False) -> Form:
+    """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours;
+    `integer` says that the matrix unit multiplies int8."""
+    form = form.rebuild(change=scales.hoisted).rebuild(change=_narrow_operands)
+    form = form.rebuild(change=partial(scales.joined, integer=integer))
+    form = _without_units(form)
     form = unify(form)
     form = form.rebuild(change=_hoist_division)
     form = unroll(form)
