@@ -111,7 +111,7 @@ class _Partitioner:
         kinds = RANK[producer.trial.kind], RANK[consumer.trial.kind]
         if producer.trial.why or consumer.trial.why or kinds in ((3, 3), (3, 2), (2, 3)) or not self._convex(producer, consumer):
             return None
-        if consumer.trial.kind == "movement" and self._grows(consumer):
+        if (consumer.trial.kind == "movement" or _decodes(consumer.nodes)) and self._grows(consumer):
             return None
         merged = Cluster(sorted({*producer.nodes, *consumer.nodes}, key=self.order.__getitem__))
         escaping = self._escaping(merged.nodes)
@@ -179,7 +179,9 @@ class _Partitioner:
             return Trial("movement", why="control flow")
         outputs = self._escaping(nodes) if outputs is None else outputs
         inputs = kernel_inputs(nodes, outputs)
-        alone = region(nodes, inputs, outputs, self.model.functions)
+        if any(graph.shape(v) is None for v in (*inputs, *outputs)):
+            return Trial("movement", why="a shape depends on data")
+        alone = region(nodes, inputs, outputs, self.model.functions, opset=self.model.opset_imports[""])
         key = content(alone)
         if key not in self.trials:
             self.trials[key] = self._try(alone)
@@ -187,7 +189,7 @@ class _Partitioner:
 
     def _try(self, alone: Model) -> Trial:
         try:
-            form = canonical(pull(meaning(alone.graph, alone)), keep_last=self.limits.apart)
+            form = canonical(pull(meaning(alone.graph, alone)), keep_last=self.limits.apart, integer=self.limits.integer)
             axes = choose(form, self.limits)
         except (Cut, PorterError) as e:
             return Trial("movement", why=str(e).splitlines()[0])
@@ -207,6 +209,12 @@ def _kind(form: Form) -> str:
     computed = [n for n in nodes if isinstance(n, Elementwise | Cast) and n.dtype not in index]
     widened = all(isinstance(n, Cast) and form[n.arg].dtype in NARROW for n in computed)
     return "movement" if widened else "elementwise"
+
+
+def _decodes(nodes: list[Node]) -> bool:
+    """Whether nothing happens but that codes become the numbers they stand for: memory holds codes, readers decode."""
+    kinds = {n.op_type if n.domain == "" else n.domain for n in nodes}
+    return "DequantizeLinear" in kinds and kinds <= {"DequantizeLinear", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"}
 
 
 def _bytes(values: Iterable[Value]) -> int:
@@ -237,13 +245,13 @@ def meaning(function: Any, model: Model) -> Any:
 
 
 def _copied_outputs(model: Model) -> None:
-    """An output that is an input or a weight gets a node: a kernel that copies it."""
+    """An output that is an input, a weight or a constant gets a node: a kernel that copies it."""
     for number, value in enumerate(model.graph.outputs):
-        if value.producer() is None:
+        if value.producer() is None or graph.constant(value) is not None:
             result = graph.new_value(value.name, graph.dtype(value), graph.shape(value))
             copy = graph.new_node("Identity", [value], outputs=[result], name=f"copy_{value.name}")
             model.graph.append(copy)
-            value.name = f"{value.name}_copied" if value.is_initializer() else value.name
+            value.name = value.name if value.is_graph_input() else f"{value.name}_copied"
             model.graph.outputs[number] = result
 
 
@@ -251,7 +259,7 @@ def _call(model: Model, cluster: Cluster, known: dict[str, str]) -> Node:
     """The node that stands for the cluster: a call of a kernel function, the same one for equal clusters."""
     outputs = cluster.outputs
     inputs = kernel_inputs(cluster.nodes, outputs)
-    alone = region(cluster.nodes, inputs, outputs, model.functions)
+    alone = region(cluster.nodes, inputs, outputs, model.functions, opset=model.opset_imports[""])
     key = content(alone)
     if key not in known:
         known[key] = f"{cluster.name}_{key[:8]}"

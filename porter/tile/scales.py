@@ -61,14 +61,14 @@ def _unscaled(form: Form, operand: int, summed: tuple[str, ...]) -> tuple[int, l
 
 
 def _codes(form: Form, node: int) -> str:
-    """The dtype of the codes that a float32 value is: cast from them, or their difference from a zero point; else ''."""
+    """The dtype of the codes that a float32 value is: cast from them, 'shifted' for a difference from a zero point; else ''."""
     cast = form[node]
     if not isinstance(cast, Cast) or cast.dtype != "float32":
         return ""
     inner = form[cast.arg]
     if isinstance(inner, Elementwise) and inner.op == "sub" and inner.dtype == "int32":
         sides = [form[s.arg].dtype for a in inner.args if isinstance(s := form[a], Cast)]
-        return "shifted" if len(sides) == 2 and set(sides) <= CODES - FLOAT_CODES else ""  # within +-255: 8 bits and a sign
+        return "shifted" if len(sides) == 2 and set(sides) <= CODES - FLOAT_CODES else ""
     return inner.dtype if inner.dtype in CODES else ""
 
 
@@ -88,7 +88,7 @@ def joined(form: Form, node: Node, *, integer: bool = False) -> Node | int:
     kinds = [c if (c := _codes(form, i)) else form[form[i].arg].dtype for i in (node.a, node.b)]  # type: ignore[union-attr]
     if integer and kinds == ["int8", "int8"]:
         return form.add(Cast(form.add(replace(node, a=a.arg, b=b.arg, dtype="int32")), "float32"))
-    if not set(kinds) <= CODES | {"bfloat16", "shifted"} or kinds[0] == kinds[1] and kinds[0] in FLOAT_CODES | {"bfloat16"}:
+    if not set(kinds) <= CODES | {"bfloat16"} or kinds[0] == kinds[1] and kinds[0] in FLOAT_CODES | {"bfloat16"}:
         return node
     operands = [c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)]
     return replace(node, a=operands[0], b=operands[1])
