@@ -92,7 +92,8 @@ class Trainium(Target):
         from porter.xla import whole
 
         program = whole(model)
-        return Whole({"program.hlo.pb": program.hlo_proto()}, program.run)
+        data = program.hlo_proto()
+        return Whole({"program.hlo.pb": data}, lambda inputs: program.run_proto(inputs, data))
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         return cost.seconds(program, device)
