@@ -44,9 +44,17 @@ def draw(model: Model, seed: int = 0) -> Inputs:
 
 
 def edges(model: Model) -> Iterator[Inputs]:
-    """Valid inputs at the edges: zeros, ones, and the upper end of every range with masks fully on."""
+    """Valid inputs at the edges: zeros, ones, the upper end of every range with masks fully on; and where the model
+    takes masks, masks with holes, which no count of their ones can stand for."""
     for label, fill in (("zeros", 0), ("ones", 1), ("upper end", None)):
         yield _inputs(model, label, lambda name, shape, dtype, role, fill=fill: _constant(shape, dtype, role, fill))
+    inputs = [v for v in model.graph.inputs if not v.is_initializer()]
+    if any(settled(model, v).kind in ("mask", "bias_mask") and (_typed(v)[1] or (1,))[-1] > 2 for v in inputs):
+        yield _inputs(
+            model,
+            "masks with holes",
+            lambda name, shape, dtype, role: _random(_rng(0, name), shape, dtype, role, holes=True),
+        )
 
 
 def _inputs(model: Model, label: str, fill) -> Inputs:
@@ -85,18 +93,19 @@ def settled(model: Model, value: Value) -> Role:
     return Role("plain")
 
 
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, role: Role) -> tuple[np.ndarray, str]:
+def _random(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, role: Role, holes: bool = False
+) -> tuple[np.ndarray, str]:
+    masked, padded = (_holes, "with holes") if holes else (_mask, "padded at the right")
     match role.kind:
         case "index" | "length" | "count" if dtype.kind in "iu":
             high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1)
             return rng.integers(role.low, high, shape).astype(dtype), f"{role.low} to {high - 1}: {role.why}"
         case "mask":
-            return _mask(rng, shape).astype(dtype), f"0 and 1, padded at the right: {role.why}"
+            return masked(rng, shape).astype(dtype), f"0 and 1, {padded}: {role.why}"
         case "bias_mask":
             off = -1e4  # far below any score, and finite in every float format of 16 bits
-            return np.where(_mask(rng, shape), 0.0, off).astype(
-                dtype
-            ), f"0 and {off:g}, padded at the right: {role.why}"
+            return np.where(masked(rng, shape), 0.0, off).astype(dtype), f"0 and {off:g}, {padded}: {role.why}"
         case "flag" if dtype == np.bool_:
             return np.ones(shape, dtype), f"true: {role.why}"
         case "positive" | "denominator" if is_float(dtype):
@@ -148,6 +157,14 @@ def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     length = shape[-1]
     kept = rng.integers(max(1, length // 2), length + 1, (*shape[:-1], 1))
     return np.arange(length) < kept
+
+
+def _holes(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Half of each row on, at random places; the first column is off where another is on, the last always on."""
+    mask = rng.integers(0, 2, shape).astype(bool)
+    if shape:
+        mask[..., 0], mask[..., -1] = False, True
+    return mask
 
 
 def _cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -118,11 +118,11 @@ def _judge(
     seed: int,
 ) -> list[Finding]:
     """Every output on one sample. The stochastic evaluations run only where the plain errors do not settle it."""
-    renamed = _renamed(old.model, new.model, sample)
+    theirs = renamed(old.model, new.model, sample)
     wide = contract.kind is not Kind.EXACT
     truth = old.outputs(ops.float64, sample) if wide else {}
     before = old.outputs(SOURCE, sample) if contract.kind is not Kind.ALGEBRAIC else {}
-    after = new.outputs(ops.float64 if contract.kind is Kind.ALGEBRAIC else SOURCE, renamed)
+    after = new.outputs(ops.float64 if contract.kind is Kind.ALGEBRAIC else SOURCE, theirs)
     judged = {}
     for a, b in pairs:
         name = a.name or ""
@@ -201,7 +201,7 @@ def locate_first(before: Model, after: Model, contract: Contract, sample: Sample
         "before": _collect(before, sample, SOURCE, common) if contract.kind is not Kind.ALGEBRAIC else {},
         "after": _collect(
             after,
-            _renamed(before, after, sample),
+            renamed(before, after, sample),
             ops.float64 if contract.kind is Kind.ALGEBRAIC else SOURCE,
             common,
         ),
@@ -256,7 +256,7 @@ def _computed(model: Model) -> list[Value]:
     return [v for node in nodes for v in node.outputs if v.name and node.op_type != "Constant"]
 
 
-def _renamed(before: Model, after: Model, sample: Sample) -> Sample:
+def renamed(before: Model, after: Model, sample: Sample) -> Sample:
     """The sample under after's input names, which are matched by position where they differ."""
     old = [v.name or "" for v in before.graph.inputs if not v.is_initializer()]
     new = [v.name or "" for v in after.graph.inputs if not v.is_initializer()]

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from porter import graph
-from porter.check.contract import Budget, Contract, rounding
-from porter.check.execution import SOURCE, run
-from porter.check.inputs import draw
+from porter.check.contract import Budget, Contract, Kind, rounding
+from porter.check.execution import SOURCE, Subject, run
+from porter.check.inputs import draw, edges
 from porter.check.numeric import compare
+from porter.check.result import specials
 from porter.check.verdict import Verdict
 from porter.errors import PorterError
 from porter.graph import Model
@@ -70,15 +71,20 @@ def reduce(
 ) -> Reduced:
     """The smallest pair found that still breaks the contract. PorterError where the models do not break it.
 
-    Inputs that are not given are drawn. The models are left as they are.
+    Inputs that are not given are drawn: the first draw or edge on which the models differ. They are left as they are.
     """
-    sample = draw(before, seed) if inputs is None else inputs
-    whole = compare(before, after, contract, sample, seed)
-    if whole.ok:
+    samples = (draw(before, seed), *edges(before)) if inputs is None else (inputs,)
+    for sample in samples:
+        whole = _compare(before, after, contract, sample, seed)
+        if not whole.ok:
+            break
+    else:
         raise PorterError("a pair to reduce", expected="models that differ", found="models that agree on these inputs")
     failed = next(f for f in whole.outputs if not f.ok)
     target = whole.first_divergence.tensor if whole.first_divergence is not None else failed.tensor
     values = _recorded(before, after, sample)
+    if target not in values:  # its shape or type changed: the output says the same, and can be compared
+        target = failed.tensor
     shared = [n for n in _order(after) if n in values and n != target]
     upstream = shared[: _position(after, target)]
     cuts = upstream
@@ -116,7 +122,14 @@ def _cut(
             array = sample[name] if name in sample else values[name]
             m.graph.inputs.append(graph.new_value(name, array.dtype, array.shape))
     given = {name: sample[name] if name in sample else values[name] for name in sorted(names)}
-    return Reduced(one, two, given, compare(one, two, contract, given, seed), contract)
+    return Reduced(one, two, given, _compare(one, two, contract, given, seed), contract)
+
+
+def _compare(before: Model, after: Model, contract: Contract, sample: Mapping[str, np.ndarray], seed: int) -> Verdict:
+    """As `porter check` does it on one sample."""
+    pair = Subject(before), Subject(after)
+    verdict = compare(*pair, contract, sample, seed)
+    return specials(*pair, sample, verdict) if verdict.ok and contract.kind is Kind.ROUNDING else verdict
 
 
 def _part(model: Model, target: str, inputs: Mapping[str, np.ndarray]) -> Model:

@@ -12,7 +12,7 @@ cannot prove *unknown*.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,12 @@ import numpy as np
 from porter import graph
 from porter.check import gate
 from porter.check.contract import Budget, Contract, Kind, algebraic, budgets, rounding
-from porter.check.execution import Subject
+from porter.check.execution import SOURCE, Subject
 from porter.check.field import Agreement, agree
 from porter.check.inputs import Inputs, draw, edges
-from porter.check.numeric import compare, matched_outputs
-from porter.check.verdict import Finding, Verdict
+from porter.check.measure import distance, is_float
+from porter.check.numeric import compare, matched_outputs, renamed
+from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError, Undecided
 from porter.graph import Model
 
@@ -123,6 +124,12 @@ def check(
         if not held[-1].ok:
             break
         held.append(compare(*pair, contract, sample, seed))
+    if limits is None and held[-1].ok:
+        for i, (sample, verdict) in enumerate(zip(samples, held, strict=False)):
+            held[i] = specials(*pair, sample, verdict)
+            if not held[i].ok:
+                held = held[: i + 1]
+                break
     return _judged(pair, contract, samples, held, agreement, names, method, explain)
 
 
@@ -149,11 +156,30 @@ def _judged(
         return Result(
             "different", "numeric", names, outputs, worst.first_divergence, cause, None, lines, labels, explained
         )
-    message = str(agreement) if agreement.equal else f"as near to float64 as the first on {len(held)} inputs"
+    words = str(agreement) if agreement.equal else f"as near to float64 as the first on {len(held)} inputs"
     if contract.kind is Kind.PRECISION:
-        message = f"within {', '.join(str(b) for b in contract.budgets)} on {len(held)} inputs"
+        words = f"within {', '.join(str(b) for b in contract.budgets)} on {len(held)} inputs"
     chance = agreement.chance if agreement.equal else None
-    return Result("equivalent", how, names, outputs, None, "", chance, message, labels, explained)
+    return Result("equivalent", how, names, outputs, None, "", chance, words, labels, explained)
+
+
+def specials(before: Subject, after: Subject, sample: Mapping[str, np.ndarray], verdict: Verdict) -> Verdict:
+    """The verdict, or one that fails: infinities and NaN of the first model's own arithmetic are values like others,
+    also where float64 has room for more (what overflows in float16 in the first must do so in the second)."""
+    old = before.outputs(SOURCE, sample)
+    new = after.outputs(SOURCE, renamed(before.model, after.model, sample))
+    findings = list(verdict.outputs)
+    for (a, b), (i, held) in zip(matched_outputs(before.model, after.model), enumerate(verdict.outputs), strict=True):
+        x, y = np.asarray(old[a.name or ""]), np.asarray(new[b.name or ""])
+        if not is_float(x.dtype) or x.shape != y.shape:
+            continue
+        apart = np.isfinite(x.astype(np.float64)) != np.isfinite(y.astype(np.float64))
+        if apart.any():
+            limit = "what is not finite in the first is in the second, or the other way round"
+            findings[i] = replace(held, ok=False, distance=distance(x.astype(np.float64), y), limit=limit)
+    if all(f.ok for f in findings):
+        return verdict
+    return replace(verdict, ok=False, outputs=tuple(findings), message=message(tuple(findings), None, ""))
 
 
 def _cause(before: Subject, after: Subject, sample: Mapping[str, np.ndarray]) -> str:

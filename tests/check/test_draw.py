@@ -48,7 +48,9 @@ def test_the_same_seed_draws_the_same_and_another_does_not(model):
 
 def test_edges_stay_valid(model):
     drawn = {inputs.label: inputs for inputs in check.edges(encoder(model))}
-    assert list(drawn) == ["zeros", "ones", "upper end"]
+    assert list(drawn) == ["zeros", "ones", "upper end", "masks with holes"]
+    holes = drawn["masks with holes"]["attention_mask"]
+    assert set(np.unique(holes)) == {0, 1} and holes.any(axis=-1).all() and not holes[..., 0].any()
     assert (drawn["upper end"]["input_ids"] == 10).all() and (drawn["upper end"]["token_type_ids"] == 1).all()
     assert (drawn["zeros"]["attention_mask"][:, 0] == 1).all() and drawn["zeros"]["attention_mask"].sum() == 2
     assert (drawn["upper end"]["attention_mask"] == 1).all()
