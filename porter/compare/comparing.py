@@ -145,13 +145,13 @@ def _target(trials: Mapping[str, Trial], request: Request | None, prices: Mappin
         **figures, "error": _error(trials),
         "price": cost.json() if cost is not None else None,
         "origin": {k: "model" for k, v in figures.items() if v is not None} | {"memory": "model"} | ({"error": "model"} if trial.error else {}),
-        "assumed": [f"{p} ({why})" for p, why in facts.items()] + (mesh.unknowns(device, split.chips) if runs else []),
+        "assumed": [f"{p} ({why})" for p, why in facts.items()] + (mesh.unknowns(device, split.chips, trial.decoder is not None) if runs else []),
         "label": str(device.get("remarks.label", "")), "title": device.title,
         "host": host, "serving": served,
         "kernels": {"calls": sum(len(t.rows) for t in trials.values()), "unique": sum(len(t.kernels) for t in trials.values()),
                     "languages": dict(Counter(k.language for t in trials.values() for k in t.kernels))},
         "checks": {"passed": sum(p for p, _ in passed), "made": sum(m for _, m in passed)},
-        "missed": [t.why for t in trials.values() if not t.runs] + [t.missed for t in trials.values() if t.missed],
+        "missed": [t.why for t in trials.values() if t.failed] + [t.missed for t in trials.values() if t.missed],
     }  # fmt: skip
 
 

@@ -57,11 +57,13 @@ def link(device: Device) -> float:
     return float(one) if one is not None else float(device["interconnect.bytes_per_s"]) / 2
 
 
-def unknowns(device: Device, chips: int) -> list[str]:
+def unknowns(device: Device, chips: int, priced: bool) -> list[str]:
     """What a split assumes of the device, in words; empty for one chip."""
     if chips == 1:
         return []
     said = ["each kernel splits evenly over the chips"]
-    if device.get("interconnect.bytes_per_s_per_direction") is None:
+    if not priced:
+        said.append("what the chips say to each other takes no time (known for decoders only)")
+    elif device.get("interconnect.bytes_per_s_per_direction") is None:
         said.append("interconnect: half of the vendor's figure in each direction")
     return said

@@ -27,7 +27,7 @@ def rank(targets: Sequence[dict[str, Any]]) -> None:
     for t in targets:
         t["best"], t["dominated_by"], t["break_even_usd_per_hour"] = [], None, None
     for path, more in COLUMNS.items():
-        values = [(at(t, path), t) for t in able if at(t, path) is not None]
+        values = [(_shown(path, at(t, path)), t) for t in able if at(t, path) is not None]
         if len({v for v, _ in values}) > 1:
             top = max(v for v, _ in values) if more else min(v for v, _ in values)
             for v, t in values:
@@ -44,6 +44,11 @@ def rank(targets: Sequence[dict[str, Any]]) -> None:
             t["break_even_usd_per_hour"] = _price_for(t, min(others))
 
 
+def _shown(path: str, value: float) -> float:
+    """A figure as exactly as it is printed: what looks the same is equally good."""
+    return round(value, 1) if path == "error.sqnr_db" else float(f"{value:.3g}")
+
+
 def _price_for(t: dict[str, Any], cost: float) -> float:
     """The chip hour at which a target costs `cost` per unit of work."""
     if t["tokens_per_s"] is not None:
@@ -52,11 +57,11 @@ def _price_for(t: dict[str, Any], cost: float) -> float:
 
 
 def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether a is nowhere worse than b and somewhere better. Who has no price neither wins nor loses by it."""
+    """Whether a is nowhere worse than b and somewhere better. Without a price nobody dominates or is dominated."""
     better = False
     for path, more in DECIDES.items():
         x, y = (cost_of(a), cost_of(b)) if path == "cost" else (at(a, path), at(b, path))
-        if x is None and y is None:
+        if path != "cost" and x is None and y is None:
             continue
         if x is None or y is None:
             return False

@@ -104,6 +104,7 @@ class Trial:
     error: Mapping[str, float] | None = None
     steps: tuple[Mapping[str, Any], ...] = ()
     assumed: tuple[str, ...] = ()
+    failed: bool = False  # a check failed, and that is why it does not run
     missed: str = ""  # the gate of the end-to-end check that was not kept
 
     def latency(self, chips: int = 1) -> float:
@@ -222,9 +223,12 @@ class Bench:
             result, program = self._port(target, device)
             lowered, tiled = self._lower(program, target, device)
         except CheckFailed as e:
-            return Trial(device, False, " ".join(str(e).split()), self.decoder)
+            return Trial(device, False, " ".join(str(e).split()), self.decoder, failed=True)
         error, inside, missed = (None, {}, "") if self.quick else self._error(lowered, device, result, program)
-        rows = tuple(_row(program, lowered, target, device, launch, inside) for launch in program.launches)
+        try:
+            rows = tuple(_row(program, lowered, target, device, launch, inside) for launch in program.launches)
+        except PorterError as e:  # a figure that nobody has published
+            return Trial(device, False, f"its time cannot be estimated: {str(e).splitlines()[0]}", self.decoder)
         calls = Counter(launch.kernel for launch in program.launches)
         used = tuple(
             Used(n, program.kernels[n].op, e.language, calls[n], e.text, show(e.kernel.program), e.products, tiled.get(n))
@@ -234,7 +238,7 @@ class Bench:
         steps = tuple(s.json() for s in (*self._head.steps, *result.steps)) if not self.quick else ()
         assumed = tuple(p for p in facts.asked if facts.get(p).assumed)
         return Trial(device, True, "", self.decoder, rows, used, held(program, caches), _realized(rows) or self.precision,
-                     error, steps, assumed, missed)  # fmt: skip
+                     error, steps, assumed, missed=missed)  # fmt: skip
 
     def _port(self, target: Target, device: Device) -> tuple[pipeline.Result, Program]:
         key = (device.family, target.limits(device), *(repr(sorted(device.section(s).items())) for s in ("layout", "formats")))

@@ -108,7 +108,7 @@ def roofline(key: str, name: str, peak: float, peak_name: str, bandwidth: float,
         left, right = min(min(p.x for p in points), knee) / 4, max(max(p.x for p in points), knee) * 8
         axes.loglog([left, knee, right], [left * bandwidth, peak, peak], color=INK, linewidth=1.5)
         axes.annotate(peak_name, (right, peak), xytext=(-4, 5), textcoords="offset points", ha="right", color=INK)
-        axes.annotate("memory", (left, left * bandwidth), xytext=(8, 14), textcoords="offset points", color=INK)
+        axes.annotate("memory", (left, left * bandwidth), xytext=(0, 26), textcoords="offset points", color=INK)
         for i, p in enumerate(points):
             axes.scatter(p.x, p.y, s=42, color=SERIES[i % 8], marker=MARKS[(i // 8) % 8], label=p.name, zorder=3)
         axes.set_xlabel("operations per byte")
