@@ -183,7 +183,10 @@ def _follow(model: ir.Model, graph: ir.Graph, shapes: Shapes) -> None:
         if function is not None:
             results = _call(model, function, node, shapes)
         elif (name := f"{node.domain}.{node.op_type}" if node.domain else node.op_type) in RULES:
-            results = RULES[name](shapes, node)
+            try:
+                results = RULES[name](shapes, node)
+            except IndexError:  # an axis beyond the rank: the check of types names it, with what is allowed
+                results = ()
         else:
             results = ()
         for value, dims in zip(node.outputs, results, strict=False):
