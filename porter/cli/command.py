@@ -27,7 +27,7 @@ COMMANDS = {
     "inspect": "Show what is in a model or a bundle.",
     "targets": "List devices, or the facts about one and their sources.",
     "opt": "Run passes over a model, or say why one did not fire.",
-    "new": "Scaffold a pass or a target, with its test.",
+    "new": "Scaffold a pass, a target or a device of your own.",
 }
 
 

@@ -1,25 +1,30 @@
-"""`porter new pass|target NAME`: a working, tested start.
+"""`porter new pass|target|device NAME`: a working, tested start.
 
 In a checkout of porter the files go where ours lie; elsewhere they become a project that porter finds once installed.
 """
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from porter.bundle.folder import writing
 from porter.errors import PorterError
 
+if TYPE_CHECKING:
+    from porter.device import Device
+
 
 @click.group("new")
 def command() -> None:
-    """Scaffold a pass or a target, with its test."""
+    """Scaffold a pass or a target, with its test; or a device of your own, to edit."""
 
 
 @command.command("pass")
@@ -77,6 +82,63 @@ def new_target(name: str, out: str | None) -> None:
     _write(made)
     tests = f"pytest tests/targets/{name}" if root else f"cd {folder} && pytest"
     click.echo("\n".join([*sorted(map(str, made)), "", f"try  {tests}"]))
+
+
+@command.command("device")
+@click.argument("name")
+@click.option("--from", "start", required=True, metavar="DEVICE", help="The device to start from: maia:200.")
+@click.option("-o", "--out", metavar="F", help="The file to write, instead of NAME.toml.")
+def new_device(name: str, start: str, out: str | None) -> None:
+    """A device file of your own: every figure of DEVICE with its source, to edit."""
+    from porter.device import load_device
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise PorterError(f"name '{name}'", expected="letters, digits, - and _", hint="maia:200 would be --from")
+    path = Path(out or f"{name}.toml")
+    device = load_device(start)
+    _write({path: _page(device, f"{name}, from {device.title}")})
+    click.echo(f"{path}\n\ntry  porter compare MODEL --target {start} --device-file {path}")
+
+
+def _page(device: Device, title: str) -> str:
+    """A device as a file that stands alone; it reads back as the same facts."""
+    used = {i for f in device.facts.values() for i in f.source}
+    lines = [
+        f"# Made from {device.name} by `porter new device`. Change the figures that you know, and say where they are from.",
+        "# A figure is a table: value, source (ids of [sources]), assumed, derived, note. `unknown` says why there is none.",
+        f"family = {_toml(device.family)}",
+        f"title = {_toml(title)}",
+    ]
+    section = ""
+    for path, fact in sorted(device.facts.items(), key=lambda f: f[0].rpartition(".")[0]):
+        head, _, key = path.rpartition(".")
+        if path == "title":
+            continue
+        if head != section:
+            section = head
+            lines += ["", f"[{head}]"]
+        words = {} if fact.value is None else {"value": fact.value}
+        words |= {k: v for k in ("source", "assumed", "derived", "note") if (v := getattr(fact, k))}
+        if fact.value is None:
+            words["unknown"] = fact.unknown
+        plain = words.keys() == {"value"}
+        lines.append(f"{key} = {_toml(fact.value) if plain else _toml(words)}")
+    lines += ["", "[sources]", *(f"{i} = {_toml(text)}" for i, text in device.sources.items() if i in used)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML says it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case dict():
+            return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+        case tuple() | list():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)
 
 
 def _toy() -> list[tuple[str, str]]:
