@@ -21,10 +21,12 @@ SPELLINGS: Table = {}
 
 @dataclass
 class _Lengths:
-    """Positions, per sequence: where the new tokens start, and how many keys there are with them."""
+    """Positions, per sequence or one for all: where the new tokens start, and how many keys there are with them."""
 
     start: ir.Value
     total: ir.Value
+    place: int | None
+    """Where they start, if that is known and the same in every sequence."""
     whole: bool
     """The new tokens follow a cache that is full, in every sequence: a concatenation."""
     prompt: bool
@@ -112,29 +114,35 @@ def _lengths(s: Spelling, query: ir.Value) -> _Lengths:
     packed = s.required(0)
     new, total, batch = s.dim(packed, 1), s.number(s.required(6)), s.dim(packed, 0)
     past = 0 if _past(s, 3) is None else s.dim(s.input(3), 2)
-    tokens = s.length(packed, 1)
-    held = s.op("Add", s.cast(s.reshape(s.required(5), -1), ir.DataType.INT64), s.ints(1))
-    start = s.op("Sub", held, tokens)
     prompt = new is not None and total is not None and new == total
     # with one sequence the longest is the only one
     full = new is not None and past is not None and total == past + new
     whole = full and (batch == 1 or past == 0)
+    if whole and not prompt and past is not None and total is not None:
+        return _Lengths(s.ints(past, name="start"), s.ints(total, name="held"), past, whole, False)
+    held = s.op("Add", s.cast(s.reshape(s.required(5), -1), ir.DataType.INT64), s.ints(1))
     if prompt:
-        zeros = s.op("Mul", start, s.ints(0))
-        return _Lengths(zeros, held, whole, True)
+        return _Lengths(s.ints(0, name="start"), held, 0, whole, True)
+    tokens = s.length(packed, 1)
+    start = s.op("Sub", held, tokens)
     if new != 1 and total is None:
         # whether this is the first prompt shows when it runs
         first = s.op("Equal", s.cast(s.reshape(s.required(6), 1), ir.DataType.INT64), tokens)
         start = s.op("Where", first, s.ints(0), start)
         if s.attribute("causal", 1):
             held = s.op("Where", first, tokens, held)
-    return _Lengths(start, held, whole, False)
+    # counted from a mask that hides more than there is, it would lie outside of the cache
+    rows = _capacity(s)
+    last = s.scalar(rows - new, "last") if rows is not None and new is not None else None
+    return _Lengths(s.op("Clip", start, s.scalar(0), last), held, None, whole, False)
 
 
 def _turned(s: Spelling, x: ir.Value, heads: int, lengths: _Lengths) -> ir.Value:
     """Rotated by the positions of the new tokens."""
     positions, packed = s.input(9), s.required(0)
     turned = 2 * s.need_dim(s.required(7), 1)
+    if positions is None and lengths.place is not None:
+        positions = _counted(s, lengths.place)
     if positions is None:
         steps = s.op("Range", s.scalar(0), s.squeeze(s.length(packed, 1), 0), s.scalar(1))
         positions = s.op("Add", s.unsqueeze(lengths.start, 1), s.unsqueeze(steps, 0))
@@ -143,6 +151,17 @@ def _turned(s: Spelling, x: ir.Value, heads: int, lengths: _Lengths) -> ir.Value
         rotary_embedding_dim=turned if turned != _head_size(s) else None,
         interleaved=int(s.attribute("rotary_interleaved", 0)) or None,
     )  # fmt: skip
+
+
+def _counted(s: Spelling, start: int) -> ir.Value:
+    """The positions from a known start on, (batch, length)."""
+    packed = s.required(0)
+    batch, length = s.dim(packed, 0), s.dim(packed, 1)
+    if batch is not None and length is not None:
+        return s.constant(np.tile(np.arange(start, start + length), (batch, 1)), "positions")
+    end = s.op("Add", s.squeeze(s.length(packed, 1), 0), s.scalar(start))
+    row = s.unsqueeze(s.op("Range", s.scalar(start), end, s.scalar(1)), 0)
+    return s.op("Expand", row, s.op("Concat", s.length(packed, 0), s.ints(1), axis=0))
 
 
 def _head_size(s: Spelling) -> int:
@@ -177,7 +196,7 @@ def _cache(s: Spelling, index: int, new: ir.Value, lengths: _Lengths) -> ir.Valu
         past = s.op("Pad", past, s.op("Concat", s.ints(0, 0, 0, 0, 0, 0), more, s.ints(0), axis=0))
     elif total > rows:
         past = s.op("Pad", past, s.ints(0, 0, 0, 0, 0, 0, total - rows, 0, name="pads"))
-    return s.op("TensorScatter", past, new, lengths.start, axis=2)
+    return s.op("TensorScatter", past, new, None if lengths.prompt else lengths.start, axis=2)
 
 
 def _widened(s: Spelling, bias: ir.Value | None, capacity: ir.Value) -> ir.Value | None:
