@@ -80,6 +80,13 @@ def _role(node: Node, index: int) -> Role | None:
                 return None
             start = _int(node, "batch_dims", 0) if node.op_type == "GatherND" else 0
             return Role("index", 0, min(data[start : start + indices[-1]]), f"indexes {list(data)} in {at}")
+        case ("TensorScatter", 2):
+            cache, update, axis = _shape(node, 0), _shape(node, 1), _int(node, "axis", -2)
+            if not cache or not update:
+                return None
+            circular = graph.attributes(node).get("mode") == "circular"
+            room = cache[axis] + (0 if circular else 1 - update[axis])
+            return Role("index", 0, room, f"where rows start in a cache of {cache[axis]} in {at}")
         case ("OneHot", 0):
             depth = graph.constant(node.inputs[1])
             return None if depth is None else Role("index", 0, int(np.ravel(depth)[0]), f"a class of {at}")
