@@ -1,0 +1,197 @@
+"""The audit: formats asked for against formats built, per layer, read from the final graph and from the emitted products.
+
+A layer's weight must lie in memory in the format that was asked for, and its kernel must multiply as asked. Where a device
+does otherwise, a rule here says so and why; any other difference fails the port: FP4 asked and FP8 built, an expert that
+was skipped, codes that the device's flavour of E4M3 cannot hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from porter.device import Device
+from porter.errors import CheckFailed
+from porter.formats import of
+from porter.graph import Model, Value, constant, constant_tensor, dtype, shape, source_name
+from porter.precision.contract import WIDE, Formats
+from porter.precision.layers import Layer, layers
+from porter.precision.schemes import flavour, multiplies, products, scheme_of
+
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+INTEGER = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}  # and which input is the weight
+SHOWN = 3  # layers that a message names
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: what was asked, what was built, and the rule that allows a difference ('' for none needed)."""
+
+    layer: str
+    asked: str
+    stored: str
+    product: tuple[str, ...]
+    macs: int
+    rule: str = ""
+    wrong: str = ""
+
+
+@dataclass
+class Audit:
+    """All layers; bytes of weights and share of multiply-adds by format."""
+
+    rows: list[Row] = field(default_factory=list)
+    bytes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> dict[str, float]:
+        total = sum(r.macs for r in self.rows) or 1
+        found: Counter[str] = Counter()
+        for r in self.rows:
+            found["+".join(r.product) or "none"] += r.macs
+        return {p: round(n / total, 6) for p, n in sorted(found.items())}
+
+    def metric(self) -> dict[str, Any]:
+        return {
+            "layers": len(self.rows), "as_asked": sum(not r.rule and not r.wrong for r in self.rows),
+            "by_rule": dict(Counter(r.rule for r in self.rows if r.rule)), "bytes": dict(sorted(self.bytes.items())), "multiply_adds": self.share,
+        }  # fmt: skip
+
+    def settle(self, device: Device) -> None:
+        """Raises CheckFailed naming the first layers whose formats differ without a rule."""
+        wrong = [r for r in self.rows if r.wrong]
+        if wrong:
+            first = "; ".join(f"{r.layer}: {r.wrong}" for r in wrong[:SHOWN])
+            raise CheckFailed(f"{device.name}: precision audit, {len(wrong)} of {len(self.rows)} layers", expected="the formats that were asked for",
+                              found=first, hint="a precision contract that asks for what the device has")  # fmt: skip
+
+
+Built = Mapping[str, tuple[str, ...]]  # products per source layer, as emitted (and as the toolchain's result says)
+
+
+def audit(
+    before: Model, after: Model, formats: Formats, device: Device, built: Built, smaller: Mapping[str, Sequence[str]]
+) -> Audit:
+    """Every layer of `before` (float32 weights) against the graph `after` (codes) and the products of its kernel.
+
+    smaller   by layer: products in the compiled kernel that are wider than asked, as the toolchain built them
+    """
+    found = Audit()
+    stored = _stored(after)
+    for layer in layers(before):
+        if layer.is_table:
+            continue
+        scheme = formats.of(layer.name)
+        made = tuple(built.get(layer.name, ()))
+        kinds = stored.get(str(layer.weight.name), [])
+        coding = "bfloat16" if scheme == WIDE else scheme_of(scheme).weight.format
+        product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
+        rule, wrong = _judged(layer, scheme, coding, product, kinds, made, device, smaller.get(layer.name, ()))
+        found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", made, layer.macs, rule, wrong))
+    for tensor in after.graph.initializers.values():
+        held = constant_tensor(tensor)
+        kind = dtype(tensor)
+        if held is not None and kind is not None:
+            found.bytes[kind.name] += -(-held.size * (of(kind).bits if kind.name in _KNOWN else 8 * kind.itemsize) // 8)
+    return found
+
+
+def _judged(
+    layer: Layer, scheme: str, coding: str, product: str, kinds: list[str], built: tuple[str, ...], device: Device, compiled: Sequence[str]
+) -> tuple[str, str]:  # fmt: skip
+    if kinds != [coding]:
+        return "", f"weight '{layer.weight.name}' asked as {coding}, stored as {' and '.join(kinds) or 'nothing'}"
+    if not built or product in built:
+        widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
+        return (f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""), ""
+    if product in FLOAT8 and "bfloat16" in built and device.get("peak.fp8", 0.0) <= device["peak.bf16"]:
+        return f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact", ""
+    return "", f"product asked as {product}, built as {' and '.join(built)}"
+
+
+_KNOWN = {"int2", "uint2", "int4", "uint4", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"}
+
+
+def _stored(model: Model) -> dict[str, list[str]]:
+    """By the source weight's name: the formats in which it lies in memory. `quantization` names codes 'weight/format'."""
+    found: dict[str, list[str]] = {}
+    for name, value in model.graph.initializers.items():
+        origin, slash, kind = name.rpartition("/")
+        held = dtype(value)
+        if slash and held is not None and kind.split("_")[0] in ("bf16", *(n.split("_")[0] for n in (held.name,))):
+            found.setdefault(origin, []).append(held.name)
+        elif held == np.float32:
+            found.setdefault(name, []).append("float32")
+    return found
+
+
+def flavours(model: Model, device: Device) -> None:
+    """Holds that every E4M3 code of the graph is a number of the device's own E4M3. Raises CheckFailed naming the layer.
+
+    240 (Trn1, Trn2): codes beyond 240 read as Inf or NaN there, and a cast beyond it is NaN, so weights end at 240 and what
+    is quantized is clamped before. E4M3B11FNUZ (TPU v5, v6): 0x80 is NaN there, 0x7F is 30.
+    """
+    own = flavour(device)
+    if own in (None, "float8_e4m3fn"):
+        return
+    for node in model.graph:
+        for value in node.inputs:
+            codes = constant(value) if value is not None and dtype(value) is not None and dtype(value).name == "float8_e4m3fn" else None  # type: ignore[union-attr]
+            if codes is not None:
+                _codes(codes, str(own), f"{device.name}: weight '{value.name}' of layer {source_name(node)}")  # type: ignore[union-attr]
+        if own == "float8_e4m3" and node.op_type == "QuantizeLinear" and _kind(node.outputs[0]) == "float8_e4m3fn":
+            source = node.inputs[0].producer() if node.inputs[0] is not None else None
+            limits = [constant(v) for v in source.inputs[1:3]] if source is not None and source.op_type == "Clip" else []
+            scale = constant(node.inputs[1])
+            high = max((float(np.max(np.abs(b))) for b in limits if b is not None), default=np.inf)
+            if scale is None or high > of(own).max * float(np.max(scale)) * (1 + 2.0**-20):
+                raise CheckFailed(f"{device.name}: what layer {source_name(node)} quantizes to E4M3", expected=f"a clamp at {of(own).max:g} codes",
+                                  found="codes up to 448: casts beyond 240 are NaN there, they do not saturate", hint="--precision fp8 for this device")  # fmt: skip
+
+
+def _codes(codes: np.ndarray, own: str, where: str) -> None:
+    bits = np.ascontiguousarray(codes).view(np.uint8)
+    if own == "float8_e4m3":
+        beyond = int(np.count_nonzero((bits & 0x7F) >= 0x78))
+        if beyond:
+            raise CheckFailed(where, expected="E4M3 codes up to 240", found=f"{beyond} codes of 256 and more: scaled for 448", hint="--precision fp8w for this device")
+        return
+    wrong = int(np.count_nonzero((bits & 0x7F) == 0x7F))
+    if wrong:
+        raise CheckFailed(where, expected="no NaN codes", found=f"{wrong}: they read as 30 in {own}")
+
+
+def _kind(value: Value) -> str:
+    kind = dtype(value)
+    return "" if kind is None else kind.name
+
+
+def integers(model: Model, device: Device) -> None:
+    """Holds that integer products accumulate where they are exact: in int32, or in float32 up to 2**24. Raises CheckFailed.
+
+    127 * 127 * K passes 2**24 at K = 1041; Neuron turns integer products into float32 silently.
+    """
+    if "int8" in products(device):
+        return
+    for node in model.graph:
+        if node.op_type in INTEGER and node.domain == "":
+            weight = node.inputs[INTEGER[node.op_type]]
+            dims = (shape(weight) if weight is not None else None) or (1,)
+            length = int(np.prod(dims[1:])) if "Conv" in node.op_type else dims[-2] if len(dims) > 1 else dims[0]
+            if 127 * 127 * length > 2**24:
+                raise CheckFailed(f"{device.name}: an integer product of length {length} in layer {source_name(node)}", expected="an int32 accumulator",
+                                  found=f"float32, exact to 2**24 = {2**24}; the sum may reach {127 * 127 * length}", hint="QuantizeLinear and DequantizeLinear around MatMul")  # fmt: skip
+
+
+def products_of(emitted: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, tuple[str, ...]]:
+    """By source layer the products of its kernel, from (sources of a launch, products of its kernel)."""
+    found: dict[str, tuple[str, ...]] = {}
+    for sources, products in emitted:
+        for layer in ["+".join(sources), *sources]:
+            found[layer] = tuple(sorted({*found.get(layer, ()), *products}))
+    return found
+
