@@ -24,6 +24,7 @@ from porter.check.contract import Budget, Contract, Kind, algebraic, budgets, ro
 from porter.check.execution import SOURCE, Subject
 from porter.check.field import Agreement, agree
 from porter.check.inputs import Inputs, draw, edges
+from porter.check.ledger import Taken, ledger
 from porter.check.measure import distance, is_float
 from porter.check.numeric import compare, matched_outputs, renamed
 from porter.check.verdict import Finding, Verdict, message
@@ -147,7 +148,7 @@ def _judged(
     labels = tuple(str(getattr(s, "label", f"sample {i}")) for i, s in enumerate(samples[: len(held)]))
     worst = next((v for v in held if not v.ok), None)
     outputs = _worst_outputs(held)
-    explained = tuple(_explain(samples, outputs, agreement)) if explain else ()
+    explained = tuple(_explain(pair, samples, outputs, agreement, contract)) if explain else ()
     how = "field+numeric" if agreement.equal and method == "auto" else "field" if agreement.equal else "numeric"
     if worst is not None:
         cause = "budget" if contract.kind is Kind.PRECISION else _cause(*pair, samples[len(held) - 1])
@@ -200,7 +201,11 @@ def _worst_outputs(verdicts: list[Verdict]) -> tuple[Finding, ...]:
 
 
 def _explain(
-    samples: list[Mapping[str, np.ndarray]], outputs: tuple[Finding, ...], agreement: Agreement
+    pair: tuple[Subject, Subject],
+    samples: list[Mapping[str, np.ndarray]],
+    outputs: tuple[Finding, ...],
+    agreement: Agreement,
+    contract: Contract,
 ) -> Iterable[str]:
     for name, words in getattr(samples[0], "why", {}).items():
         yield f"input '{name}': {words}"
@@ -212,6 +217,8 @@ def _explain(
                 f"formats have {f.values['error_base']:.3g}; ratio {f.values['error_ratio']:.3g}, "
                 f"allowed {gate.RMS_RATIO:g} (worst element: {gate.WORST_RATIO:g})"
             )
+    step = Taken("the second model", pair[1].model, contract.kind is Kind.PRECISION)
+    yield from ledger(pair[0].model, [step], samples[0]).text().splitlines()
 
 
 def _samples(model: Model, inputs: Any, seed: int) -> list[Mapping[str, np.ndarray]]:
