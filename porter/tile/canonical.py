@@ -50,23 +50,48 @@ def _narrow_operands(form: Form, node: Node) -> Node | int:
 
 
 def _without_units(form: Form) -> Form:
-    """Views without dimensions of length 1; an element is then an access without index."""
+    """Views with one dimension per axis: without dimensions of length 1, and with one in mixed radix (4*h + d) taken apart.
 
-    def squeezed(view: tuple[int, ...], index: tuple[Index, ...]) -> tuple[tuple[int, ...], tuple[Index, ...]]:
-        kept = [d for d, n in enumerate(view) if n != 1 or index[d] != Index(Affine())]
-        return tuple(view[d] for d in kept), tuple(index[d] for d in kept)
+    A view without dimensions is one element, an access without index.
+    """
+
+    def plain(view: tuple[int, ...], index: tuple[Index, ...]) -> tuple[tuple[int, ...], tuple[Index, ...]]:
+        sizes: list[int] = []
+        places: list[Index] = []
+        for size, i in zip(view, index, strict=True):
+            parts = _radix(form, size, i)
+            if parts is not None:
+                sizes += [form.axes[a] for a in parts]
+                places += [Index(Affine.of(a)) for a in parts]
+            elif size != 1 or i != Index(Affine()):
+                sizes.append(size)
+                places.append(i)
+        return tuple(sizes), tuple(places)
 
     def change(_: Form, node: Node) -> Node:
         if isinstance(node, Load):
-            view, index = squeezed(node.view, node.index)
+            view, index = plain(node.view, node.index)
             return replace(node, view=view, index=index)
         return node
 
     new = form.rebuild(change=change)
     for k, s in enumerate(new.stores):
-        view, index = squeezed(s.view, s.index)
+        view, index = plain(s.view, s.index)
         new.stores[k] = replace(s, view=view, index=index)
     return new
+
+
+def _radix(form: Form, size: int, index: Index) -> list[str] | None:
+    """The axes of a dimension that counts through them, each whole, the last one fastest; None where it does not."""
+    if index.gather is not None or index.affine.const or len(index.affine.terms) < 2:
+        return None
+    stride, axes = size, []
+    for axis, k in sorted(index.affine.terms, key=lambda t: -t[1]):
+        if k * form.axes[axis] != stride:
+            return None
+        stride = k
+        axes.append(axis)
+    return axes if stride == 1 else None
 
 
 def _hoist_division(form: Form, node: Node) -> Node | int:
@@ -250,11 +275,12 @@ def _mergeable(form: Form, keep_last: int) -> Iterator[tuple[str, str]]:
 
 
 def _together(form: Form, accesses: list[tuple[tuple[int, ...], tuple[Index, ...]]], x: str, y: str, keep_last: int) -> bool:
+    apart = not _only_contracted(form, x, y)  # what a dot sums over is one depth to the matrix unit, wherever it lies
     for view, index in accesses:
         used = [d for d, i in enumerate(index) if {x, y} & set(i.affine.axes)]
         if not used:
             continue
-        if len(used) != 2 or used[1] != used[0] + 1 or used[1] >= len(view) - max(keep_last - 1, 0):
+        if len(used) != 2 or used[1] != used[0] + 1 or (apart and used[1] >= len(view) - max(keep_last - 1, 0)):
             return False
         a, b = index[used[0]], index[used[1]]
         if a != Index(Affine.of(x)) or b != Index(Affine.of(y)):
@@ -270,6 +296,12 @@ def _together(form: Form, accesses: list[tuple[tuple[int, ...], tuple[Index, ...
                 if len({x, y} & form.axes_of(child)) == 1:
                     return False
     return True
+
+
+def _only_contracted(form: Form, x: str, y: str) -> bool:
+    bound = form.bound()
+    nodes = [form[i] for i in {*bound.get(x, ()), *bound.get(y, ())}]
+    return bool(nodes) and all(isinstance(n, Dot) and {x, y} <= set(n.axes) for n in nodes)
 
 
 def _merge(form: Form, x: str, y: str) -> Form:
