@@ -51,6 +51,7 @@ MOVES = frozenset(
     "Reshape Transpose Slice Squeeze Unsqueeze Flatten Expand Split Identity Tile Concat Relu Neg MaxPool".split()
 )
 
+
 @dataclass(frozen=True)
 class Bf16(Pass):
     """Store weights and activations in bfloat16, and feed contractions with it; statistics, softmax, masks and sums
@@ -183,7 +184,12 @@ def round_value(value: Value, used: set[str]) -> Value:
 def _codes(node: Node) -> bool:
     """Whether a node rounds its input to fewer bits, or clamps it for that."""
     users = [user for out in node.outputs for user, _ in out.uses()]
-    return node.op_type == "QuantizeLinear" or node.op_type == "Clip" and all(_codes(user) for user in users) and users != []
+    return (
+        node.op_type == "QuantizeLinear"
+        or node.op_type == "Clip"
+        and all(_codes(user) for user in users)
+        and users != []
+    )
 
 
 def _cast(value: Value, kind: np.dtype, name: str) -> Node:

@@ -6,9 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from porter.graph import DataType, Model, Node, constant, dtype, fresh, inherit, insert_before, names, new_node
+from porter.graph import (
+    DataType,
+    Model,
+    Node,
+    constant,
+    dtype,
+    fresh,
+    inherit,
+    insert_before,
+    names,
+    new_node,
+    new_value,
+    shape,
+    source_name,
+)
 from porter.graph import attributes as attributes_of
-from porter.graph import new_value, shape, source_name
 from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite
 
@@ -45,7 +58,9 @@ def _plain(node: Node) -> bool:
         kind = dtype(node.inputs[2])
         assert kind is not None
         given = {k: v for k, v in attributes_of(node).items() if k != "output_dtype"}
-        made = new_node("QuantizeLinear", list(node.inputs[:2]), {**given, "output_dtype": int(DataType.from_numpy(kind))})
+        made = new_node(
+            "QuantizeLinear", list(node.inputs[:2]), {**given, "output_dtype": int(DataType.from_numpy(kind))}
+        )
         out = made.outputs[0]
         out.type, out.shape = node.outputs[0].type, node.outputs[0].shape
         insert_before(node, [made])

@@ -35,7 +35,6 @@ from porter.precision.layers import Layer, layers
 from porter.precision.schemes import Coding, least, legal, multiplies, scheme_of
 from porter.rewrite import Rewrite
 
-
 Pairs = dict[tuple[Value, str], tuple[Value, Value]]  # an activation in a format: its codes and their scale
 
 

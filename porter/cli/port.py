@@ -19,11 +19,12 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
     "-o", "--out", required=True, metavar="DIR", help="The bundle; with several targets, a folder of bundles."
 )
 @options.dim_option
-@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32 or bf16.")
+@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16, fp8, int8, int8w, fp8w, ..., auto, or a contract's .toml.")
 @click.option(
     "--budget", multiple=True, metavar="METRIC=X", help="What the precision may cost, e.g. sqnr=30. Repeatable."
 )
 @options.inputs_option
+@click.option("--calibrate", default="", metavar="X.npz|DIR", help="Samples from which activation ranges come.")
 @click.option("--emulate", is_flag=True, help="Run the end-to-end check through the emitted text; slower.")
 @click.option("--save-steps", is_flag=True, help="Keep the model after each pass, as ONNX.")
 @click.option("--no-cache", is_flag=True, help="Derive everything anew.")
@@ -38,6 +39,7 @@ def command(
     precision: str,
     budget: tuple[str, ...],
     inputs: str | None,
+    calibrate: str,
     emulate: bool,
     save_steps: bool,
     no_cache: bool,
@@ -62,6 +64,7 @@ def command(
             precision=precision,
             budgets=budgets,
             inputs=samples,
+            calibrate=calibrate,
             emulate=emulate,
             save_steps=save_steps,
             force=force,

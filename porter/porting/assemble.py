@@ -35,16 +35,20 @@ def check_destination(out: Path, force: bool) -> None:
 
 def write(
     out: Path, original: Model, final: Model, identity: str, path: Path, dims: Mapping[str, int], device: Device, program: Program,
-    lowered: Lowered, report: TargetReport, precision: str, force: bool,
+    lowered: Lowered, report: TargetReport, precision: str, force: bool, beside: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """The bundle at `out`, whole or not at all."""
+    """The bundle at `out`, whole or not at all; `beside` are further files of it."""
     buffers = _buffers(program)
     plan = arena.plan(arena.lives(program.launches, buffers))
     placed = tuple(Buffer(b.name, b.dtype, b.shape, b.space, plan.offsets.get(b.name)) for b in buffers)
-    files: dict[str, Any] = {"model.onnx": _graph_only(final)}
+    files: dict[str, Any] = {"model.onnx": _graph_only(final), **beside}
     entries = []
     for name, kernel in program.kernels.items():
-        entry = _host(name, kernel.alone, lowered.host[name], files) if name in lowered.host else _device(name, lowered, files)
+        entry = (
+            _host(name, kernel.alone, lowered.host[name], files)
+            if name in lowered.host
+            else _device(name, lowered, files)
+        )
         entries.append(entry)
     if lowered.whole is not None:
         files.update(lowered.whole.files)
@@ -73,7 +77,15 @@ def _buffers(program: Program) -> list[Buffer]:
     outputs = {str(v.name) for v in program.outputs}
     found = []
     for name, (shape, dtype) in program.types.items():
-        space: Space = "input" if name in inputs else "output" if name in outputs else "weight" if name in program.weights else "arena"
+        space: Space = (
+            "input"
+            if name in inputs
+            else "output"
+            if name in outputs
+            else "weight"
+            if name in program.weights
+            else "arena"
+        )
         found.append(Buffer(name, dtype.name, shape, space))
     return found
 
@@ -97,8 +109,25 @@ def _device(name: str, lowered: Lowered, files: dict[str, Any]) -> Kernel:
         files[f"kernels/{name}.{suffix}"] = data
     compiled = None
     if verdict is not None:
-        compiled = {"ok": verdict.ok, "bytes": verdict.size, "resources": dict(verdict.resources), "products": list(verdict.products)}
-    return Kernel(name, e.language, text, tile, own, e.grid, dict(e.memory), e.products, e.why, lowered.checks[name].json(), compiled)
+        compiled = {
+            "ok": verdict.ok,
+            "bytes": verdict.size,
+            "resources": dict(verdict.resources),
+            "products": list(verdict.products),
+        }
+    return Kernel(
+        name,
+        e.language,
+        text,
+        tile,
+        own,
+        e.grid,
+        dict(e.memory),
+        e.products,
+        e.why,
+        lowered.checks[name].json(),
+        compiled,
+    )
 
 
 def _host(name: str, alone: Model, why: str, files: dict[str, Any]) -> Kernel:

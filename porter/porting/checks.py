@@ -24,7 +24,9 @@ from porter.tile.program import Dot, Program, walk
 from porter.tile.target import Emitted, Target
 
 DRAWS = 4  # a failure by less than four times the limit may be chance; more draws decide
-FAITHFUL = 2.0**-20  # relative error up to which a product may stand for float32's: tf32x3 and bf16x6 do, tf32 and bf16x3 do not
+FAITHFUL = (
+    2.0**-20
+)  # relative error up to which a product may stand for float32's: tf32x3 and bf16x6 do, tf32 and bf16x3 do not
 TEXT_ULPS = 16  # of the largest value: the interpreters' exp and sums differ from numpy's in the last bits
 
 
@@ -43,14 +45,18 @@ class KernelCheck:
         return {"ok": self.ok, "tile": self.tile, "text": self.text, "points": self.points, "grid": self.grid}
 
 
-def check_kernel(kernel: Distinct, program: Program, emitted: Emitted, target: Target, device: Device, seed: int = 0) -> KernelCheck:
+def check_kernel(
+    kernel: Distinct, program: Program, emitted: Emitted, target: Target, device: Device, seed: int = 0
+) -> KernelCheck:
     """Both checks, on inputs that neither side chose. Raises CheckFailed with the kernel, the output and the amount."""
     with single_thread():
         inputs, outputs, tile = check_tile(kernel, program, seed)
         return check_text(kernel, emitted, target, device, inputs, outputs, tile, seed)
 
 
-def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, float]]:
+def check_tile(
+    kernel: Distinct, program: Program, seed: int = 0
+) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, float]]:
     """The tile program, every grid point, against the function in float64; its error held against the function's own."""
     for s in walk(program.body):
         if isinstance(s, Dot) and PRECISIONS[s.precision].roundoff > FAITHFUL:
@@ -90,7 +96,11 @@ def check_tile(kernel: Distinct, program: Program, seed: int = 0) -> tuple[list[
             return (*first, metric)
         if not all(e.marginal for e in errors.values()):
             break
-    raise CheckFailed(f"kernel {kernel.name}: tile program against its function", expected="the error of the source formats", found=bad)
+    raise CheckFailed(
+        f"kernel {kernel.name}: tile program against its function",
+        expected="the error of the source formats",
+        found=bad,
+    )
 
 
 def formats_make(program: Program, truth: np.ndarray) -> tuple[float, float]:

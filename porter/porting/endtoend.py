@@ -45,12 +45,20 @@ class Judge:
                 return list(evaluate(kernel.alone, dict(zip(names, arrays, strict=True)), ops.source).values())
             emitted = self.lowered.kernels[kernel.name]
             shaped = [a.reshape(p.shape) for a, p in zip(arrays, emitted.kernel.program.inputs, strict=True)]
-            return target.execute(emitted, shaped, self.device) if emulate else interpret.run(emitted.kernel.program, shaped)
+            return (
+                target.execute(emitted, shaped, self.device)
+                if emulate
+                else interpret.run(emitted.kernel.program, shaped)
+            )
 
         with single_thread():
             got = kernels.run(program, self.inputs, execute)
         seen = self._judged(got, "the program's launches")
-        return {"executor": "emitted" if emulate else "tile", "witness": "reference" if self.outside is None else "onnxruntime", **seen}
+        return {
+            "executor": "emitted" if emulate else "tile",
+            "witness": "reference" if self.outside is None else "onnxruntime",
+            **seen,
+        }
 
     def whole(self, whole: Whole) -> dict[str, Any]:
         """The program in one file, on XLA's CPU."""

@@ -102,9 +102,13 @@ def _distinct(model: Model, node: Node, number: int) -> Distinct:
     op = re.sub(r"_[0-9a-f]{8}$", "", node.op_type)
     name = f"k{number:02d}_{re.sub(r'[^a-z0-9_]', '_', op)}"
     alone = alone_of(model, function, node)
-    meaning = ops.trace(alone.graph, alone, [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in alone.graph.inputs])
+    meaning = ops.trace(
+        alone.graph, alone, [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in alone.graph.inputs]
+    )
     outs = [f"out{i}" for i in range(len(alone.graph.outputs))]
-    return Distinct(name, alone, meaning, pull(meaning, [f"in{i}" for i in range(len(alone.graph.inputs))], outs), op=op)
+    return Distinct(
+        name, alone, meaning, pull(meaning, [f"in{i}" for i in range(len(alone.graph.inputs))], outs), op=op
+    )
 
 
 def _why(model: Model, node: Node) -> str:
@@ -113,7 +117,9 @@ def _why(model: Model, node: Node) -> str:
 
     if has_subgraphs([node]):
         return "control flow"
-    alone = region([node], boundary([node], list(node.outputs)), list(node.outputs), model.functions, opset=model.opset_imports[""])
+    alone = region(
+        [node], boundary([node], list(node.outputs)), list(node.outputs), model.functions, opset=model.opset_imports[""]
+    )
     try:
         types = [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in alone.graph.inputs]
         pull(ops.trace(alone.graph, alone, types))
@@ -166,5 +172,7 @@ def weight(program: Program, name: str) -> np.ndarray:
     """A weight as an array (mapped where the model's file is)."""
     array = graph.constant(program.weights[name])
     if array is None:
-        raise PorterError(f"value '{name}'", expected="a weight, an input, or the result of an earlier launch", found="none of these")
+        raise PorterError(
+            f"value '{name}'", expected="a weight, an input, or the result of an earlier launch", found="none of these"
+        )
     return array

@@ -70,7 +70,12 @@ def emit(program: Program, target: Target, device: Device) -> Lowered:
 
 
 def check(
-    program: Program, lowered: Lowered, target: Target, device: Device, kept: Cache, progress: Callable[[str, int, int], None]
+    program: Program,
+    lowered: Lowered,
+    target: Target,
+    device: Device,
+    kept: Cache,
+    progress: Callable[[str, int, int], None],
 ) -> None:
     """Both checks of every kernel. Raises CheckFailed naming the kernel and the source layer."""
     for number, (name, emitted) in enumerate(lowered.kernels.items()):
@@ -88,7 +93,9 @@ def _named(e: CheckFailed, kernel: Distinct, program: Program, device: Device) -
 
 
 def _checked(kernel: Distinct, emitted: Emitted, target: Target, device: Device, kept: Cache) -> KernelCheck:
-    key = hashlib.sha256(repr((_sources(), device.name, emitted.text, show(emitted.kernel.program), str(kernel.meaning))).encode()).hexdigest()
+    key = hashlib.sha256(
+        repr((_sources(), device.name, emitted.text, show(emitted.kernel.program), str(kernel.meaning))).encode()
+    ).hexdigest()
     known = kept.get(key)
     if known is not None:
         return KernelCheck(**known)
@@ -116,8 +123,22 @@ def compile_all(lowered: Lowered, target: Target, device: Device) -> tuple[dict[
     verdicts = target.compile(list(lowered.kernels.values()), device)
     lowered.compiled = {v.name: v for v in verdicts}
     failed = [v for v in verdicts if not v.ok]
-    report = {"name": toolchain.name, "version": toolchain.version, "compiled": sum(v.ok for v in verdicts), "failed": len(failed)}
+    report = {
+        "name": toolchain.name,
+        "version": toolchain.version,
+        "compiled": sum(v.ok for v in verdicts),
+        "failed": len(failed),
+    }
     return report, ""
+
+
+def products(program: Program, lowered: Lowered) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
+    """Per launch: source layers, products asked of its text, products found in what the toolchain made of it."""
+    found = []
+    for launch in program.launches:
+        emitted, verdict = lowered.kernels.get(launch.kernel), lowered.compiled.get(launch.kernel)
+        found.append((launch.source, emitted.products if emitted else ("host",), verdict.products if verdict else ()))
+    return found
 
 
 def refused(lowered: Lowered) -> Compiled | None:

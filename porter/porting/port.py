@@ -19,17 +19,17 @@ from porter.bundle.folder import staging
 from porter.check import Budget
 from porter.check.execution import checked_inputs
 from porter.device import Device
-from porter.errors import CheckFailed, PorterError
+from porter.errors import CheckFailed
 from porter.graph import Model
 from porter.pipeline.cache import Cache
 from porter.porting import assemble, endtoend, lowering
 from porter.porting.kernels import program_of
-from porter.precision.plans import PRECISIONS
-from porter.precision.plans import pipeline as plan
+from porter.precision import plans
 from porter.tile.target import target_of
 
-PIPELINES = {name: plan(name) for name in PRECISIONS}
+PIPELINES = {name: plans.pipeline(name) for name in plans.PRECISIONS}
 Progress = Callable[[str, int, int], None]
+
 
 @dataclass
 class TargetReport:
@@ -46,13 +46,31 @@ class TargetReport:
     message: str = ""
     unchecked: str = ""  # what could not be checked here, and the extra that would
 
-    def step(self, name: str, contract: str, metric: dict[str, Any], began: float, rewrites: int = 0, status: str = "ok") -> None:
+    def step(
+        self, name: str, contract: str, metric: dict[str, Any], began: float, rewrites: int = 0, status: str = "ok"
+    ) -> None:
         seconds = round(time.perf_counter() - began, 4)
-        self.steps.append({"name": name, "contract": contract, "status": status, "rewrites": rewrites, "metric": metric, "seconds": seconds})
+        self.steps.append(
+            {
+                "name": name,
+                "contract": contract,
+                "status": status,
+                "rewrites": rewrites,
+                "metric": metric,
+                "seconds": seconds,
+            }
+        )
 
     def json(self) -> dict[str, Any]:
-        document = {k: getattr(self, k) for k in ("target", "status", "bundle", "steps", "kernels", "end_to_end", "toolchain", "estimate")}
-        return {**document, **({"message": self.message} if self.message else {}), **({"unchecked": self.unchecked} if self.unchecked else {})}
+        document = {
+            k: getattr(self, k)
+            for k in ("target", "status", "bundle", "steps", "kernels", "end_to_end", "toolchain", "estimate")
+        }
+        return {
+            **document,
+            **({"message": self.message} if self.message else {}),
+            **({"unchecked": self.unchecked} if self.unchecked else {}),
+        }
 
 
 @dataclass
@@ -85,27 +103,30 @@ class Options:
     save_steps: bool = False
     force: bool = False
     cache: bool = True
+    calibrate: str = ""
 
 
 def port(
     model: Path | str, *, targets: Sequence[Device], out: Path | str, dims: Mapping[str, int] | None = None,
     precision: str = "fp32", budgets: Sequence[Budget] = (), inputs: Mapping[str, np.ndarray] | None = None,
-    emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, progress: Progress | None = None,
+    emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, calibrate: str = "",
+    progress: Progress | None = None,
 ) -> PortResult:  # fmt: skip
     """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception."""
-    if precision not in PRECISIONS:
-        raise PorterError("--precision", expected=f"one of {', '.join(PRECISIONS)}", found=precision)
+    plans.known(precision)
     path, out = Path(model), Path(out)
     assemble.check_destination(out, force)
     loaded = graph.load(path, dims or {})
     if inputs is not None:
         inputs = checked_inputs(loaded, inputs)
-    options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache)
+    options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache, calibrate)
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     bound = {d: int(n) for d, n in (dims or {}).items()}
     say = progress or (lambda *_: None)
     if len(targets) == 1:
-        report = _reported(targets[0], partial(_port_one, loaded, identity, path, bound, targets[0], out, out, options, progress=say))
+        report = _reported(
+            targets[0], partial(_port_one, loaded, identity, path, bound, targets[0], out, out, options, progress=say)
+        )
         return PortResult(str(path), bound, [report])
     reports: list[TargetReport] = []
     with contextlib.suppress(_Nothing), staging(out, force) as folder:
@@ -142,8 +163,9 @@ def _port_one(
     target = target_of(device.family)
     sample = dict(options.inputs) if options.inputs is not None else check.draw(model)
     kept = evidence.with_name(f"{evidence.name}-failed")
+    plan = plans.plan(options.precision, options.budgets, model, device, sample, options.calibrate, progress)
     result = pipeline.run(
-        model, plan(options.precision, options.budgets), device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
+        model, plan.stages, device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
     )  # fmt: skip
     report.steps += [s.json() for s in result.steps]
@@ -157,8 +179,14 @@ def _port_one(
     pool = ThreadPoolExecutor(2)
     try:
         compiled = pool.submit(lowering.compile_all, lowered, target, device)
-        whole = pool.submit(target.whole, result.model, lowering.steps(program, lowered), device) if not lowered.host else None
-        lowering.check(program, lowered, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of))
+        whole = (
+            pool.submit(target.whole, result.model, lowering.steps(program, lowered), device)
+            if not lowered.host
+            else None
+        )
+        lowering.check(
+            program, lowered, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of)
+        )
         report.kernels = lowered.json(program)
         report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
         began = time.perf_counter()
@@ -171,14 +199,42 @@ def _port_one(
     if (refused := lowering.refused(lowered)) is not None:
         raise CheckFailed(f"{device.name}: the toolchain refuses kernel {refused.name}", found=refused.message)
 
+    if plan.formats is not None:
+        began = time.perf_counter()
+        report.step(
+            "audit",
+            "exact",
+            plans.audited(plan, model, device, result.model, lowering.products(program, lowered)),
+            began,
+        )
+
     began = time.perf_counter()
-    judge = endtoend.Judge(model, lowered, device, sample, options.precision, options.budgets)
+    judge = endtoend.Judge(model, lowered, device, sample, options.precision, options.budgets or plan.budgets)
     report.end_to_end = judge.program(program, target, emulate=options.emulate)
     report.step("end_to_end", "precision" if options.precision != "fp32" else "rounding", report.end_to_end, began)
     if lowered.whole is not None:
         began = time.perf_counter()
-        report.step("whole_program", "precision" if options.precision != "fp32" else "rounding", judge.whole(lowered.whole), began)
+        report.step(
+            "whole_program",
+            "precision" if options.precision != "fp32" else "rounding",
+            judge.whole(lowered.whole),
+            began,
+        )
 
     report.estimate = lowering.estimate(program, lowered, target, device)
-    assemble.write(out, model, result.model, identity, path, dims, device, program, lowered, report, options.precision, options.force)
+    assemble.write(
+        out,
+        model,
+        result.model,
+        identity,
+        path,
+        dims,
+        device,
+        program,
+        lowered,
+        report,
+        options.precision,
+        options.force,
+        {"precision.toml": plan.formats.text()} if plan.formats is not None else {},
+    )
     report.bundle = str(out)

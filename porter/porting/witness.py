@@ -19,7 +19,9 @@ def onnxruntime(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
-        session = ort.InferenceSession(graph.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            graph.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         names = [o.name for o in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
     except Exception:  # whatever onnxruntime cannot load or run; its exceptions have no common class

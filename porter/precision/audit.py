@@ -86,11 +86,12 @@ def audit(
         if layer.is_table:
             continue
         scheme = formats.of(layer.name)
-        made = tuple(built.get(layer.name, ()))
+        first = layer.name.partition("+")[0]
+        made = tuple(built.get(first, ()))
         kinds = stored.get(str(layer.weight.name), [])
         coding = "bfloat16" if scheme == WIDE else scheme_of(scheme).weight.format
         product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
-        rule, wrong = _judged(layer, scheme, coding, product, kinds, made, device, smaller.get(layer.name, ()))
+        rule, wrong = _judged(layer, scheme, coding, product, kinds, made, device, smaller.get(first, ()))
         found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", made, layer.macs, rule, wrong))
     for tensor in after.graph.initializers.values():
         held = constant_tensor(tensor)
@@ -107,9 +108,14 @@ def _judged(
         return "", f"weight '{layer.weight.name}' asked as {coding}, stored as {' and '.join(kinds) or 'nothing'}"
     if not built or product in built:
         widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
-        return (f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""), ""
+        return (
+            f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
+        ), ""
     if product in FLOAT8 and "bfloat16" in built and device.get("peak.fp8", 0.0) <= device["peak.bf16"]:
-        return f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact", ""
+        return (
+            f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact",
+            "",
+        )
     return "", f"product asked as {product}, built as {' and '.join(built)}"
 
 
@@ -140,12 +146,18 @@ def flavours(model: Model, device: Device) -> None:
         return
     for node in model.graph:
         for value in node.inputs:
-            codes = constant(value) if value is not None and dtype(value) is not None and dtype(value).name == "float8_e4m3fn" else None  # type: ignore[union-attr]
+            codes = (
+                constant(value)
+                if value is not None and dtype(value) is not None and dtype(value).name == "float8_e4m3fn"
+                else None
+            )  # type: ignore[union-attr]
             if codes is not None:
                 _codes(codes, str(own), f"{device.name}: weight '{value.name}' of layer {source_name(node)}")  # type: ignore[union-attr]
         if own == "float8_e4m3" and node.op_type == "QuantizeLinear" and _kind(node.outputs[0]) == "float8_e4m3fn":
             source = node.inputs[0].producer() if node.inputs[0] is not None else None
-            limits = [constant(v) for v in source.inputs[1:3]] if source is not None and source.op_type == "Clip" else []
+            limits = (
+                [constant(v) for v in source.inputs[1:3]] if source is not None and source.op_type == "Clip" else []
+            )
             scale = constant(node.inputs[1])
             high = max((float(np.max(np.abs(b))) for b in limits if b is not None), default=np.inf)
             if scale is None or high > of(own).max * float(np.max(scale)) * (1 + 2.0**-20):
@@ -158,7 +170,12 @@ def _codes(codes: np.ndarray, own: str, where: str) -> None:
     if own == "float8_e4m3":
         beyond = int(np.count_nonzero((bits & 0x7F) >= 0x78))
         if beyond:
-            raise CheckFailed(where, expected="E4M3 codes up to 240", found=f"{beyond} codes of 256 and more: scaled for 448", hint="--precision fp8w for this device")
+            raise CheckFailed(
+                where,
+                expected="E4M3 codes up to 240",
+                found=f"{beyond} codes of 256 and more: scaled for 448",
+                hint="--precision fp8w for this device",
+            )
         return
     wrong = int(np.count_nonzero((bits & 0x7F) == 0x7F))
     if wrong:
@@ -191,7 +208,6 @@ def products_of(emitted: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[
     """By source layer the products of its kernel, from (sources of a launch, products of its kernel)."""
     found: dict[str, tuple[str, ...]] = {}
     for sources, products in emitted:
-        for layer in ["+".join(sources), *sources]:
+        for layer in sources:
             found[layer] = tuple(sorted({*found.get(layer, ()), *products}))
     return found
-

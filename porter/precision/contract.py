@@ -49,9 +49,9 @@ class Formats:
 
     @staticmethod
     def read(path: str | Path) -> Formats:
-        """The contract of a file. Raises PorterError for what is no such file, and names unknown formats."""
+        """The contract of a file, or of its text. Raises PorterError for what is none, and names unknown formats."""
         try:
-            page = tomllib.loads(Path(path).read_text())
+            page = tomllib.loads(str(path) if "\n" in str(path) else Path(path).read_text())
         except (OSError, tomllib.TOMLDecodeError) as e:
             raise PorterError(
                 f"precision contract {path}", expected="a TOML file", found=str(e).partition("\n")[0]

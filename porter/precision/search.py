@@ -10,10 +10,8 @@ of these schemes saves more, as far as costs add.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -67,7 +65,11 @@ def search(
     trial = _Trial(ready, device, budgets, run(model, dict(sample), ops.float64), sample, calibrate)
     base = trial.cost(Formats())
     if base is None:
-        raise CheckFailed(f"{device.name}: --precision auto", expected=", ".join(map(str, budgets)), found=f"{trial.last} in bfloat16 alone")
+        raise CheckFailed(
+            f"{device.name}: --precision auto",
+            expected=", ".join(map(str, budgets)),
+            found=f"{trial.last} in bfloat16 alone",
+        )
     known = [s for s in candidates if _has(s, device)]
     wanted = {layer.name: layer for layer in layers(ready) if not layer.is_table}
     whole = _uniform(trial, known, wanted, device)
@@ -92,7 +94,9 @@ def search(
     all_wide = sum(seconds(layer, WIDE, device) for layer in wanted.values())
     taken = sum(seconds(layer, formats.of(name), device) for name, layer in wanted.items())
     limits = {b.metric: b.limit for b in budgets}
-    return Found(replace(formats, budgets=limits), trial.last, all_wide, taken, all_wide - _relaxed(choices, 1.0 - base))
+    return Found(
+        replace(formats, budgets=limits), trial.last, all_wide, taken, all_wide - _relaxed(choices, 1.0 - base)
+    )
 
 
 def _uniform(trial: _Trial, known: Sequence[str], wanted: Mapping[str, Layer], device: Device) -> Found | None:
@@ -191,16 +195,21 @@ def _error(budget: Budget, value: float) -> float:
     """A metric as an error that adds over layers: noise power over signal for sqnr_db, 1 - x for cosine and top1."""
     if not math.isfinite(value):
         return math.inf
-    return 10 ** (-value / 10) if budget.metric == "sqnr_db" else PERFECT[budget.metric] - value if budget.metric in PERFECT else value
+    return (
+        10 ** (-value / 10)
+        if budget.metric == "sqnr_db"
+        else PERFECT[budget.metric] - value
+        if budget.metric in PERFECT
+        else value
+    )
 
 
 def applied(model: Model, formats: Formats, device: Device, calibrate: str = "") -> Model:
     """A fused model with the contract's formats, and bfloat16 elsewhere."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "precision.toml"
-        formats.write(path)
-        stages = [
-            replace(s, work=replace(s.work, formats=str(path), calibrate=calibrate)) if s.name == "quantization.narrow" else s  # type: ignore[call-arg]
-            for s in parse("quantization.narrow, quantization.bf16")
-        ]
-        return pipeline.run(model, stages, device, checks=False).model
+    stages = [
+        replace(s, work=replace(s.work, formats=formats.text(), calibrate=calibrate))
+        if s.name == "quantization.narrow"
+        else s  # type: ignore[call-arg]
+        for s in parse("quantization.narrow, quantization.bf16")
+    ]
+    return pipeline.run(model, stages, device, checks=False).model
