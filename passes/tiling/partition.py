@@ -135,6 +135,8 @@ class _Partitioner:
         for cluster in reversed(self._all()):
             if cluster.trial.kind != "movement" or cluster.trial.why or any(v.is_graph_output() for v in cluster.outputs):
                 continue
+            if any(u.graph is not self.model.graph for v in cluster.outputs for u, _ in v.uses()):
+                continue  # a body of control flow reads it
             users = {id(c): c for c in self._all() if c is not cluster and any(v in cluster.outputs for n in c.nodes for v in n.inputs)}
             plans = []
             for user in users.values():
@@ -233,6 +235,8 @@ def _embedded(value: Value, user: Node) -> bool:
         return False
     if user.op_type in ("QuantizeLinear", "DequantizeLinear") and user.domain == "":
         return False  # scales are weights: they differ from layer to layer
+    if user.op_type == "Resize" and value is not user.inputs[0]:
+        return bool(tensor.size <= SHAPES)  # scales are floats, and say the shape
     dtype = graph.dtype(value)
     integral = dtype is not None and np.issubdtype(dtype, np.integer)
     return tensor.size == 1 or (integral and tensor.size <= SHAPES and len(tensor.shape) <= 1)

@@ -19,7 +19,7 @@ from porter.tile.form import Cast, Const, Cut, Form, Index, Iota, Load, Store
 from porter.tile.program import Param, Scalar
 
 Position = tuple[Index, ...]
-CHOICES = 64  # runs of equal values in a constant array that a kernel may hold as choices
+CHOICES = 256  # runs of equal values in a constant array that a kernel may hold as choices
 DEEP = 64  # products summed in a turn of such a scan
 UNROLLED = 64  # turns of a scan that a kernel may hold one after another
 

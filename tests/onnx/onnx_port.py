@@ -24,7 +24,7 @@ from test_backend import DATA_DEPENDENT, EXACTER, ROUNDED, TIES, difference, in_
 from porter import device, graph, ops, pipeline  # noqa: E402
 from porter.errors import PorterError  # noqa: E402
 from porter.porting.kernels import Distinct, program_of, run  # noqa: E402
-from porter.porting.port import FP32  # noqa: E402
+from porter.porting.port import PIPELINES  # noqa: E402
 from porter.tile import interpret  # noqa: E402
 from porter.tile.form import Cut  # noqa: E402
 from porter.tile.target import CannotEmit, Emitted, Kernel, target_of  # noqa: E402
@@ -105,7 +105,7 @@ def _ported(
     outcome = Outcome(case.id, family, "device", operators(proto), bound=[places[i].name for i in bound])
     chip, target = device.load_device(device.default_device(family)), target_of(family)
     model = graph.load(_specialized(proto, inputs, set(bound)))
-    ported = pipeline.run(model, FP32, chip, checks=False).model
+    ported = pipeline.run(model, PIPELINES["fp32"], chip, checks=False).model
     feeds = {places[i].name: x for i, x in enumerate(inputs) if i not in bound}
     if unsized := next((n for n in ported.graph if any(graph.shape(v) is None for v in n.outputs)), None):
         outcome.host[unsized.op_type], outcome.status = "a shape depends on data", "host"  # as it stands, nothing is launched

@@ -100,6 +100,21 @@ def summary(where: str, found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def few(chosen: Sequence[int], per: int) -> list[int]:
+    """At most `per` of these cases for each operator."""
+    from onnx_port import cases, operators
+
+    taken: Counter[str] = Counter()
+    kept = []
+    for i in chosen:
+        case = cases()[i]
+        names = operators(case.model)
+        if "_expanded" not in case.name and any(taken[n] < per for n in names):
+            taken.update(names)
+            kept.append(i)
+    return kept
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", action="append", default=[], help="a family of devices, or all; without it the namespaces")
@@ -107,6 +122,7 @@ def main() -> int:
     parser.add_argument("--tile", action="store_true", help="run tile programs, not emitted text")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="each N-th case")
+    parser.add_argument("--per", type=int, help="at most N cases per operator, without those expanded to functions")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--out", type=Path, default=FOLDER)
@@ -117,6 +133,8 @@ def main() -> int:
 
     places = [t for g in given.target for t in (TARGETS if g == "all" else [g])] + given.namespace or ["source", "jax"]
     chosen = [i for i, c in enumerate(cases()) if given.only in c.id][:: given.every]
+    if given.per:
+        chosen = few(chosen, given.per)
     given.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for where in places:
@@ -124,6 +142,9 @@ def main() -> int:
         print(summary(where, found), flush=True)
         failed += sum(o["status"] == "failed" for o in found)
         if not given.only and given.every == 1:
+            document = given.out / f"{where}.json"
+            kept = {o["case"]: o for o in json.loads(document.read_text())} if document.exists() else {}
+            found = sorted((kept | {o["case"]: o for o in found}).values(), key=lambda o: str(o["case"]))
             (given.out / f"{where}.json").write_text(json.dumps(found, indent=1) + "\n")
     if given.document:
         from operators import document
