@@ -55,7 +55,8 @@ def write(
     files["report.json"] = json.dumps(_timeless(report.json()), indent=1, sort_keys=True) + "\n"
     manifest = Manifest(
         target=device.name, model=Source(path.name, identity, graph.HOME_OPSET, dict(dims)), precision=precision,
-        inputs=tuple(_tensor(program, v.name) for v in program.inputs), outputs=tuple(_tensor(program, v.name) for v in program.outputs),
+        inputs=tuple(_tensor(program, v.name) for v in program.inputs),
+        outputs=tuple(_tensor(program, v.name) for v in program.outputs),
         kernels=tuple(entries), launches=tuple(program.launches), buffers=placed, arena_bytes=plan.bytes, versions=_versions(),
         programs={name.split(".", 1)[1]: name for name in (lowered.whole.files if lowered.whole is not None else ())},
         numerics={"products": sorted({p for e in lowered.kernels.values() for p in e.products})},

@@ -60,8 +60,9 @@ def check_tile(
     """The tile program, every grid point, against the function in float64; its error held against the function's own."""
     for s in walk(program.body):
         if isinstance(s, Dot) and PRECISIONS[s.precision].roundoff > FAITHFUL:
-            raise CheckFailed(f"kernel {kernel.name}: tile program against its function", expected="float32 products as exact as float32",
-                              found=f"{s.name} multiplies float32 as {s.precision}, which errs by {PRECISIONS[s.precision].roundoff:.2g}")  # fmt: skip
+            found = f"{s.name} multiplies float32 as {s.precision}, which errs by {PRECISIONS[s.precision].roundoff:.2g}"
+            where = f"kernel {kernel.name}: tile program against its function"
+            raise CheckFailed(where, expected="float32 products as exact as float32", found=found)
     names = [str(v.name) for v in kernel.alone.graph.inputs]
     wanted = [str(v.name) for v in kernel.alone.graph.outputs]
     errors = {n: Errors() for n in wanted}
@@ -87,10 +88,12 @@ def check_tile(
             e.must.append(formats_make(program, exact))
             judged = e.judge(exact, got)
             growth = judged.values["error_base"] / max(rms(difference(exact, np.asarray(source[name]))), e.floor)
-            metric = {**metric, "growth": max(growth, metric.get("growth", 1.0)), "sqnr_db": min(judged.distance.sqnr_db, metric.get("sqnr_db", 300.0)),
+            metric = {**metric, "growth": max(growth, metric.get("growth", 1.0)),
+                      "sqnr_db": min(judged.distance.sqnr_db, metric.get("sqnr_db", 300.0)),
                       "error_ratio": max(judged.values["error_ratio"], metric.get("error_ratio", 0.0))}  # fmt: skip
             if not judged.ok:
-                bad = f"{name}: {judged.distance.moved} of {got.size} elements moved, worst {judged.distance.max_abs:.3g}; {judged.limit}"
+                far = judged.distance
+                bad = f"{name}: {far.moved} of {got.size} elements moved, worst {far.max_abs:.3g}; {judged.limit}"
         if not bad:
             assert first is not None
             return (*first, metric)

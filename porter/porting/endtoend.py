@@ -75,8 +75,9 @@ class Judge:
                      "sqnr_db": min(worst["sqnr_db"], seen.sqnr_db), "cosine": min(worst["cosine"], seen.cosine)}  # fmt: skip
             judged = within(self.budgets, name, exact, value) if self.budgets else self._rounding(name, exact, value)
             if not judged.ok:
-                raise CheckFailed(f"{self.device.name}: output '{name}' of {what}", expected="an error within the gate",
-                                  found=f"{judged.distance.max_abs:.3g} at worst, {judged.distance.sqnr_db:.1f} dB; {judged.limit}")  # fmt: skip
+                found = f"{judged.distance.max_abs:.3g} at worst, {judged.distance.sqnr_db:.1f} dB; {judged.limit}"
+                where = f"{self.device.name}: output '{name}' of {what}"
+                raise CheckFailed(where, expected="an error within the gate", found=found)
         return worst
 
     def _rounding(self, name: str, exact: np.ndarray, value: np.ndarray) -> Judged:

@@ -84,8 +84,9 @@ class Buffers:
         for space, size in capacity.items():
             if self.peak.get(space, 0) > size:
                 largest = max((b for b in self.of.values() if b.space == space), key=lambda b: b.bytes)
-                raise CheckFailed(f"{space} of {device} holds {size} bytes", found=f"kernel {program.name} needs {self.peak[space]}, "
-                                  f"its largest tile {largest.type.dtype}[{', '.join(largest.type.axes)}] {largest.bytes}")  # fmt: skip
+                tile = f"{largest.type.dtype}[{', '.join(largest.type.axes)}]"
+                found = f"kernel {program.name} needs {self.peak[space]}, its largest tile {tile} {largest.bytes}"
+                raise CheckFailed(f"{space} of {device} holds {size} bytes", found=found)
 
 
 def lanes(program: Program, t: Tile) -> int:

@@ -43,9 +43,9 @@ def _narrow_operands(form: Form, node: Node) -> Node | int:
     """dot(cast a, cast b) of two narrow operands is the matrix unit's own product: the casts go."""
     if isinstance(node, Dot):
         a, b = form[node.a], form[node.b]
-        if isinstance(a, Cast) and isinstance(b, Cast) and {form[a.arg].dtype, form[b.arg].dtype} <= NARROW:
-            if form[a.arg].dtype == form[b.arg].dtype:
-                return replace(node, a=a.arg, b=b.arg)
+        kinds = {form[x.arg].dtype for x in (a, b) if isinstance(x, Cast)}
+        if isinstance(a, Cast) and isinstance(b, Cast) and len(kinds) == 1 and kinds <= NARROW:
+            return replace(node, a=a.arg, b=b.arg)
     return node
 
 
@@ -152,7 +152,12 @@ def _alike(form: Form) -> Iterator[tuple[str, str]]:
                     continue
                 for theirs in distinct:
                     for other in theirs.axes:
-                        if other == name or form.axes[other] != form.axes[name] or name in theirs.axes or other in mine.axes:
+                        if (
+                            other == name
+                            or form.axes[other] != form.axes[name]
+                            or name in theirs.axes
+                            or other in mine.axes
+                        ):
                             continue
                         if other in outputs and name not in only_reduced:
                             continue
@@ -274,7 +279,9 @@ def _mergeable(form: Form, keep_last: int) -> Iterator[tuple[str, str]]:
                     yield pair
 
 
-def _together(form: Form, accesses: list[tuple[tuple[int, ...], tuple[Index, ...]]], x: str, y: str, keep_last: int) -> bool:
+def _together(
+    form: Form, accesses: list[tuple[tuple[int, ...], tuple[Index, ...]]], x: str, y: str, keep_last: int
+) -> bool:
     apart = not _only_contracted(form, x, y)  # what a dot sums over is one depth to the matrix unit, wherever it lies
     for view, index in accesses:
         used = [d for d, i in enumerate(index) if {x, y} & set(i.affine.axes)]

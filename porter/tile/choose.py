@@ -209,7 +209,9 @@ class _Chooser:
         kept = set(self.bound) | self._lacking()
         while True:
             grid = math.prod(-(-self.form.axes[a] // self.tile[a]) for a in self.outputs if a not in self.bound)
-            halves = {a: self._legal(a, self.tile[a] // 2) for a in self.outputs if a not in kept and self.tile[a] > least[a]}
+            halves = {
+                a: self._legal(a, self.tile[a] // 2) for a in self.outputs if a not in kept and self.tile[a] > least[a]
+            }
             free = [a for a, half in halves.items() if half < self.tile[a]]
             if grid >= self.limits.cores or not free:
                 return
@@ -239,7 +241,7 @@ class _Chooser:
         """The axis along which each access is contiguous, stores first."""
         found = []
         for s in self.form.stores:
-            found += [a for a in _axes_in_order(s.index)[-1:]]
+            found += _axes_in_order(s.index)[-1:]
         for i in self.form.reachable():
             n = self.form[i]
             if isinstance(n, Load) and len(n.index) and len(n.index[-1].affine.terms) == 1:

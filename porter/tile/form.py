@@ -228,7 +228,9 @@ class Form:
         for s in self.stores:
             for a in sorted(self.store_axes(s)):
                 names.setdefault(a, f"x{len(names)}")
-        plain = self.rebuild({a: Affine.of(n) for a, n in names.items()}, axes={names[a]: e for a, e in self.axes.items()})
+        plain = self.rebuild(
+            {a: Affine.of(n) for a, n in names.items()}, axes={names[a]: e for a, e in self.axes.items()}
+        )
         order = {old: new for new, old in enumerate(plain.reachable())}
         nodes = tuple(_renumber(plain.nodes[i], order) for i in plain.reachable())
         stores = tuple((s.out, s.view, s.index, order[s.value]) for s in plain.stores)
@@ -264,7 +266,9 @@ def _mentioned(node: Node) -> Iterator[str]:
 def _renumber(node: Node, order: Mapping[int, int]) -> Node:
     match node:
         case Load(index=index):
-            return replace(node, index=tuple(Index(i.affine, None if i.gather is None else order[i.gather]) for i in index))
+            return replace(
+                node, index=tuple(Index(i.affine, None if i.gather is None else order[i.gather]) for i in index)
+            )
         case Elementwise(args=args):
             return replace(node, args=tuple(order[a] for a in args))
         case Cast(arg=arg) | Reduce(arg=arg):

@@ -18,7 +18,21 @@ from porter.formats import matmul
 from porter.tile.affine import Affine
 from porter.tile.elementwise import ELEMENTWISE, REDUCTIONS
 from porter.tile.program import (
-    Access, Cast, Dot, Elementwise, For, Full, Iota, Load, Mask, Param, Program, Reduce, Statement, Store, Tile, walk,
+    Access,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Iota,
+    Load,
+    Mask,
+    Program,
+    Reduce,
+    Statement,
+    Store,
+    Tile,
+    walk,
 )  # fmt: skip
 
 DotFunction = Callable[..., np.ndarray]
@@ -28,7 +42,7 @@ MAX_LANES = 1 << 24  # of one value at a time: larger grids run in chunks
 def poison(dtype: str) -> object:
     """What an undeclared lane holds: NaN, or an integer nobody computes by accident."""
     kind = np.dtype(dtype)
-    if kind == bool:
+    if kind == np.bool_:
         return True
     return np.iinfo(kind).min + 12345 % (np.iinfo(kind).max) if np.issubdtype(kind, np.integer) else float("nan")
 
@@ -240,5 +254,3 @@ class _Machine:
         rest = [i for i in range(self.rank) if i not in order]
         product = product.reshape(sizes + [1] * len(rest)).transpose(np.argsort([*order, *rest]))
         return product if s.acc is None else product + self.values[s.acc]
-
-

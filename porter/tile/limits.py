@@ -23,9 +23,13 @@ class Limits:
     resident: int = 4096  # longest axis that may lie in one tile for a reduction
     whole: int = 256  # longest output axis that is kept whole to avoid computing something again
     elementwise: int = 1024  # elements of a tile that only elementwise operations touch
-    multiples: tuple[int, ...] = ()  # of the last positions of each access, last first: (128, 8) on TPU; or the full extent
+    multiples: tuple[
+        int, ...
+    ] = ()  # of the last positions of each access, last first: (128, 8) on TPU; or the full extent
     partitions: int = 0  # lanes of the partition axis where one value axis lies across them (Trainium)
-    ragged_loops: bool = True  # a loop's last tile may stick out; else its tile divides the extent, or the axis is resident
+    ragged_loops: bool = (
+        True  # a loop's last tile may stick out; else its tile divides the extent, or the axis is resident
+    )
     cores: int = 1  # instances that run side by side: a smaller grid leaves some idle
     least: tuple[int, int] = (64, 16)  # rows and columns of a dot's tile that are not halved for that
     grid: int = (1 << 31) - 1  # grid points

@@ -15,7 +15,6 @@ from porter.tile import program as P
 from porter.tile.elementwise import ELEMENTWISE, identity
 
 
-
 @dataclass
 class _Frame:
     """A block under construction. `local`: values that stand for something else in this block (the running maximum)."""
@@ -121,7 +120,9 @@ class _Scheduler:
                 at = tuple(P.Index(i.affine, None if i.gather is None else self.value(i.gather)) for i in index)
                 if pad is None and axes & self.ragged:
                     pad = False if dtype == "bool" else 0
-                name = self._emit(P.Load, self._type(dtype, axes), P.Access(self.form.params[param].name, view, at), pad)
+                name = self._emit(
+                    P.Load, self._type(dtype, axes), P.Access(self.form.params[param].name, view, at), pad
+                )
                 for a in axes & self.ragged:
                     assert pad is not None
                     self.beyond[name, a] = pad
@@ -143,12 +144,16 @@ class _Scheduler:
                 self._beyond(name, op, args, names, dtype, axes & self.ragged)
                 return name
             case F.Reduce(op=op, arg=arg, axes=over, dtype=dtype):
-                return self._emit(P.Reduce, self._type(dtype, axes), op, self._masked(arg, over, identity(op, dtype)), over)
+                return self._emit(
+                    P.Reduce, self._type(dtype, axes), op, self._masked(arg, over, identity(op, dtype)), over
+                )
             case F.Dot():
                 return self._dot(n, axes, None)
         raise AssertionError(n)
 
-    def _beyond(self, name: str, op: str, args: tuple[int, ...], names: tuple[str, ...], dtype: str, axes: frozenset[str]) -> None:
+    def _beyond(
+        self, name: str, op: str, args: tuple[int, ...], names: tuple[str, ...], dtype: str, axes: frozenset[str]
+    ) -> None:
         """What lanes past an extent hold, where every argument's are known."""
         import numpy as np
 
@@ -180,9 +185,7 @@ class _Scheduler:
                         continue
                     masked = self.frames[-1].masks[key] = self._emit(P.Mask, t, name, a, neutral)
                     for b in t.axes:
-                        if b == a:
-                            self.beyond[masked, b] = neutral
-                        elif self.beyond.get((name, b)) == neutral:
+                        if b == a or self.beyond.get((name, b)) == neutral:
                             self.beyond[masked, b] = neutral
                     name = masked
         return name
@@ -233,7 +236,9 @@ class _Scheduler:
     def _follows(self, node: int, maximum: int, siblings: list[int]) -> bool:
         """Whether the reduction is linear in exp(x - maximum), and depends on no other sibling."""
         n = self.form[node]
-        if self._depends(node) & (set(siblings) - {maximum}) or not self.form.axes_of(maximum) <= self.form.axes_of(node):
+        if self._depends(node) & (set(siblings) - {maximum}) or not self.form.axes_of(maximum) <= self.form.axes_of(
+            node
+        ):
             return False
         if isinstance(n, F.Reduce):
             return n.op == "add" and self._linear(n.arg, maximum)
@@ -318,4 +323,3 @@ class _Scheduler:
                 part = self._emit(P.Reduce, t, n.op, self._masked(n.arg, n.axes, identity(n.op, n.dtype)), n.axes)
                 after.append(self._emit(P.Elementwise, t, n.op, (kept, part)))
         return after
-

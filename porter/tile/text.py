@@ -9,8 +9,26 @@ from typing import cast
 from porter.errors import PorterError
 from porter.tile.affine import Affine
 from porter.tile.program import (
-    Access, Axis, Carry, Cast, Dot, Elementwise, For, Full, Index, Iota, Load, Mask, Param, Program, Reduce, Role, Scalar,
-    Statement, Store, Tile,
+    Access,
+    Axis,
+    Carry,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Index,
+    Iota,
+    Load,
+    Mask,
+    Param,
+    Program,
+    Reduce,
+    Role,
+    Scalar,
+    Statement,
+    Store,
+    Tile,
 )  # fmt: skip
 
 
@@ -126,10 +144,9 @@ def _parse_block(
         (number, line), lines = lines[0], lines[1:]
         if line == "}":
             return tuple(body), lines
-        for kind, pattern in _PATTERNS.items():
-            if m := pattern.fullmatch(line):
-                break
-        else:
+        matches = ((k, m) for k, pattern in _PATTERNS.items() if (m := pattern.fullmatch(line)))
+        kind, m = next(matches, ("", None))
+        if m is None:
             raise PorterError(f"tile program, line {number}", expected="a statement", found=line)
         g = m.groupdict()
         if kind == "for":

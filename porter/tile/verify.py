@@ -7,7 +7,21 @@ import math
 from porter.errors import CheckFailed
 from porter.tile.elementwise import ELEMENTWISE
 from porter.tile.program import (
-    Access, Cast, Dot, Elementwise, For, Full, Index, Iota, Load, Mask, Program, Reduce, Statement, Store, Tile, operands,
+    Access,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Iota,
+    Load,
+    Mask,
+    Program,
+    Reduce,
+    Statement,
+    Store,
+    Tile,
+    operands,
 )  # fmt: skip
 
 
@@ -37,7 +51,9 @@ class _Verifier:
     def _fail(self, where: str, expected: str, found: str) -> None:
         raise CheckFailed(f"tile program {self.program.name}, {where}", expected=expected, found=found)
 
-    def block(self, body: tuple[Statement, ...], visible: dict[str, Tile], open_loops: frozenset[str]) -> dict[str, Tile]:
+    def block(
+        self, body: tuple[Statement, ...], visible: dict[str, Tile], open_loops: frozenset[str]
+    ) -> dict[str, Tile]:
         visible = dict(visible)
         for s in body:
             where = s.name if not isinstance(s, For | Store) else type(s).__name__.lower()
@@ -120,7 +136,9 @@ class _Verifier:
     def _access(self, where: str, access: Access, t: Tile, padded: bool) -> None:
         param = self.program.param(access.param)
         if math.prod(access.view) != math.prod(param.shape) or len(access.view) != len(access.index):
-            self._fail(where, f"a view of {param.name}{list(param.shape)}", f"{list(access.view)}[{len(access.index)} indices]")
+            self._fail(
+                where, f"a view of {param.name}{list(param.shape)}", f"{list(access.view)}[{len(access.index)} indices]"
+            )
         for size, index in zip(access.view, access.index, strict=True):
             low, high = index.affine.bounds(lambda a: self.axes[a].extent)  # lanes past an extent are masked
             if not padded and index.gather is None and (low < 0 or high >= size):
@@ -137,7 +155,9 @@ class _Verifier:
         if extra and not gathered:
             self._fail(where, "an address that names every axis of the value", str(extra))
         if idle := [a.name for a in self.program.grid if a.steps > 1 and a.name not in named]:
-            self._fail(where, "every grid axis in the address: parallel instances write disjoint elements", f"{idle} missing")
+            self._fail(
+                where, "every grid axis in the address: parallel instances write disjoint elements", f"{idle} missing"
+            )
         if closed := [a for a in named if self.axes[a].role == "loop" and a not in open_loops]:
             self._fail(where, "loop axes only inside their loops", str(closed))
         if not gathered and not self._injective(s.access):

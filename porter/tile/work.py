@@ -8,7 +8,25 @@ from collections.abc import Iterable
 from porter.tile.form import Cast, Dot, Elementwise, Form, Reduce, children
 from porter.tile.program import Axis
 
-DEAR = frozenset({"exp", "exp2", "expm1", "log", "log1p", "sin", "cos", "tan", "tanh", "erf", "logistic", "pow", "div", "sqrt", "rsqrt"})
+DEAR = frozenset(
+    {
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log1p",
+        "sin",
+        "cos",
+        "tan",
+        "tanh",
+        "erf",
+        "logistic",
+        "pow",
+        "div",
+        "sqrt",
+        "rsqrt",
+    }
+)
 DEAR_WEIGHT = 8  # operations of an elementwise function that is no single instruction, roughly
 
 

@@ -27,7 +27,14 @@ class Toy(Target):
         """Tiles of an eighth of vmem, products as deep and wide as the matrix unit."""
         elements = device.value("memory.vmem.bytes") // 4 // SHARE
         side = int(device.value("matrix.m_step")) * 4
-        return Limits(dot_m=(1, side), dot_n=(1, side), dot_k=(1, side), elements=elements, resident=512, elementwise=elements // 4)
+        return Limits(
+            dot_m=(1, side),
+            dot_n=(1, side),
+            dot_k=(1, side),
+            elements=elements,
+            resident=512,
+            elementwise=elements // 4,
+        )
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
         from porter.targets.toy.emit import emit
@@ -44,7 +51,10 @@ class Toy(Target):
         from porter.targets.toy.machine import Machine
 
         program = emitted.kernel.program
-        outputs = [np.full(p.shape, float("nan") if np.dtype(p.dtype).kind not in "iub" else 0).astype(p.dtype) for p in program.outputs]
+        outputs = [
+            np.full(p.shape, float("nan") if np.dtype(p.dtype).kind not in "iub" else 0).astype(p.dtype)
+            for p in program.outputs
+        ]
         names: dict[str, object] = {}
         exec(compile(emitted.text, f"{program.name}.toy", "exec"), names)  # the text is ours, or of a verified bundle
         arrays = [*(np.ascontiguousarray(x) for x in inputs), *outputs]

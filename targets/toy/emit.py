@@ -8,7 +8,20 @@ from collections.abc import Iterator
 from porter.tile.affine import Affine
 from porter.tile.buffer import Buffers, bufferize
 from porter.tile.program import (
-    Access, Cast, Dot, Elementwise, For, Full, Index, Iota, Load, Mask, Program, Reduce, Statement, Store,
+    Access,
+    Cast,
+    Dot,
+    Elementwise,
+    For,
+    Full,
+    Index,
+    Iota,
+    Load,
+    Mask,
+    Program,
+    Reduce,
+    Statement,
+    Store,
 )  # fmt: skip
 
 
@@ -38,7 +51,12 @@ def emit(program: Program) -> tuple[str, Buffers]:
 
 
 def _affine(affine: Affine) -> str:
-    return " + ".join([*(a if k == 1 else f"{k} * {a}" for a, k in affine.terms), *([str(affine.const)] if affine.const or not affine.terms else [])])
+    return " + ".join(
+        [
+            *(a if k == 1 else f"{k} * {a}" for a, k in affine.terms),
+            *([str(affine.const)] if affine.const or not affine.terms else []),
+        ]
+    )
 
 
 def _index(i: Index) -> str:

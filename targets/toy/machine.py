@@ -133,7 +133,9 @@ class Machine:
     def gathered(self, tile: Tile, form: Axis | Form | int) -> Gathered:
         return Gathered(tile, _form(form))
 
-    def _address(self, view: tuple[int, ...], index: list[Axis | Form | Gathered | int]) -> tuple[np.ndarray, np.ndarray, set[Axis]]:
+    def _address(
+        self, view: tuple[int, ...], index: list[Axis | Form | Gathered | int]
+    ) -> tuple[np.ndarray, np.ndarray, set[Axis]]:
         flat, inside = np.zeros((1,) * len(self.axes), np.int64), np.ones((1,) * len(self.axes), bool)
         used: set[Axis] = set()
         for size, i in zip(view, index, strict=True):
@@ -147,16 +149,28 @@ class Machine:
             flat = flat * size + at
         return flat, inside, used
 
-    def load(self, to: Tile, source: np.ndarray, view: tuple[int, ...], index: list[Axis | Form | Gathered | int], *, pad: float | None) -> None:
+    def load(
+        self,
+        to: Tile,
+        source: np.ndarray,
+        view: tuple[int, ...],
+        index: list[Axis | Form | Gathered | int],
+        *,
+        pad: float | None,
+    ) -> None:
         flat, inside, used = self._address(view, index)
         valid = self._inside(sorted(used, key=lambda a: a.position))
         if pad is None and (valid & ~inside).any():
             self._fail(f"a load leaves its tensor of {source.size} elements")
         read = np.broadcast_to(valid & inside, to.data.shape)
         values = source.reshape(-1)[np.where(read, np.broadcast_to(flat, to.data.shape), 0)]
-        to.data[...] = np.where(read, values, np.zeros((), to.data.dtype) if pad is None else np.asarray(pad).astype(to.data.dtype))
+        to.data[...] = np.where(
+            read, values, np.zeros((), to.data.dtype) if pad is None else np.asarray(pad).astype(to.data.dtype)
+        )
 
-    def store(self, to: np.ndarray, view: tuple[int, ...], index: list[Axis | Form | Gathered | int], value: Tile) -> None:
+    def store(
+        self, to: np.ndarray, view: tuple[int, ...], index: list[Axis | Form | Gathered | int], value: Tile
+    ) -> None:
         flat, inside, used = self._address(view, index)
         shape = np.broadcast_shapes(flat.shape, value.data.shape)
         valid = np.broadcast_to(self._inside(sorted(used, key=lambda a: a.position)), shape)
@@ -166,7 +180,9 @@ class Machine:
 
     # Arithmetic
 
-    def _write(self, name: str, instruction: Instruction, to: Tile, operands: Sequence[Tile], result: np.ndarray) -> None:
+    def _write(
+        self, name: str, instruction: Instruction, to: Tile, operands: Sequence[Tile], result: np.ndarray
+    ) -> None:
         if problem := instruction.problem(name, to.space, [t.space for t in operands]):
             self._fail(problem)
         with np.errstate(all="ignore"):
@@ -192,7 +208,13 @@ class Machine:
     def reduce(self, op: str, to: Tile, source: Tile, axes: list[Axis]) -> None:
         instruction = REDUCE[f"reduce_{op}"]
         with np.errstate(all="ignore"):
-            self._write("reduce", instruction, to, [source], instruction.run(source.data, axis=tuple(a.position for a in axes), keepdims=True))
+            self._write(
+                "reduce",
+                instruction,
+                to,
+                [source],
+                instruction.run(source.data, axis=tuple(a.position for a in axes), keepdims=True),
+            )
 
     def mma(self, to: Tile, a: Tile, b: Tile, axes: list[Axis], precision: str) -> None:
         summed = [x.position for x in axes]

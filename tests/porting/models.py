@@ -8,7 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def _weights(rng: np.random.Generator, **shapes: tuple[int, ...]) -> list[TensorProto]:
-    return [numpy_helper.from_array((rng.standard_normal(s) / np.sqrt(s[0])).astype(np.float32), n) for n, s in shapes.items()]
+    return [
+        numpy_helper.from_array((rng.standard_normal(s) / np.sqrt(s[0])).astype(np.float32), n)
+        for n, s in shapes.items()
+    ]
 
 
 def _model(nodes: list, inputs: list, outputs: list, weights: list, opset: int = 20) -> onnx.ModelProto:  # type: ignore[type-arg]

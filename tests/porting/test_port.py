@@ -22,7 +22,7 @@ from porter.targets.toy import Toy
 from porter.tile.target import Emitted
 
 sys.path.insert(0, str(Path(__file__).parent))
-import models  # noqa: E402
+import models
 
 TOY = load_device("toy:toy")
 

@@ -26,7 +26,9 @@ CASES = {
     "minilm_l6_int8w/model.onnx": ("batch=input_ids[0]", "seq=input_ids[1]"),
     "vit_small/model.onnx": ("batch=pixel_values[0]",),
     "llama_gqa/prefill.onnx": ("batch=input_ids[0]", "seq=input_ids[1]"),
-    "llama_gqa/decode.onnx": tuple(f"{place}={place}" for place in ("input_ids[0]", "attention_mask[0]", "attention_mask[1]", "past.0.key[2]")),
+    "llama_gqa/decode.onnx": tuple(
+        f"{place}={place}" for place in ("input_ids[0]", "attention_mask[0]", "attention_mask[1]", "past.0.key[2]")
+    ),
 }  # fmt: skip
 
 
@@ -36,7 +38,10 @@ def recorded(model: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     file = path.with_name(f"{path.stem}.io_0.npz")
     if file.exists():
         arrays = dict(np.load(file))
-        return ({k[3:]: v for k, v in arrays.items() if k.startswith("in|")}, {k[4:]: v for k, v in arrays.items() if k.startswith("out|")})
+        return (
+            {k[3:]: v for k, v in arrays.items() if k.startswith("in|")},
+            {k[4:]: v for k, v in arrays.items() if k.startswith("out|")},
+        )
     sys.path.insert(0, str(MODELS))
     import inputs
 
@@ -59,7 +64,9 @@ def bound(words: tuple[str, ...], feeds: dict[str, np.ndarray]) -> dict[str, int
 def test_a_bundle_reproduces_what_was_recorded(model: str, device: str, precision: str, tmp_path: Path) -> None:
     feeds, wanted = recorded(model)
     chosen = load_device(device)
-    result = port(MODELS / model, targets=[chosen], out=tmp_path / "out", dims=bound(CASES[model], feeds), precision=precision)
+    result = port(
+        MODELS / model, targets=[chosen], out=tmp_path / "out", dims=bound(CASES[model], feeds), precision=precision
+    )
     report: dict[str, Any] = result.to_json()["targets"][0]
     assert report["status"] == "ok", report.get("message")
     assert report["kernels"]["host"] == 0

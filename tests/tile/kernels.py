@@ -40,7 +40,7 @@ class Case:
             dtype = np.dtype(t.dtype)
             if dtype.kind in "iu":
                 made.append(rng.integers(0, 100, t.shape).astype(dtype))
-            elif dtype == bool:
+            elif dtype == np.bool_:
                 made.append(rng.integers(0, 2, t.shape).astype(bool))
             else:
                 made.append(rng.standard_normal(t.shape).astype(dtype))

@@ -14,7 +14,7 @@ from porter.tile.limits import Limits
 from porter.tile.tiler import tile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import CASES, LIMITS  # noqa: E402
+from kernels import CASES, LIMITS
 
 lives = st.lists(st.tuples(st.integers(1, 500), st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=25)
 

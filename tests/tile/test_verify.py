@@ -81,5 +81,5 @@ def test_an_address_that_repeats_is_refused() -> None:
 
 
 def test_a_line_that_is_no_statement_is_named() -> None:
-    with pytest.raises(PorterError, match="tile program, line 6\n.*a statement\n.*nonsense"):
+    with pytest.raises(PorterError, match=r"tile program, line 6\n.*a statement\n.*nonsense"):
         parse(GOOD.replace("v0: float32<i> = full 0.0", "nonsense"))

@@ -17,7 +17,7 @@ from porter.tile.target import Emitted, Kernel
 from porter.tile.tiler import tile
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tile"))
-from kernels import CASES  # noqa: E402
+from kernels import CASES
 
 TOY = load_device("toy:toy")
 
@@ -31,7 +31,13 @@ def same(emitted: Emitted, inputs: list[np.ndarray]) -> bool:
     wanted = run(emitted.kernel.program, inputs)
     got = target.execute(emitted, inputs, TOY)
     return all(
-        np.allclose(g.astype(np.float64), w.astype(np.float64), rtol=0, atol=2e-6 * max(1, np.abs(w.astype(np.float64)).max()), equal_nan=True)
+        np.allclose(
+            g.astype(np.float64),
+            w.astype(np.float64),
+            rtol=0,
+            atol=2e-6 * max(1, np.abs(w.astype(np.float64)).max()),
+            equal_nan=True,
+        )
         for g, w in zip(got, wanted, strict=True)
     )
 
@@ -64,7 +70,7 @@ def test_a_store_past_its_buffer_is_refused() -> None:
 def test_the_matrix_unit_writes_acc_only() -> None:
     emitted = lowered("matvec")
     broken = replace(emitted, text=emitted.text.replace("toy.acc(", "toy.vmem("))
-    with pytest.raises(CheckFailed, match="toy.mma writes acc, not vmem"):
+    with pytest.raises(CheckFailed, match=r"toy\.mma writes acc, not vmem"):
         target.execute(broken, CASES["matvec"].inputs(), TOY)
 
 
