@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,12 @@ class Case:
     def feeds(self) -> dict[str, np.ndarray]:
         named = {f"in{index}": array for index, array in enumerate(self.inputs) if array is not None}
         return {name: array for name, array in named.items() if int(name[2:]) not in self.weights}
+
+
+def halved(case: Case) -> Case:
+    """The same in float16."""
+    inputs = [x.astype(np.float16) if x is not None and x.dtype == np.float32 else x for x in case.inputs]
+    return replace(case, inputs=inputs)
 
 
 def close(case: Case, wanted: list[np.ndarray], found: list[np.ndarray], who: str) -> None:

@@ -15,6 +15,7 @@ from contrib_support import (
     check,
     check_open,
     floats,
+    halved,
     ids,
     refusal,
     said,
@@ -169,3 +170,8 @@ def test_a_note_tells_what_was_spelled() -> None:
     assert "operators of com.microsoft are spelled in the standard's: 1 FastGelu" in graph.notes(
         graph.load(ACTIVATIONS[1].model())
     )
+
+
+@pytest.mark.parametrize("case", NORMALIZATIONS + ACTIVATIONS, ids=str)
+def test_the_same_in_float16(case: Case, witness: Callable) -> None:
+    check(halved(case), witness)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -134,7 +135,7 @@ def _attend(
         "q_num_heads": None if rank4 else heads,
         "kv_num_heads": None if rank4 else heads,
         "scale": float(s.attribute("scale", 0.0)) or None,
-        "is_causal": int(s.attribute("unidirectional", 0)) or None,
+        "is_causal": int(s.attribute("unidirectional", 0) and not _future_in_mask(s)) or None,
         "qk_matmul_output_mode": _MASKED_SCORES if scores else None,
     }
     y, *present = s.several(4 if scores else 3, "Attention", query, key, value, mask, *past, **options)
@@ -158,10 +159,40 @@ def _mask(s: Spelling, mask: ir.Value | None, bias: ir.Value | None, total: ir.V
         allowed = s.unsqueeze(s.op("Greater", mask, zero), *((1, 2) if rank == 2 else (1,)))
     else:
         s.refuse("a mask of rank 1 to 3", f"'{mask.name}' of rank {rank}")
-    hidden = float(s.attribute("mask_filter_value", _MASKED))
+    if _future_in_mask(s):
+        allowed = s.op("And", allowed, _past(s, total))
     like = bias if bias is not None else x
+    hidden = max(_filter(s), _lowest(like) / 2)
     added = s.op("Where", allowed, s.scalar_like(0.0, like, "seen"), s.scalar_like(hidden, like, "hidden"))
     return by_query(s, added) if bias is None else s.op("Add", added, bias)
+
+
+def _filter(s: Spelling) -> float:
+    return float(s.attribute("mask_filter_value", _MASKED))
+
+
+def _lowest(like: ir.Value) -> float:
+    """The lowest number of a type.
+
+    Half of it masks as well, and a row that is masked as a whole is still a mean: onnxruntime's Attention of the
+    standard takes a score of the lowest number itself for one that nothing sees.
+    """
+    kind = like.dtype if like.dtype is not None and like.dtype.is_floating_point() else ir.DataType.FLOAT
+    return float(ml_dtypes.finfo(kind.numpy()).min)
+
+
+def _future_in_mask(s: Spelling) -> bool:
+    """Whether the mask hides as much as the future is hidden: a row without anything to see is a mean of both."""
+    mask = s.input(3 if s.node.op_type == "Attention" else 4)
+    return bool(s.attribute("unidirectional", 0)) and mask is not None and _filter(s) <= _lowest(s.required(0))
+
+
+def _past(s: Spelling, total: ir.Value) -> ir.Value:
+    """Which of all keys come no later than each of the last, the queries."""
+    end = s.squeeze(total, 0)
+    key = s.op("Range", s.scalar(0), end, s.scalar(1))
+    query = s.op("Range", s.op("Sub", end, s.squeeze(s.length(s.required(0), 1), 0)), end, s.scalar(1))
+    return s.op("LessOrEqual", key, s.unsqueeze(query, 1))
 
 
 def by_query(s: Spelling, mask: ir.Value) -> ir.Value:
