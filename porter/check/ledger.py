@@ -8,9 +8,9 @@ step k added d_k = y_k - y_(k-1), and its share of the error is <d_k, e> / <e, e
 d_0 = y_0 - truth, is the first entry. Shares sum to 1; one may be negative, where a step undid what another did.
 
 A share splits in two: what the step changed in float64 (constants stored in another format, or another function), and
-the rest, which is arithmetic. Whether that had to be is asked of the formats: rounding at random (see `dither`) shows the
-error that the model's formats make. More than 3 dB above it, or a step that claims no cheaper format and still moves the
-float64 result by more than that, is unexplained: look there for a fault.
+the rest, which is arithmetic. Whether that had to be is asked of the formats: rounding at random (see `dither`) shows
+the error that the model's formats make. More than 3 dB above it, or a step that claims no cheaper format and still
+moves the float64 result by more than that, is unexplained: look there for a fault.
 """
 
 from __future__ import annotations

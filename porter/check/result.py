@@ -91,7 +91,8 @@ def check(
     explain: bool = False,
     seed: int = 0,
 ) -> Result:
-    """Compare two models, given as paths, ModelProtos or loaded models.
+    """Compare two models, given as paths, ModelProtos or loaded models; the first may be a `Subject`, whose results are
+    kept for the next second model on the same inputs.
 
     `inputs` are samples, or an .npz of one, in place of draws. With `budgets` ('sqnr_db=40', {'cosine': 0.999}) the
     second may be of a cheaper format: it is equivalent when it keeps them against float64. Bad models, dims, inputs or
@@ -100,7 +101,8 @@ def check(
     if method not in ("auto", "numeric", "field"):
         raise PorterError(f"method {method!r}", expected="auto, numeric or field")
     names = _name(a, "A"), _name(b, "B")
-    before, after = _load(a, dims), _load(b, dims)
+    known = a if isinstance(a, Subject) else Subject(_load(a, dims))
+    before, after = known.model, _load(b, dims)
     try:
         matched_outputs(before, after)
         _same_inputs(before, after)
@@ -113,7 +115,7 @@ def check(
     asked = method != "numeric" and limits is None
     if method == "field":
         samples = samples[:1]  # a witness, against laws that hold in the field alone
-    pair, contract = (Subject(before), Subject(after)), limits or rounding
+    pair, contract = (known, Subject(after)), limits or rounding
     # one draw first: most faults show at once, and the field is the dearer method
     held = [compare(*pair, contract, samples[0], seed)]
     agreement = Agreement(None, reason="not asked")

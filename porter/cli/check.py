@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--method", type=click.Choice(["auto", "numeric", "field"]), default="auto", show_default=True)
 @options.inputs_option
 @click.option("--budget", multiple=True, metavar="METRIC=X", help="What B may lose against float64, e.g. sqnr=40.")
+@click.option("--decode", type=click.IntRange(min=1), metavar="N", help="Decoders: N steps with the cache fed back.")
+@click.option("--prefill", metavar="M", help="With --decode: the model that makes the first cache; else it is drawn.")
 @click.option("--seed", default=0, show_default=True, help="Of the drawn inputs.")
 @click.option("--explain", is_flag=True, help="Say why the inputs are what they are, and the numbers of the gates.")
 @click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
@@ -34,6 +36,8 @@ def command(
     method: Method,
     inputs: str | None,
     budget: tuple[str, ...],
+    decode: int | None,
+    prefill: str | None,
     seed: int,
     explain: bool,
     junit: str | None,
@@ -45,6 +49,9 @@ def command(
     dims = options.dims(dim)
     budgets = options.budgets(budget)
     samples = options.samples(inputs)
+    if decode:
+        cache = options.model_file(prefill) if prefill else None
+        return _decoded(first, second, decode, dims, cache, budgets, seed, as_json)
     with stdout_for(as_json) as emit, progress() as report:
         from porter.check import report as form
         from porter.check.result import check
@@ -62,3 +69,22 @@ def command(
     if not as_json:
         click.echo(form.text(result))
     return int(result.exit_code)
+
+
+def _decoded(
+    a: Path, b: Path, steps: int, dims: dict[str, int], prefill: Path | None, budgets: Any, seed: int, as_json: bool
+) -> int:
+    """`--decode N`: the two models as loops."""
+    with stdout_for(as_json) as emit, progress() as report:
+        from porter.check import Contract, Kind, rounding
+        from porter.check.decode import decode
+
+        report("decoding", 0, 0)
+        contract = Contract(Kind.PRECISION, budgets) if budgets else rounding
+        result = decode(a, b, steps, dims=dims, prefill=prefill, contract=contract, seed=seed)
+        emit({"models": [str(a), str(b)], **result.json()})
+    if not as_json:
+        click.echo(
+            f"{result.verdict} (decode loop)\n" + "\n".join(f"  {x.strip()}" for x in result.message.splitlines())
+        )
+    return result.exit_code

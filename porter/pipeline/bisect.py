@@ -72,7 +72,7 @@ def bisect_passes(
     roots: Iterable[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Bisected:
-    """Runs the pipeline, and holds the model to the original after each step. PorterError for a word that is no pass."""
+    """Runs the pipeline; after each step holds the model to the original. PorterError for a word that is no pass."""
     stages = parse(pipeline, roots) if isinstance(pipeline, str) else tuple(pipeline)
     watch = _Watch(model, inputs if inputs is not None else check.draw(model, seed), seed)
     try:

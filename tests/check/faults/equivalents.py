@@ -31,30 +31,30 @@ def _write(proto: onnx.ModelProto, folder: Path) -> Path:
     return at
 
 
-def onnxruntime_basic(path: Path, folder: Path, _: Any) -> Path:
+def onnxruntime_basic(path: Path, folder: Path) -> Path:
     """onnxruntime's optimizer at its basic level, which stays within ONNX."""
     ort = _tool("onnxruntime")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folder / "made.onnx")
-    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(onnx.load(path).SerializeToString(), options, providers=["CPUExecutionProvider"])
     return folder / "made.onnx"
 
 
-def onnxslim(path: Path, folder: Path, _: Any) -> Path:
+def onnxslim(path: Path, folder: Path) -> Path:
     return _write(_tool("onnxslim").slim(onnx.load(path)), folder)
 
 
-def onnxsim(path: Path, folder: Path, _: Any) -> Path:
+def onnxsim(path: Path, folder: Path) -> Path:
     return _write(_tool("onnxsim").simplify(onnx.load(path))[0], folder)
 
 
-def onnxscript(path: Path, folder: Path, _: Any) -> Path:
+def onnxscript(path: Path, folder: Path) -> Path:
     return _write(_tool("onnxscript.optimizer").optimize(onnx.load(path)), folder)
 
 
-def opset(path: Path, folder: Path, bound: onnx.ModelProto) -> Path:
+def opset(path: Path, folder: Path) -> Path:
     """onnx's own converter, to the newest opset that the file can be brought to."""
     proto = onnx.load(path)
     now = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -69,7 +69,7 @@ def opset(path: Path, folder: Path, bound: onnx.ModelProto) -> Path:
     raise NotApplicable(f"no converter: {str(last)[:60]}")
 
 
-def rename(path: Path, folder: Path, _: Any) -> Path:
+def rename(path: Path, folder: Path) -> Path:
     """Every computed value and node of the graph under another name; those of subgraphs stay."""
     proto = onnx.load(path)
     if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
@@ -88,7 +88,7 @@ def rename(path: Path, folder: Path, _: Any) -> Path:
     return _write(proto, folder)
 
 
-def reorder(path: Path, folder: Path, _: Any) -> Path:
+def reorder(path: Path, folder: Path) -> Path:
     """The nodes in another order that is as good."""
     proto = onnx.load(path)
     if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
@@ -107,17 +107,17 @@ def reorder(path: Path, folder: Path, _: Any) -> Path:
     return _write(proto, folder)
 
 
-def external(path: Path, folder: Path, _: Any) -> Path:
+def external(path: Path, folder: Path) -> Path:
     """The weights in a file beside the model."""
     at = folder / "made.onnx"
     onnx.save_model(
-        onnx.load(path), str(at), save_as_external_data=True, location="weights.bin", size_threshold=0,
+        onnx.load(path), str(at), save_as_external_data=True, location="weights.bin",
         convert_attribute=False,
     )  # fmt: skip
     return at
 
 
-def float32(path: Path, folder: Path, _: Any) -> Path:
+def float32(path: Path, folder: Path) -> Path:
     """Weights through decimal text and back, as typed fields: float32 has nine digits, no more is lost."""
     proto = onnx.load(path)
     for tensor in proto.graph.initializer:
@@ -129,7 +129,7 @@ def float32(path: Path, folder: Path, _: Any) -> Path:
     return _write(proto, folder)
 
 
-KINDS: dict[str, Callable[[Path, Path, Any], Path]] = {
+KINDS: dict[str, Callable[[Path, Path], Path]] = {
     "onnxruntime": onnxruntime_basic,
     "onnxslim": onnxslim,
     "onnxsim": onnxsim,

@@ -18,10 +18,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from porter import check, graph
+from porter.check.execution import Subject
+from porter.check.result import DRAWS
 from porter.errors import PorterError
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
@@ -29,7 +30,7 @@ from equivalents import KINDS, NotApplicable, changed_for_onnxruntime  # noqa: E
 from pairs import pairs  # noqa: E402
 
 MODELS = Path(__file__).parents[4] / "shared" / "models"
-FEW = 2  # what a free dim without a value is bound to
+FEW = 1  # what a free dim without a value is bound to
 
 
 def main() -> int:
@@ -83,18 +84,19 @@ def equivalents(models: Path, only: str, kinds: list[str], seconds: float) -> in
     counts: Counter[str] = Counter()
     lines: list[str] = []
     began = time.monotonic()
-    for path in sorted(models.glob("*/*.onnx")):
+    for path in sorted(models.glob("*/*.onnx"), key=lambda p: p.stat().st_size):
         if only not in str(path) or time.monotonic() - began > seconds:
             continue
         try:
             dims = {d.name: FEW for d in graph.dims(graph.read(path))}
-            original = graph.load(path, dims)
+            original = Subject(graph.load(path, dims))
+            samples = [*(check.draw(original.model, i) for i in range(DRAWS)), *check.edges(original.model)]
         except PorterError as error:
             lines.append(f"  refused {path.parent.name}: {error.where}")
             continue
         for kind in kinds:
             at = time.monotonic()
-            word, why = _pair(path, dims, original, kind)
+            word, why = _pair(path, dims, original, samples, kind)
             counts[word] += 1
             line = f"  {word:15} {path.parent.name} {kind} {time.monotonic() - at:.1f} s {why}"
             print(line, flush=True)
@@ -105,25 +107,24 @@ def equivalents(models: Path, only: str, kinds: list[str], seconds: float) -> in
     return counts["false alarm"] + counts["unknown"]
 
 
-def _pair(path: Path, dims: dict[str, int], original: graph.Model, kind: str) -> tuple[str, str]:
+def _pair(path: Path, dims: dict[str, int], original: Subject, samples: list, kind: str) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
-        bound = graph.to_proto(original) if kind == "opset" else None
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                made = KINDS[kind](path, Path(folder), bound)
+                made = KINDS[kind](path, Path(folder))
         except NotApplicable as reason:
             return "not applicable", str(reason)
         except Exception as error:  # a tool that fails on a model makes no pair
             return "tool failed", f"{type(error).__name__}: {str(error)[:80]}"
         try:
             known = {d.name for d in graph.dims(graph.read(made))}
-            result = check(original, graph.load(made, {k: v for k, v in dims.items() if k in known}))
+            other = graph.load(made, {k: v for k, v in dims.items() if k in known})
+            result = check(original, other, inputs=samples)
         except PorterError as error:
             return "false alarm" if not _broken(made) else "tool broke it", str(error).replace("\n", " ")[:150]
         if result.verdict == "equivalent":
             return "equivalent", result.method
-        sample = check.draw(original)
-        if changed_for_onnxruntime(graph.to_proto(original), made, {k: np.asarray(v) for k, v in sample.items()}):
+        if changed_for_onnxruntime(graph.to_proto(original.model), made, dict(samples[0])):
             return "tool broke it", result.message.replace("\n", " ")[:150]
         word = "false alarm" if result.verdict == "different" else "unknown"
         return word, result.message.replace("\n", " ")[:200]
