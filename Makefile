@@ -34,3 +34,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# every official case of onnx: in the interpreter and under jax, or ported (make onnx-tests TARGET=gpu|tpu|trainium|maia|all)
+.PHONY: onnx-tests fuzz
+onnx-tests: $(STAMP)
+	$(BIN)/python tests/onnx/run.py $(addprefix --target ,$(TARGET)) --document docs/operators.md
+
+fuzz: $(STAMP)
+	$(BIN)/python tests/onnx/fuzz.py

@@ -103,29 +103,38 @@ def _ported(
 ) -> Outcome:  # fmt: skip
     places = _inputs(proto)
     outcome = Outcome(case.id, family, "device", operators(proto), bound=[places[i].name for i in bound])
-    chip, target = device.load_device(device.default_device(family)), target_of(family)
-    model = graph.load(_specialized(proto, inputs, set(bound)))
-    ported = pipeline.run(model, PIPELINES["fp32"], chip, checks=False).model
     feeds = {places[i].name: x for i, x in enumerate(inputs) if i not in bound}
+    specialized = _specialized(proto, inputs, set(bound))
+    results, outcome.host, outcome.languages = executed(specialized, feeds, family, text=text)
+    exact = lambda: list(ops.evaluate(graph.load(specialized), feeds, ops.float64).values())
+    _compare(outcome, list(results.values()), outputs, case, exact)
+    if outcome.host and outcome.status == "device":
+        outcome.status = "host"
+    return outcome
+
+
+def executed(
+    proto: onnx.ModelProto, feeds: dict[str, np.ndarray], family: str, *, text: bool
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """The outputs of a model ported to a family's default device; operators on the host and why; languages of the kernels."""
+    chip, target = device.load_device(device.default_device(family)), target_of(family)
+    model = graph.load(proto)
+    ported = pipeline.run(model, PIPELINES["fp32"], chip, checks=False).model
     if unsized := next((n for n in ported.graph if any(graph.shape(v) is None for v in n.outputs)), None):
-        outcome.host[unsized.op_type], outcome.status = "a shape depends on data", "host"  # as it stands, nothing is launched
-        _compare(outcome, list(in_source(model, feeds).values()), outputs, case)
-        return outcome
+        # as it stands, nothing is launched
+        return in_source(model, feeds), {unsized.op_type: "a shape depends on data"}, []
     program = program_of(ported)
-    limits = target.limits(chip)
+    limits, host = target.limits(chip), {}
     ready: dict[str, Emitted | Any] = {}
     for kernel in program.kernels.values():
         if kernel.host or kernel.form is None:
-            outcome.host[kernel.op] = kernel.host
+            host[kernel.op] = kernel.host
             continue
         try:
             tiled = tile_form(kernel.form, limits, name=kernel.name)
             ready[kernel.name] = target.lower(Kernel(kernel.name, tiled, kernel.meaning), chip) if text else tiled
         except (Cut, CannotEmit) as e:
-            outcome.host[kernel.op] = f"cannot say it: {e}"
-            continue
-        if text:
-            outcome.languages = sorted({*outcome.languages, ready[kernel.name].language})
+            host[kernel.op] = f"cannot say it: {e}"
 
     def execute(kernel: Distinct, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         if kernel.name not in ready:
@@ -136,11 +145,8 @@ def _ported(
         shaped = [np.asarray(a).reshape(p.shape) for a, p in zip(arrays, tiled.inputs, strict=True)]
         return target.execute(made, shaped, chip) if text else interpret.run(made, shaped)
 
-    exact = lambda: list(ops.evaluate(model, feeds, ops.float64).values())
-    _compare(outcome, list(run(program, feeds, execute).values()), outputs, case, exact)
-    if outcome.host and outcome.status == "device":
-        outcome.status = "host"
-    return outcome
+    languages = sorted({made.language for made in ready.values()}) if text else []
+    return run(program, feeds, execute), host, languages
 
 
 def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

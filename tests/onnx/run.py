@@ -123,6 +123,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="each N-th case")
     parser.add_argument("--per", type=int, help="at most N cases per operator, without those expanded to functions")
+    parser.add_argument("--again", action="store_true", help="only cases whose saved result is not 'device'")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--out", type=Path, default=FOLDER)
@@ -138,14 +139,15 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     failed = 0
     for where in places:
-        found = sorted(stolen([(i, where) for i in chosen], not given.tile, given.processes, given.seconds), key=lambda o: str(o["case"]))
+        saved = given.out / f"{where}.json"
+        before = {o["case"]: o for o in json.loads(saved.read_text())} if saved.exists() else {}
+        mine = [i for i in chosen if not given.again or before.get(cases()[i].id, {}).get("status", "device") != "device"]
+        found = sorted(stolen([(i, where) for i in mine], not given.tile, given.processes, given.seconds), key=lambda o: str(o["case"]))
         print(summary(where, found), flush=True)
         failed += sum(o["status"] == "failed" for o in found)
         if not given.only and given.every == 1:
-            document = given.out / f"{where}.json"
-            kept = {o["case"]: o for o in json.loads(document.read_text())} if document.exists() else {}
-            found = sorted((kept | {o["case"]: o for o in found}).values(), key=lambda o: str(o["case"]))
-            (given.out / f"{where}.json").write_text(json.dumps(found, indent=1) + "\n")
+            found = sorted((before | {o["case"]: o for o in found}).values(), key=lambda o: str(o["case"]))
+            saved.write_text(json.dumps(found, indent=1) + "\n")
     if given.document:
         from operators import document
 
