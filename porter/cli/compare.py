@@ -23,9 +23,15 @@ WIDTH = 100  # columns of a terminal that everything fits in
 @click.option("--device-file", multiple=True, metavar="F", help="A device of your own, as a TOML file. Repeatable.")
 @options.dim_option
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32 or bf16.")
-@click.option("--budget", multiple=True, metavar="METRIC=X", help="Exit 1 where it is missed: latency_ms=5, ttft_ms=200, sqnr=30.")
-@click.option("--price", "own", multiple=True, metavar="T=USD", help="Dollars per chip hour: gpu:h200=3.50. Repeatable.")
-@click.option("--phase", type=click.Choice(["prefill", "decode", "both"]), help="Of a decoder: the prompt, a token, a request.")
+@click.option(
+    "--budget", multiple=True, metavar="METRIC=X", help="Exit 1 where it is missed: latency_ms=5, ttft_ms=200, sqnr=30."
+)
+@click.option(
+    "--price", "own", multiple=True, metavar="T=USD", help="Dollars per chip hour: gpu:h200=3.50. Repeatable."
+)
+@click.option(
+    "--phase", type=click.Choice(["prefill", "decode", "both"]), help="Of a decoder: the prompt, a token, a request."
+)
 @click.option("--batch", type=click.IntRange(1), help="Sequences served at once.")
 @click.option("--context", type=click.IntRange(1), help="Tokens of each prompt.")
 @click.option("--output", type=click.IntRange(1), help="Tokens of each answer.")
@@ -40,11 +46,28 @@ WIDTH = 100  # columns of a terminal that everything fits in
 @click.option("--report", metavar="R.html", help="Write everything as one HTML page.")
 @options.json_option
 def command(
-    model: tuple[str, ...], target: str, device_file: tuple[str, ...], dim: tuple[str, ...], precision: str, budget: tuple[str, ...],
-    own: tuple[str, ...], phase: str | None, batch: int | None, context: int | None, output: int | None, mesh: str, quick: bool,
-    inputs: str | None, no_cache: bool, baseline: str | None, matrix_file: str | None, junit: str | None, sarif: str | None,
-    report: str | None, as_json: bool,
-) -> int:  # fmt: skip
+    model: tuple[str, ...],
+    target: str,
+    device_file: tuple[str, ...],
+    dim: tuple[str, ...],
+    precision: str,
+    budget: tuple[str, ...],
+    own: tuple[str, ...],
+    phase: str | None,
+    batch: int | None,
+    context: int | None,
+    output: int | None,
+    mesh: str,
+    quick: bool,
+    inputs: str | None,
+    no_cache: bool,
+    baseline: str | None,
+    matrix_file: str | None,
+    junit: str | None,
+    sarif: str | None,
+    report: str | None,
+    as_json: bool,
+) -> int:
     """Compare MODEL on devices: what runs, memory, latency, cost and error. A decoder may be two graphs, prompt and step."""
     devices = options.targets(target, device_file)
     paths = [p for name in model for p in _models(name)]
@@ -61,16 +84,35 @@ def command(
         request = None
         if phase or batch or context or output:
             base = serving.Request()
-            request = serving.Request(phase or ("both" if len(paths) > 1 else serving.phase_of(paths[0])), batch or base.batch,
-                                      context or base.context, output or base.output)  # fmt: skip
+            request = serving.Request(
+                phase or ("both" if len(paths) > 1 else serving.phase_of(paths[0])),
+                batch or base.batch,
+                context or base.context,
+                output or base.output,
+            )
         result = compare(
-            paths, targets=devices, dims=dims, precision=precision, budgets=errors, limits=bounds, prices=prices.given(own),
-            request=request, chips=chips, quick=quick, inputs=samples, baseline=baseline, cache=not no_cache, progress=tell,
-        )  # fmt: skip
+            paths,
+            targets=devices,
+            dims=dims,
+            precision=precision,
+            budgets=errors,
+            limits=bounds,
+            prices=prices.given(own),
+            request=request,
+            chips=chips,
+            quick=quick,
+            inputs=samples,
+            baseline=baseline,
+            cache=not no_cache,
+            progress=tell,
+        )
         document = result.to_json()
         if matrix_file:
             cells = document["matrix"]
-            _write(matrix_file, json.dumps(cells, indent=1) + "\n" if matrix_file.endswith(".json") else matrix.table(cells))
+            _write(
+                matrix_file,
+                json.dumps(cells, indent=1) + "\n" if matrix_file.endswith(".json") else matrix.table(cells),
+            )
         for path, form in ((junit, verdicts.junit), (sarif, verdicts.sarif)):
             if path:
                 _write(path, form(document))
@@ -111,45 +153,87 @@ def _write(path: str, text: str) -> None:
 def show(document: dict[str, Any]) -> str:
     """The decision for people, within 100 columns: best values marked *, dominated choices dimmed and named below."""
     tokens = any(t["tokens_per_s"] is not None for t in document["targets"])
-    head = ("target", "product", "chip", "memory", "latency", "bound", "tok/s" if tokens else "runs/s",
-            "$/M tok" if tokens else "$/k run", "SQNR", "kern", "host", "checks")  # fmt: skip
-    lines = table([_line(t, tokens) for t in document["targets"]], head, right=(2, 3, 4, 6, 7, 8, 9, 10, 11)).splitlines()
+    head = (
+        "target",
+        "product",
+        "chip",
+        "memory",
+        "latency",
+        "bound",
+        "tok/s" if tokens else "runs/s",
+        "$/M tok" if tokens else "$/k run",
+        "dB",
+        "kernels",
+        "checks",
+    )
+    lines = table([_line(t, tokens) for t in document["targets"]], head, right=(2, 3, 4, 6, 7, 8, 9, 10)).splitlines()
     for i, t in enumerate(document["targets"]):
         if t["dominated_by"] or not t["runs"]:
             lines[i + 2] = click.style(lines[i + 2], dim=True)
     parts = [_title(document), "\n".join(lines)]
-    said = [f"{t['target']}: {'' if t['runs'] else 'does not run: '}{t['why']}" for t in document["targets"] if t["why"]]
-    said += [f"{t['target']} is dominated by {t['dominated_by']}: nowhere better, somewhere worse" for t in document["targets"] if t["dominated_by"]]
-    parts.append("\n".join(fill(line, WIDTH, subsequent_indent="  ") for line in ["* best of its column; + and other products, see --json", *said]))
+    said = [
+        f"{t['target']}: {'' if t['runs'] else 'does not run: '}{t['why']}" for t in document["targets"] if t["why"]
+    ]
+    said += [
+        f"{t['target']} is dominated by {t['dominated_by']}: nowhere better, somewhere worse"
+        for t in document["targets"]
+        if t["dominated_by"]
+    ]
+    parts.append(
+        "\n".join(
+            fill(line, WIDTH, subsequent_indent="  ")
+            for line in [
+                "* best of its column; bf16+: and other products; dB: signal to error; kernels: distinct + on the host",
+                *said,
+            ]
+        )
+    )
     if any(t["serving"] for t in document["targets"]):
         parts.append(_serving(document))
     if document["changes"]:
-        rows = [(c["target"], c["figure"], _figure(c["before"]), _figure(c["after"]), "worse" if c["worse"] else "") for c in document["changes"]]
+        rows = [
+            (c["target"], c["figure"], _figure(c["before"]), _figure(c["after"]), "worse" if c["worse"] else "")
+            for c in document["changes"]
+        ]
         parts.append("since the baseline\n" + table(rows, ("target", "figure", "before", "now", "")))
-    parts.append("\n".join(fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in document["hangs_on"]))
+    parts.append(
+        "\n".join(fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for line in document["hangs_on"])
+    )
     return "\n\n".join(parts)
 
 
 def _title(document: dict[str, Any]) -> str:
     dims = ", ".join(f"{k}={v}" for k, v in document["dims"].items())
     r = document["request"]
-    served = f"; batch {r['batch']}, prompt {r['context']}, answer {r['output']}" if r and document["phase"] == "both" else ""
-    return f"{document['model']}  {document['precision']}{', ' + document['phase'] if document['phase'] else ''}{served}\n{dims}".rstrip()
+    served = (
+        f"; batch {r['batch']}, prompt {r['context']}, answer {r['output']}"
+        if r and document["phase"] == "both"
+        else ""
+    )
+    phase = f", {document['phase']}" if document["phase"] else ""
+    return f"{document['model']}  {document['precision']}{phase}{served}\n{dims}".rstrip()
 
 
 def _line(t: dict[str, Any], tokens: bool) -> tuple[str, ...]:
     def mark(path: str, text: str) -> str:
-        return f"{text}*" if path in t["best"] else f"{text} "
+        return f"*{text}" if path in t["best"] else text
 
     rate, cost = ("tokens_per_s", "usd_per_million_tokens") if tokens else ("per_second", "usd_per_thousand_runs")
     first, _, others = t["precision"].partition(", ")
-    error = f"{t['error']['sqnr_db']:.0f} dB" if t["error"] else "-"
+    error = f"{t['error']['sqnr_db']:.0f}" if t["error"] else "-"
     return (
-        t["target"], first + ("+" if others else ""), mark("chips", str(t["chips"])), mark("memory.chip_bytes", amount(t["memory"]["chip_bytes"], "B")),
-        mark("latency_s", seconds(t["latency_s"])), t["bound"] or "-", mark(rate, amount(t[rate])),
-        mark(cost, "-" if t[cost] is None else f"{t[cost]:.3g}"), mark("error.sqnr_db", error),
-        str(t["kernels"]["unique"]), str(len(t["host"])), f"{t['checks']['passed']}/{t['checks']['made']}",
-    )  # fmt: skip
+        t["target"],
+        first + ("+" if others else ""),
+        mark("chips", str(t["chips"])),
+        mark("memory.chip_bytes", amount(t["memory"]["chip_bytes"], "B")),
+        mark("latency_s", seconds(t["latency_s"])),
+        t["bound"] or "-",
+        mark(rate, amount(t[rate])),
+        mark(cost, "-" if t[cost] is None else f"{t[cost]:.3g}"),
+        mark("error.sqnr_db", error),
+        f"{t['kernels']['unique']}+{len(t['host'])}",
+        f"{t['checks']['passed']}/{t['checks']['made']}",
+    )
 
 
 def _serving(document: dict[str, Any]) -> str:
@@ -159,8 +243,18 @@ def _serving(document: dict[str, Any]) -> str:
             most = "-" if s["largest_batch"] is None else str(s["largest_batch"])
             end, size = s["kv_growth"][1]
             cache = f"{amount(s['kv_bytes_per_token'], 'B')}, {amount(size, 'B')} at {end}"
-            rows.append((t["target"], seconds(s["ttft_s"]), seconds(s["tpot_s"]), s["batch"], most, amount(s["tokens_per_s_per_chip"]),
-                         amount(s["tokens_per_usd"]), cache))  # fmt: skip
+            rows.append(
+                (
+                    t["target"],
+                    seconds(s["ttft_s"]),
+                    seconds(s["tpot_s"]),
+                    s["batch"],
+                    most,
+                    amount(s["tokens_per_s_per_chip"]),
+                    amount(s["tokens_per_usd"]),
+                    cache,
+                )
+            )
     head = ("served", "first token", "per token", "batch", "within", "tok/s chip", "tok/$", "cache a token, in all")
     return table(rows, head, right=(1, 2, 3, 4, 5, 6))
 

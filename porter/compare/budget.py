@@ -76,9 +76,25 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
             found.append({"target": t["target"], "figure": "target", "before": None, "after": "new", "worse": False})
             continue
         if was["runs"] != t["runs"]:
-            found.append({"target": t["target"], "figure": "runs", "before": was["runs"], "after": t["runs"], "worse": not t["runs"]})
+            found.append(
+                {
+                    "target": t["target"],
+                    "figure": "runs",
+                    "before": was["runs"],
+                    "after": t["runs"],
+                    "worse": not t["runs"],
+                }
+            )
         if was["precision"] != t["precision"]:
-            found.append({"target": t["target"], "figure": "precision", "before": was["precision"], "after": t["precision"], "worse": False})
+            found.append(
+                {
+                    "target": t["target"],
+                    "figure": "precision",
+                    "before": was["precision"],
+                    "after": t["precision"],
+                    "worse": False,
+                }
+            )
         for path, more in CHANGES.items():
             a, b = at(was, path), at(t, path)
             if a is None or b is None or abs(a - b) <= SAME * max(abs(a), abs(b)):

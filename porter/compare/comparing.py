@@ -49,12 +49,22 @@ class Comparison:
 
 
 def compare(
-    model: Path | str | Sequence[Path | str], *, targets: Sequence[Device], dims: Mapping[str, int] | None = None,
-    precision: str = "fp32", budgets: Sequence[Budget] = (), limits: Mapping[str, float] | None = None,
-    prices: Mapping[str, float] | None = None, request: Request | None = None, chips: int | None = None,
-    quick: bool = False, inputs: Mapping[str, np.ndarray] | None = None, baseline: Path | str | None = None,
-    cache: bool = True, progress: Progress | None = None,
-) -> Comparison:  # fmt: skip
+    model: Path | str | Sequence[Path | str],
+    *,
+    targets: Sequence[Device],
+    dims: Mapping[str, int] | None = None,
+    precision: str = "fp32",
+    budgets: Sequence[Budget] = (),
+    limits: Mapping[str, float] | None = None,
+    prices: Mapping[str, float] | None = None,
+    request: Request | None = None,
+    chips: int | None = None,
+    quick: bool = False,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    baseline: Path | str | None = None,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> Comparison:
     """Compare a model (or a decoder's two graphs, prompt and step) on devices. Raises PorterError for bad input.
 
     limits: budgets of latency, memory and cost (`porter.compare.budget.LIMITS`); budgets: of the error. chips: the width
@@ -62,7 +72,9 @@ def compare(
     """
     paths = [Path(p) for p in ([model] if isinstance(model, str | Path) else model)]
     if quick and budgets:
-        raise PorterError("--quick", expected="budgets of latency, memory or cost", found=f"a budget of the error, {budgets[0]}")
+        raise PorterError(
+            "--quick", expected="budgets of latency, memory or cost", found=f"a budget of the error, {budgets[0]}"
+        )
     before = _baseline(baseline)
     options = dict(precision=precision, quick=quick, budgets=budgets, cache=cache, progress=progress)
     graphs = serving.graphs(paths, request, dims or {})
@@ -75,7 +87,7 @@ def compare(
         benches = {found.phase: benches[""]}
     request = _request(request, benches)
     trials = {phase: [bench.trial(d) for d in targets] for phase, bench in benches.items()}
-    phase = "both" if len(benches) > 1 else next(iter(benches)) or None
+    served: str | None = "both" if len(benches) > 1 else next(iter(benches)) or None
     parts = [_target({p: ts[i] for p, ts in trials.items()}, request, prices or {}, chips) for i in range(len(targets))]
     if limits and request is not None and any(m in limits for m in ("ttft_ms", "tpot_ms")):
         serving.largest_batch(parts, targets, graphs, request, dims or {}, limits, precision, chips, progress)
@@ -83,11 +95,17 @@ def compare(
         t["missed"] += budget.missed(t, limits or {}) if t["runs"] else []
     ranking.rank(parts)
     document: dict[str, Any] = {
-        "model": ", ".join(str(p) for p, _ in graphs.values()), "dims": _dims(graphs), "phase": phase, "precision": precision,
-        "checked": not quick, "request": request.json() if request is not None else None, "targets": parts,
-        "hangs_on": ranking.hangs_on(parts, quick), "matrix": matrix(trials["decode" if phase == "both" else phase or ""]),
+        "model": ", ".join(str(p) for p, _ in graphs.values()),
+        "dims": _dims(graphs),
+        "phase": served,
+        "precision": precision,
+        "checked": not quick,
+        "request": request.json() if request is not None else None,
+        "targets": parts,
+        "hangs_on": ranking.hangs_on(parts, quick),
+        "matrix": matrix(trials["decode" if served == "both" else served or ""]),
         "changes": [],
-    }  # fmt: skip
+    }
     if before is not None:
         document["changes"] = budget.changes(before, document)
     return Comparison(document, trials)
@@ -121,7 +139,9 @@ def _request(request: Request | None, benches: Mapping[str, Bench]) -> Request |
     return Request(decoder.phase, decoder.batch, context, 1 if decoder.phase == "decode" else 0)
 
 
-def _target(trials: Mapping[str, Trial], request: Request | None, prices: Mapping[str, float], asked: int | None) -> dict[str, Any]:
+def _target(
+    trials: Mapping[str, Trial], request: Request | None, prices: Mapping[str, float], asked: int | None
+) -> dict[str, Any]:
     """A target's part of the document; figures of several phases added up as a request does."""
     trial = trials["decode"] if "decode" in trials else next(iter(trials.values()))
     device = trial.device
@@ -131,28 +151,50 @@ def _target(trials: Mapping[str, Trial], request: Request | None, prices: Mappin
     runs = failed is None and not split.why
     host = {op: why for t in trials.values() for op, why in t.host.items()}
     cost = price(device, prices)
-    figures: dict[str, Any] = dict.fromkeys(("latency_s", "bound", "per_second", "tokens_per_s", "usd_per_million_tokens", "usd_per_thousand_runs"))
+    figures: dict[str, Any] = dict.fromkeys(
+        ("latency_s", "bound", "per_second", "tokens_per_s", "usd_per_million_tokens", "usd_per_thousand_runs")
+    )
     served = None
     if runs:
         figures, served = _figures(trials, request, split.chips, cost.usd_per_hour if cost is not None else None)
     passed = [t.checks for t in trials.values()]
-    facts = {p: device.fact(p).assumed for t in trials.values() for p in t.assumed if not p.startswith("layout.")}  # choices, no figures
+    facts = {
+        p: device.fact(p).assumed for t in trials.values() for p in t.assumed if not p.startswith("layout.")
+    }  # choices, no figures
     return {
-        "target": device.name, "runs": runs, "why": (failed.why if failed is not None else split.why or _hosted(host)) or None,
-        "precision": trial.realized, "chips": split.chips,
-        "memory": {"weights_bytes": memory.weights, "kv_bytes": memory.kv, "arena_bytes": memory.arena, "hbm_bytes": int(device["memory.hbm.bytes"]),
-                   "io_bytes": memory.io, "chip_bytes": mesh.needed(memory, split.chips)},
-        **figures, "error": _error(trials),
+        "target": device.name,
+        "runs": runs,
+        "why": (failed.why if failed is not None else split.why or _hosted(host)) or None,
+        "precision": trial.realized,
+        "chips": split.chips,
+        "memory": {
+            "weights_bytes": memory.weights,
+            "kv_bytes": memory.kv,
+            "arena_bytes": memory.arena,
+            "hbm_bytes": int(device["memory.hbm.bytes"]),
+            "io_bytes": memory.io,
+            "chip_bytes": mesh.needed(memory, split.chips),
+        },
+        **figures,
+        "error": _error(trials),
         "price": cost.json() if cost is not None else None,
-        "origin": {k: "model" for k, v in figures.items() if v is not None} | {"memory": "model"} | ({"error": "model"} if trial.error else {}),
-        "assumed": [f"{p} ({why})" for p, why in facts.items()] + (mesh.unknowns(device, split.chips, trial.decoder is not None) if runs else []),
-        "label": str(device.get("remarks.label", "")), "title": device.title,
-        "host": host, "serving": served,
-        "kernels": {"calls": sum(len(t.rows) for t in trials.values()), "unique": sum(len(t.kernels) for t in trials.values()),
-                    "languages": dict(Counter(k.language for t in trials.values() for k in t.kernels))},
+        "origin": {k: "model" for k, v in figures.items() if v is not None}
+        | {"memory": "model"}
+        | ({"error": "model"} if trial.error else {}),
+        "assumed": [f"{p} ({why})" for p, why in facts.items()]
+        + (mesh.unknowns(device, split.chips, trial.decoder is not None) if runs else []),
+        "label": str(device.get("remarks.label", "")),
+        "title": device.title,
+        "host": host,
+        "serving": served,
+        "kernels": {
+            "calls": sum(len(t.rows) for t in trials.values()),
+            "unique": sum(len(t.kernels) for t in trials.values()),
+            "languages": dict(Counter(k.language for t in trials.values() for k in t.kernels)),
+        },
         "checks": {"passed": sum(p for p, _ in passed), "made": sum(m for _, m in passed)},
         "missed": [t.why for t in trials.values() if t.failed] + [t.missed for t in trials.values() if t.missed],
-    }  # fmt: skip
+    }
 
 
 def _hosted(host: Mapping[str, str]) -> str:
@@ -166,7 +208,13 @@ def _memory(trials: Mapping[str, Trial], request: Request | None) -> Memory:
     decoder = next((t.decoder for t in trials.values() if t.decoder is not None and t.decoder.caches), None)
     if request is not None and decoder is not None:
         kv = max(kv, decoder.kv_bytes_per_token * (request.context + request.output))
-    return replace(every[0], weights=max(m.weights for m in every), kv=kv, arena=max(m.arena for m in every), io=max(m.io for m in every))
+    return replace(
+        every[0],
+        weights=max(m.weights for m in every),
+        kv=kv,
+        arena=max(m.arena for m in every),
+        io=max(m.io for m in every),
+    )
 
 
 def _error(trials: Mapping[str, Trial]) -> dict[str, float] | None:
@@ -177,7 +225,9 @@ def _error(trials: Mapping[str, Trial]) -> dict[str, float] | None:
     return {m: (min if m in ("sqnr_db", "cosine") else max)(e[m] for e in errors) for m in METRICS}
 
 
-def _figures(trials: Mapping[str, Trial], request: Request | None, chips: int, hourly: float | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _figures(
+    trials: Mapping[str, Trial], request: Request | None, chips: int, hourly: float | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     served = serving.served(trials, request, chips, hourly) if request is not None else None
     if served is not None:
         latency, tokens = served["latency_s"], served["tokens_per_s"]
@@ -186,10 +236,13 @@ def _figures(trials: Mapping[str, Trial], request: Request | None, chips: int, h
     rate = 1 / latency if latency > 0 else 0.0
     thousand = per_million(hourly, chips, rate)
     figures = {
-        "latency_s": latency, "bound": _bound(trials), "per_second": rate, "tokens_per_s": tokens,
+        "latency_s": latency,
+        "bound": _bound(trials),
+        "per_second": rate,
+        "tokens_per_s": tokens,
         "usd_per_million_tokens": per_million(hourly, chips, tokens) if tokens is not None else None,
         "usd_per_thousand_runs": None if thousand is None else thousand / 1000,
-    }  # fmt: skip
+    }
     return figures, served
 
 

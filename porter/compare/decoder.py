@@ -14,7 +14,7 @@ from porter.graph import Model, Value
 
 @dataclass(frozen=True)
 class Cache:
-    """One tensor of the cache: the input that has it before (None in a prompt graph), the output after, its bytes per token."""
+    """One tensor of the cache: the input that has it before (None in a prompt graph), the output after, its bytes a token."""
 
     past: str | None
     present: str
@@ -50,7 +50,14 @@ def recognize(model: Model) -> Decoder | None:
     if ids is None:
         return None
     shape = graph.shape(ids)
-    logits = next((v for v in model.graph.outputs if _float(v) and len(s := graph.shape(v) or ()) in (2, 3) and shape and s[0] == shape[0]), None)
+    logits = next(
+        (
+            v
+            for v in model.graph.outputs
+            if _float(v) and len(s := graph.shape(v) or ()) in (2, 3) and shape and s[0] == shape[0]
+        ),
+        None,
+    )
     if shape is None or logits is None:
         return None
     batch, tokens = shape
@@ -82,7 +89,13 @@ def _ids(model: Model) -> Value | None:
     """The token ids: the first integer input of rank 2."""
     for v in model.graph.inputs:
         dtype = graph.dtype(v)
-        if not v.is_initializer() and dtype is not None and dtype.kind in "iu" and v.shape is not None and len(v.shape) == 2:
+        if (
+            not v.is_initializer()
+            and dtype is not None
+            and dtype.kind in "iu"
+            and v.shape is not None
+            and len(v.shape) == 2
+        ):
             return v
     return None
 

@@ -1,4 +1,4 @@
-"""One matrix of layers by devices: error, bytes, time and format of each; where two devices disagree most comes first."""
+"""One matrix of layers by devices: error, bytes, time and format; where two devices disagree most comes first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def matrix(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def _layer(key: tuple[str, int], order: int, rows: dict[str, Row], targets: Sequence[str]) -> dict[str, Any]:
     errors = {t: r.error_db for t, r in rows.items() if r.error_db is not None}
-    low, high = (min(errors, key=errors.__getitem__), max(errors, key=errors.__getitem__)) if len(errors) > 1 else (None, None)
+    low, high = (
+        (min(errors, key=errors.__getitem__), max(errors, key=errors.__getitem__)) if len(errors) > 1 else (None, None)
+    )
     name, number = key
     return {
         "layer": name if not number else f"{name} ({number + 1})",
@@ -47,15 +49,25 @@ def _layer(key: tuple[str, int], order: int, rows: dict[str, Row], targets: Sequ
 
 
 def _cell(row: Row) -> dict[str, Any]:
-    return {"error_db": row.error_db, "bytes": row.bytes, "seconds": row.seconds() if row.bounds else None, "bound": row.bound,
-            "format": row.format, "kernel": row.kernel, "op": row.op, "host": row.host or None}  # fmt: skip
+    return {
+        "error_db": row.error_db,
+        "bytes": row.bytes,
+        "seconds": row.seconds() if row.bounds else None,
+        "bound": row.bound,
+        "format": row.format,
+        "kernel": row.kernel,
+        "op": row.op,
+        "host": row.host or None,
+    }
 
 
 def table(document: dict[str, Any]) -> str:
     """The matrix as CSV, one line for each layer and device."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["layer", "target", "error_db", "bytes", "seconds", "bound", "format", "kernel", "host", "spread_db"])
+    writer.writerow(
+        ["layer", "target", "error_db", "bytes", "seconds", "bound", "format", "kernel", "host", "spread_db"]
+    )
     for layer in document["layers"]:
         for target, c in zip(document["targets"], layer["cells"], strict=True):
             if c is not None:

@@ -44,7 +44,9 @@ def held(program: Program, caches: Iterable[Cache]) -> Memory:
     read = {n for launch in program.launches for n in launch.inputs}
     past, present = {c.past for c in caches if c.past}, {c.present for c in caches}
     inner = [n for n in program.types if n not in inputs | outputs and n not in program.weights]
-    lives = arena.lives(program.launches, [Buffer(n, program.types[n][1].name, program.types[n][0], "arena") for n in inner])
+    lives = arena.lives(
+        program.launches, [Buffer(n, program.types[n][1].name, program.types[n][0], "arena") for n in inner]
+    )
     alive = [sum(x.bytes for x in lives if x.first <= step <= x.last) for step in range(len(program.launches))]
     return Memory(
         weights=sum(size(n) for n in program.weights if n in read),

@@ -46,7 +46,9 @@ def collectives(decoder: Decoder | None, chips: int, itemsize: int, device: Devi
     if chips == 1 or decoder is None:
         return 0.0
     if not decoder.hidden:
-        raise PorterError("--mesh", expected="a decoder whose hidden width is known", found="no product makes its logits")
+        raise PorterError(
+            "--mesh", expected="a decoder whose hidden width is known", found="no product makes its logits"
+        )
     moved = 2 * (chips - 1) / chips * decoder.batch * decoder.tokens * decoder.hidden * itemsize
     return 2 * decoder.layers * moved / link(device)
 

@@ -10,8 +10,11 @@ from datetime import date
 from porter.device import Device
 from porter.errors import PorterError
 
-_DATES = (r"\b(20\d\d-\d\d-\d\d)\b", r"\b((?:January|February|March|April|May|June|July|August|September|October|November|December) 20\d\d)\b",
-          r"\b(20\d\d) snapshot")  # fmt: skip
+_DATES = (
+    r"\b(20\d\d-\d\d-\d\d)\b",
+    r"\b((?:January|February|March|April|May|June|July|August|September|October|November|December) 20\d\d)\b",
+    r"\b(20\d\d) snapshot",
+)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,25 @@ from porter.compare.budget import at
 from porter.compare.price import winning
 
 # column: whether more is better
-COLUMNS = {"latency_s": False, "per_second": True, "tokens_per_s": True, "usd_per_million_tokens": False,
-           "usd_per_thousand_runs": False, "error.sqnr_db": True, "chips": False, "memory.chip_bytes": False}  # fmt: skip
+COLUMNS = {
+    "latency_s": False,
+    "per_second": True,
+    "tokens_per_s": True,
+    "usd_per_million_tokens": False,
+    "usd_per_thousand_runs": False,
+    "error.sqnr_db": True,
+    "chips": False,
+    "memory.chip_bytes": False,
+}
 DECIDES = {"latency_s": False, "cost": False, "error.sqnr_db": True}  # what one choice must beat another in
 EPSILON = 1e-9
 
 
 def cost_of(target: dict[str, Any]) -> float | None:
     """Dollars per unit of work: a million tokens where there are tokens, else a thousand runs."""
-    found: float | None = target["usd_per_million_tokens"] if target["tokens_per_s"] is not None else target["usd_per_thousand_runs"]
+    found: float | None = (
+        target["usd_per_million_tokens"] if target["tokens_per_s"] is not None else target["usd_per_thousand_runs"]
+    )
     return found
 
 
@@ -82,18 +92,32 @@ def hangs_on(targets: Sequence[dict[str, Any]], quick: bool) -> list[str]:
     said = []
     if priced:
         first = priced[0]
-        said.append(f"{first['target']} makes {unit} cheapest, at {cost_of(first):.4g} dollars, if its price holds: {_priced(first)}.")
-        said += [f"{t['target']}: {_priced(t)}; it would be cheapest below {t['break_even_usd_per_hour']:.3g} dollars."
-                 if t["break_even_usd_per_hour"] is not None else f"{t['target']}: {_priced(t)}." for t in priced[1:]]  # fmt: skip
+        said.append(
+            f"{first['target']} makes {unit} cheapest, at {cost_of(first):.4g} dollars, if its price holds: {_priced(first)}."
+        )
+        said += [
+            f"{t['target']}: {_priced(t)}; it would be cheapest below {t['break_even_usd_per_hour']:.3g} dollars."
+            if t["break_even_usd_per_hour"] is not None
+            else f"{t['target']}: {_priced(t)}."
+            for t in priced[1:]
+        ]
     for t in able:
         if t["price"] is None:
             price = t["break_even_usd_per_hour"]
             would = f"; it would be cheapest below {price:.3g} dollars per chip hour" if price is not None else ""
             said.append(f"{t['target']}: no public price{would}.")
-    said.append("Latency, throughput and cost come from a model in which every peak rate is reached: bounds, not measurements.")
-    said.append("The error was not computed (--quick)." if quick else "The error is that of the tile programs, run here under the device's number formats.")
+    said.append(
+        "Latency, throughput and cost come from a model in which every peak rate is reached: bounds, not measurements."
+    )
+    said.append(
+        "The error was not computed (--quick)."
+        if quick
+        else "The error is that of the tile programs, run here under the device's number formats."
+    )
     said += [f"{t['target']}: {t['label']}." for t in able if t["label"]]
-    said += [f"{t['target']} assumes {', '.join(a.split(' (')[0] for a in t['assumed'])}." for t in able if t["assumed"]]
+    said += [
+        f"{t['target']} assumes {', '.join(a.split(' (')[0] for a in t['assumed'])}." for t in able if t["assumed"]
+    ]
     return said
 
 

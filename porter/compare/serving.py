@@ -39,13 +39,17 @@ class Request:
         return {"phase": self.phase, "batch": self.batch, "context": self.context, "output": self.output}
 
 
-def graphs(paths: Sequence[Path], request: Request | None, dims: Mapping[str, int]) -> dict[str, tuple[Path, dict[str, int]]]:
+def graphs(
+    paths: Sequence[Path], request: Request | None, dims: Mapping[str, int]
+) -> dict[str, tuple[Path, dict[str, int]]]:
     """The graph and the dims of each phase; of a model that is served in none, under ''.
 
     Two graphs are told apart by their inputs: the step's takes a cache. Raises PorterError where a phase has no graph.
     """
     if len(paths) > 2:
-        raise PorterError("porter compare", expected="a model, or a decoder's prompt and step graphs", found=f"{len(paths)} models")
+        raise PorterError(
+            "porter compare", expected="a model, or a decoder's prompt and step graphs", found=f"{len(paths)} models"
+        )
     if request is None and len(paths) == 1:
         return {"": (paths[0], dict(dims))}
     request = request or Request()
@@ -55,13 +59,21 @@ def graphs(paths: Sequence[Path], request: Request | None, dims: Mapping[str, in
         model = graph.read(path)
         phase = "decode" if decoder.takes_cache(model) else "prefill"
         if phase in found:
-            raise PorterError(f"{found[phase]} and {path}", expected="one graph of the prompt, one of the step", found=f"two of the {phase} phase")
+            raise PorterError(
+                f"{found[phase]} and {path}",
+                expected="one graph of the prompt, one of the step",
+                found=f"two of the {phase} phase",
+            )
         found[phase], models[phase] = path, model
     wanted = ("prefill", "decode") if request.phase == "both" else (request.phase,)
     for phase in wanted:
         if phase not in found:
-            raise PorterError(f"--phase {request.phase}", expected=f"a graph of the {phase} phase", found=f"{', '.join(map(str, paths))}, of {next(iter(found))}",
-                              hint="give both graphs: porter compare prefill.onnx decode.onnx")  # fmt: skip
+            raise PorterError(
+                f"--phase {request.phase}",
+                expected=f"a graph of the {phase} phase",
+                found=f"{', '.join(map(str, paths))}, of {next(iter(found))}",
+                hint="give both graphs: porter compare prefill.onnx decode.onnx",
+            )
     made = {}
     for phase in wanted:
         length = request.context + (request.output // 2 if phase == "decode" else 0)
@@ -70,7 +82,12 @@ def graphs(paths: Sequence[Path], request: Request | None, dims: Mapping[str, in
         made[phase] = (found[phase], decoder.proposed(models[phase], request.batch, length) | own)
     strange = [n for n in dims if not any(n in bound for _, bound in made.values())]
     if strange:
-        raise PorterError(f"dim '{strange[0]}'", expected="a free dim of the graphs", found="no such name", hint="porter inspect MODEL")
+        raise PorterError(
+            f"dim '{strange[0]}'",
+            expected="a free dim of the graphs",
+            found="no such name",
+            hint="porter inspect MODEL",
+        )
     return made
 
 
@@ -101,12 +118,22 @@ def served(trials: Mapping[str, Trial], request: Request, chips: int, hourly: fl
     per_token = known.kv_bytes_per_token
     cost = per_million(hourly, chips, per_second)
     return {
-        "latency_s": latency, "tokens_per_s": per_second, "ttft_s": first, "tpot_s": step, "collective_s": shared,
-        "tokens_per_s_per_chip": per_second / chips, "tokens_per_usd": None if not cost else 1e6 / cost,
-        "kv_bytes_per_token": per_token, "mesh": chips,
-        "kv_growth": [[n, per_token * n] for n in sorted({request.context, request.context + request.output, 2 * (request.context + request.output)})],
-        "batch": known.batch, "largest_batch": None,
-    }  # fmt: skip
+        "latency_s": latency,
+        "tokens_per_s": per_second,
+        "ttft_s": first,
+        "tpot_s": step,
+        "collective_s": shared,
+        "tokens_per_s_per_chip": per_second / chips,
+        "tokens_per_usd": None if not cost else 1e6 / cost,
+        "kv_bytes_per_token": per_token,
+        "mesh": chips,
+        "kv_growth": [
+            [n, per_token * n]
+            for n in sorted({request.context, request.context + request.output, 2 * (request.context + request.output)})
+        ],
+        "batch": known.batch,
+        "largest_batch": None,
+    }
 
 
 def _item(trial: Trial) -> str:
@@ -115,9 +142,16 @@ def _item(trial: Trial) -> str:
 
 
 def largest_batch(
-    parts: Sequence[dict[str, Any]], targets: Sequence[Device], graphs_of: Mapping[str, tuple[Path, dict[str, int]]], request: Request,
-    dims: Mapping[str, int], limits: Mapping[str, float], precision: str, chips: int | None, progress: Callable[[str, int, int], None] | None,
-) -> None:  # fmt: skip
+    parts: Sequence[dict[str, Any]],
+    targets: Sequence[Device],
+    graphs_of: Mapping[str, tuple[Path, dict[str, int]]],
+    request: Request,
+    dims: Mapping[str, int],
+    limits: Mapping[str, float],
+    precision: str,
+    chips: int | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
     """Writes the largest batch (a power of two) at which the latency budgets hold and memory suffices; 0 where none does."""
     open_ = {d.name for d, part in zip(targets, parts, strict=True) if part["serving"] is not None}
     best = dict.fromkeys(open_, 0)
@@ -130,28 +164,42 @@ def largest_batch(
     def holds(device: Device, batch: int) -> bool:
         asked = replace(request, batch=batch)
         if batch not in made:
-            made[batch] = {phase: Bench(graph.load(path, bound), precision=precision, quick=True, progress=progress)
-                           for phase, (path, bound) in graphs(paths, asked, own).items()}  # fmt: skip
-        return _holds({phase: bench.trial(device) for phase, bench in made[batch].items()}, asked, device, limits, chips)
+            made[batch] = {
+                phase: Bench(graph.load(path, bound), precision=precision, quick=True, progress=progress)
+                for phase, (path, bound) in graphs(paths, asked, own).items()
+            }
+        return _holds(
+            {phase: bench.trial(device) for phase, bench in made[batch].items()}, asked, device, limits, chips
+        )
 
     for device in targets:
         if device.name in open_:  # by halves: time grows with the batch
-            number = bisect_left(BATCHES, True, key=lambda batch, device=device: not holds(device, batch))
+            number = bisect_left(BATCHES, True, key=lambda batch: not holds(device, batch))
             best[device.name] = BATCHES[number - 1] if number else 0
     for part in parts:
         if part["serving"] is not None:
             part["serving"]["largest_batch"] = best[part["target"]]
 
 
-def _holds(trials: Mapping[str, Trial], request: Request, device: Device, limits: Mapping[str, float], chips: int | None) -> bool:
+def _holds(
+    trials: Mapping[str, Trial], request: Request, device: Device, limits: Mapping[str, float], chips: int | None
+) -> bool:
     known = next(iter(trials.values())).decoder
     if known is None or not all(t.runs for t in trials.values()):
         return False
     every = [t.memory for t in trials.values()]
-    memory = Memory(max(m.weights for m in every), known.kv_bytes_per_token * (request.context + request.output),
-                    max(m.arena for m in every), max(m.io for m in every))  # fmt: skip
+    memory = Memory(
+        max(m.weights for m in every),
+        known.kv_bytes_per_token * (request.context + request.output),
+        max(m.arena for m in every),
+        max(m.io for m in every),
+    )
     split = mesh.width(memory, device, chips)
     figures = served(trials, request, split.chips, None)
     if split.why or figures is None:
         return False
-    return all(figures[key] is None or figures[key] * 1e3 <= limits[m] for m, key in (("ttft_ms", "ttft_s"), ("tpot_ms", "tpot_s")) if m in limits)
+    return all(
+        figures[key] is None or figures[key] * 1e3 <= limits[m]
+        for m, key in (("ttft_ms", "ttft_s"), ("tpot_ms", "tpot_s"))
+        if m in limits
+    )

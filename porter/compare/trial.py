@@ -11,7 +11,7 @@ original model computes.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -91,7 +91,7 @@ class Used:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a device made of the model. `runs` is False with the reason in `why`; else figures for one run of one chip."""
+    """What a device made of the model. `runs` is False with the reason in `why`; else one run on one chip."""
 
     device: Device
     runs: bool
@@ -113,7 +113,7 @@ class Trial:
     @property
     def bound(self) -> str:
         """What most of the time goes to: compute, memory or overhead."""
-        totals: Counter[str] = Counter()
+        totals: defaultdict[str, float] = defaultdict(float)
         for row in self.rows:
             if row.bounds:
                 totals[row.bound] += row.bounds[row.bound]
@@ -154,11 +154,16 @@ class _Layers(Judge):
     """A judge that also looks between the launches."""
 
     def seen(self, program: Program, final: Model) -> tuple[dict[str, float], dict[str, float], str]:
-        """Error metrics of the worst output, dB by value of the launches, and the gate that was not kept ('' if all were)."""
+        """Error metrics of the worst output, dB by value, and the gate that was not kept ('' if all were)."""
         made = {n for launch in program.launches for n in launch.outputs}
         truth: dict[str, np.ndarray] = {}
         inside: dict[str, float] = {}
-        evaluate(final, dict(self.inputs), ops.float64, on_value=lambda n, v: truth.update({n: np.asarray(v)}) if n in made else None)
+        evaluate(
+            final,
+            dict(self.inputs),
+            ops.float64,
+            on_value=lambda n, v: truth.update({n: np.asarray(v)}) if n in made else None,
+        )
         launches = iter(program.launches)
 
         def execute(kernel: Distinct, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -168,7 +173,9 @@ class _Layers(Judge):
                 results = list(evaluate(kernel.alone, dict(zip(names, arrays, strict=True)), ops.source).values())
             else:
                 tile = self.lowered.kernels[kernel.name].kernel.program
-                results = list(interpret.run(tile, [a.reshape(p.shape) for a, p in zip(arrays, tile.inputs, strict=True)]))
+                results = list(
+                    interpret.run(tile, [a.reshape(p.shape) for a, p in zip(arrays, tile.inputs, strict=True)])
+                )
             for name, got in zip(launch.outputs, results, strict=True):
                 if name in truth and got.dtype.kind not in "iub":
                     inside[name] = distance(truth[name], np.asarray(got).reshape(truth[name].shape)).sqnr_db
@@ -180,22 +187,35 @@ class _Layers(Judge):
         try:
             worst = self._judged(outputs, "the program's launches")
         except CheckFailed as e:
-            missed, judge = " ".join(str(e).split()), copy(self)
+            missed, judge = _said(e, self.device), copy(self)
             judge.budgets = (Budget("sqnr_db", -float("inf")),)  # the figures without the gate
             worst = judge._judged(outputs, "the program's launches")
         return worst, inside, missed
 
 
 class Bench:
-    """One model at fixed dims and one precision, ready to be tried on devices. `quick`: estimates only, nothing is run."""
+    """One model at fixed dims and one precision, ready to be tried on devices. `quick`: an estimate, nothing is run."""
 
     def __init__(
-        self, model: Model, *, precision: str = "fp32", quick: bool = False, budgets: Sequence[Budget] = (),
-        inputs: Mapping[str, np.ndarray] | None = None, cache: bool = True, progress: Progress | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        *,
+        precision: str = "fp32",
+        quick: bool = False,
+        budgets: Sequence[Budget] = (),
+        inputs: Mapping[str, np.ndarray] | None = None,
+        cache: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
         if precision not in plans.PRECISIONS:
             raise PorterError("--precision", expected=f"one of {', '.join(plans.PRECISIONS)}", found=precision)
-        self.model, self.precision, self.quick, self.budgets, self.cache = model, precision, quick, tuple(budgets), cache
+        self.model, self.precision, self.quick, self.budgets, self.cache = (
+            model,
+            precision,
+            quick,
+            tuple(budgets),
+            cache,
+        )
         self.progress = progress or (lambda *_: None)
         self.inputs = {} if quick else dict(inputs) if inputs is not None else check.draw(model)
         self._kept = Cache.open("tiles", no_cache=not cache)
@@ -211,7 +231,9 @@ class Bench:
         self.decoder = recognize(typed)
 
     def _passes(self, model: Model, stages: str, device: Device | None) -> pipeline.Result:
-        return pipeline.run(model, stages, device, checks=not self.quick, inputs=self.inputs or None, no_cache=not self.cache)
+        return pipeline.run(
+            model, stages, device, checks=not self.quick, inputs=self.inputs or None, no_cache=not self.cache
+        )
 
     def trial(self, device: Device) -> Trial:
         """The model on a device. A failed check is in the result, not an exception."""
@@ -223,7 +245,7 @@ class Bench:
             result, program = self._port(target, device)
             lowered, tiled = self._lower(program, target, device)
         except CheckFailed as e:
-            return Trial(device, False, " ".join(str(e).split()), self.decoder, failed=True)
+            return Trial(device, False, _said(e, device), self.decoder, failed=True)
         error, inside, missed = (None, {}, "") if self.quick else self._error(lowered, device, result, program)
         try:
             rows = tuple(_row(program, lowered, target, device, launch, inside) for launch in program.launches)
@@ -231,17 +253,35 @@ class Bench:
             return Trial(device, False, f"its time cannot be estimated: {str(e).splitlines()[0]}", self.decoder)
         calls = Counter(launch.kernel for launch in program.launches)
         used = tuple(
-            Used(n, program.kernels[n].op, e.language, calls[n], e.text, show(e.kernel.program), e.products, tiled.get(n))
+            Used(
+                n, program.kernels[n].op, e.language, calls[n], e.text, show(e.kernel.program), e.products, tiled.get(n)
+            )
             for n, e in lowered.kernels.items()
-        )  # fmt: skip
+        )
         caches = self.decoder.caches if self.decoder is not None else ()
         steps = tuple(s.json() for s in (*self._head.steps, *result.steps)) if not self.quick else ()
         assumed = tuple(p for p in facts.asked if facts.get(p).assumed)
-        return Trial(device, True, "", self.decoder, rows, used, held(program, caches), _realized(rows) or self.precision,
-                     error, steps, assumed, missed=missed)  # fmt: skip
+        return Trial(
+            device,
+            True,
+            "",
+            self.decoder,
+            rows,
+            used,
+            held(program, caches),
+            _realized(rows) or self.precision,
+            error,
+            steps,
+            assumed,
+            missed=missed,
+        )
 
     def _port(self, target: Target, device: Device) -> tuple[pipeline.Result, Program]:
-        key = (device.family, target.limits(device), *(repr(sorted(device.section(s).items())) for s in ("layout", "formats")))
+        key = (
+            device.family,
+            target.limits(device),
+            *(repr(sorted(device.section(s).items())) for s in ("layout", "formats")),
+        )
         if key not in self._ported:
             result = self._passes(self._head.model, self._tail, device)
             self._ported[key] = (result, kernels.program_of(result.model))
@@ -276,13 +316,22 @@ class Bench:
             self._kept.put(key, known)
         return dict(known)
 
-    def _error(self, lowered: Lowered, device: Device, result: pipeline.Result, program: Program) -> tuple[dict[str, float], dict[str, float], str]:
+    def _error(
+        self, lowered: Lowered, device: Device, result: pipeline.Result, program: Program
+    ) -> tuple[dict[str, float], dict[str, float], str]:
         if self._judge is None:
             self._judge = _Layers(self.model, lowered, device, self.inputs, self.precision, self.budgets)
         judge = copy(self._judge)
         judge.lowered, judge.device = lowered, device
         self.progress(f"{device.name} end to end", 0, 0)
         return judge.seen(program, result.model)
+
+
+def _said(failure: CheckFailed, device: Device) -> str:
+    """Where and what was found, in a line; the device is said beside it."""
+    where, *rest = (line.strip() for line in str(failure).splitlines())
+    found = [line.removeprefix("found ") for line in rest if line.startswith("found ")]
+    return ": ".join([where.removeprefix(f"{device.name}: "), *found])
 
 
 def _realized(rows: Sequence[Row]) -> str:
@@ -294,10 +343,18 @@ def _realized(rows: Sequence[Row]) -> str:
     return ", ".join(f for f, _ in work.most_common())
 
 
-SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8_e4m3fn": "fp8 e4m3", "float8_e5m2": "fp8 e5m2"}
+SHORT = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+    "float8_e4m3fn": "fp8 e4m3",
+    "float8_e5m2": "fp8 e5m2",
+}
 
 
-def _row(program: Program, lowered: Lowered, target: Target, device: Device, launch: Any, inside: Mapping[str, float]) -> Row:
+def _row(
+    program: Program, lowered: Lowered, target: Target, device: Device, launch: Any, inside: Mapping[str, float]
+) -> Row:
     kernel = program.kernels[launch.kernel]
     seen = [inside[n] for n in launch.outputs if n in inside]
     error = min(seen) if seen else None
@@ -311,4 +368,15 @@ def _row(program: Program, lowered: Lowered, target: Target, device: Device, lau
     bounds = dict(target.seconds(tile, device))
     dots = any(isinstance(s, Dot) for s in walk(tile.body))
     format = ", ".join(sorted({SHORT.get(p, p) for p in emitted.products or counts.products})) if dots else ""
-    return Row(layer, launch.source, launch.outputs, kernel.name, kernel.op, format, bounds, counts.touched, counts.flops, error)
+    return Row(
+        layer,
+        launch.source,
+        launch.outputs,
+        kernel.name,
+        kernel.op,
+        format,
+        bounds,
+        counts.touched,
+        counts.flops,
+        error,
+    )

@@ -16,9 +16,13 @@ def junit(document: Mapping[str, Any]) -> str:
     targets = document["targets"]
     failed = [t for t in targets if t["missed"]]
     suite = ElementTree.Element(
-        "testsuite", name=_xml(f"porter compare {document['model']}"), tests=str(len(targets)), failures=str(len(failed)),
-        errors="0", skipped=str(sum(not t["runs"] and not t["missed"] for t in targets)),
-    )  # fmt: skip
+        "testsuite",
+        name=_xml(f"porter compare {document['model']}"),
+        tests=str(len(targets)),
+        failures=str(len(failed)),
+        errors="0",
+        skipped=str(sum(not t["runs"] and not t["missed"] for t in targets)),
+    )
     for t in targets:
         case = ElementTree.SubElement(suite, "testcase", classname="porter.compare", name=_xml(t["target"]))
         if t["missed"]:
@@ -34,14 +38,28 @@ def junit(document: Mapping[str, Any]) -> str:
 def sarif(document: Mapping[str, Any]) -> str:
     """SARIF 2.1.0: each missed budget a result under the checker's rule of budgets."""
     rules = [{"id": f"porter/{k}", "shortDescription": {"text": v}} for k, v in RULES.items()]
-    where = [{"physicalLocation": {"artifactLocation": {"uri": quote(document["model"].split(", ")[-1].replace("\\", "/"))}}}]
+    where = [
+        {"physicalLocation": {"artifactLocation": {"uri": quote(document["model"].split(", ")[-1].replace("\\", "/"))}}}
+    ]
     results = [
-        {"ruleId": "porter/budget", "ruleIndex": list(RULES).index("budget"), "level": "error",
-         "message": {"text": f"{t['target']}: {line}"}, "locations": where}
-        for t in document["targets"] for line in t["missed"]
-    ]  # fmt: skip
+        {
+            "ruleId": "porter/budget",
+            "ruleIndex": list(RULES).index("budget"),
+            "level": "error",
+            "message": {"text": f"{t['target']}: {line}"},
+            "locations": where,
+        }
+        for t in document["targets"]
+        for line in t["missed"]
+    ]
     driver = {"name": "porter", "informationUri": "https://pypi.org/project/onnx-porter/", "rules": rules}
-    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}, indent=2) + "\n"
+    return (
+        json.dumps(
+            {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]},
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 def _xml(words: str) -> str:

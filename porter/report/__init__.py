@@ -1,8 +1,8 @@
 """Everything that a command found out, as one HTML page: self-contained, light and dark, readable on paper.
 
-    of_comparison(result)    a `porter.compare` Comparison
-    of_port(document)        the document of `porter port --json`
-    of_check(document)       the document of `porter check --json`
+of_comparison(result)    a `porter.compare` Comparison
+of_port(document)        the document of `porter port --json`
+of_check(document)       the document of `porter check --json`
 """
 
 from __future__ import annotations

@@ -20,14 +20,30 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, RULE, PAPER = "#010203", "#040506", "#070809"
 SERIES = tuple(f"#0a0b{i:02x}" for i in range(16, 32))  # stand-ins; the page has their colours
-_CSS = {INK: "var(--ink)", RULE: "var(--rule)", PAPER: "var(--paper)"} | {c: f"var(--series-{i % 8})" for i, c in enumerate(SERIES)}
+_CSS = {INK: "var(--ink)", RULE: "var(--rule)", PAPER: "var(--paper)"} | {
+    c: f"var(--series-{i % 8})" for i, c in enumerate(SERIES)
+}
 MARKS = "osD^vPX*"  # a series is told by its mark too, not by colour alone
-STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "text.color": INK, "axes.edgecolor": RULE, "axes.labelcolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "grid.color": RULE, "axes.grid": True,
-    "grid.linewidth": 0.5, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": RULE,
+    "axes.grid": True,
+    "grid.linewidth": 0.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
     "svg.hashsalt": "porter",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,9 @@ def tradeoff(points: Sequence[Point], x: str, y: str) -> str:
     with mpl.rc_context(STYLE):
         figure, axes = _axes()
         best = front(points)
-        axes.step([p.x for p in best], [p.y for p in best], where="post", color=RULE, linewidth=1.5, linestyle="--", zorder=1)
+        axes.step(
+            [p.x for p in best], [p.y for p in best], where="post", color=RULE, linewidth=1.5, linestyle="--", zorder=1
+        )
         for i, p in enumerate(points):
             axes.scatter(p.x, p.y, s=70, color=SERIES[i % 8], marker=MARKS[i % 8], zorder=2)
             axes.annotate(p.name, (p.x, p.y), xytext=(8, 4), textcoords="offset points", color=INK)
@@ -94,7 +112,9 @@ def tradeoff(points: Sequence[Point], x: str, y: str) -> str:
         axes.set_ylabel(y)
         said = "; ".join(f"{p.name}: {p.x:.3g}, {p.y:.1f}" for p in points)
         front_ = ", ".join(p.name for p in best)
-        return _svg(figure, "tradeoff", "Cost against quality", f"{x} against {y}. {said}. On the Pareto front: {front_}.")
+        return _svg(
+            figure, "tradeoff", "Cost against quality", f"{x} against {y}. {said}. On the Pareto front: {front_}."
+        )
 
 
 def roofline(key: str, name: str, peak: float, peak_name: str, bandwidth: float, points: Sequence[Point]) -> str:
@@ -115,7 +135,12 @@ def roofline(key: str, name: str, peak: float, peak_name: str, bandwidth: float,
         axes.set_ylabel("operations per second")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         said = "; ".join(f"{p.name}: {p.x:.3g} operations per byte, {p.y:.3g} per second, {p.note}" for p in points)
-        return _svg(figure, key, f"Roofline of {name}", f"Peak {peak:.4g} per second, memory {bandwidth:.4g} bytes per second. {said}.")
+        return _svg(
+            figure,
+            key,
+            f"Roofline of {name}",
+            f"Peak {peak:.4g} per second, memory {bandwidth:.4g} bytes per second. {said}.",
+        )
 
 
 def timeline(lines: Mapping[str, Sequence[int]]) -> str:
@@ -132,8 +157,15 @@ def timeline(lines: Mapping[str, Sequence[int]]) -> str:
         top = max(max(v) for v in lines.values())
         unit, word = next(((u, w) for u, w in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if top >= u), (1, "bytes"))
         for i, (name, values) in enumerate(lines.items()):
-            axes.step(range(1, len(values) + 1), [v / unit for v in values], where="mid", color=SERIES[i % 8], linewidth=1.6,
-                      linestyle=("-", "--", ":", "-.")[i % 4], label=name)  # fmt: skip
+            axes.step(
+                range(1, len(values) + 1),
+                [v / unit for v in values],
+                where="mid",
+                color=SERIES[i % 8],
+                linewidth=1.6,
+                linestyle=("-", "--", ":", "-.")[i % 4],
+                label=name,
+            )
         axes.set_ylim(bottom=0)
         axes.set_xlabel("launch")
         axes.set_ylabel(f"intermediates, {word}")

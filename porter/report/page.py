@@ -21,23 +21,40 @@ def of_comparison(result: Comparison) -> str:
     tokens = any(t["tokens_per_s"] is not None for t in document["targets"])
     cost = "usd_per_million_tokens" if tokens else "usd_per_thousand_runs"
     unit = "dollars per million tokens" if tokens else "dollars per thousand runs"
-    points = [charts.Point(t["target"], t[cost], t["error"]["sqnr_db"]) for t in document["targets"] if t["runs"] and t[cost] and t["error"]]
+    points = [
+        charts.Point(t["target"], t[cost], t["error"]["sqnr_db"])
+        for t in document["targets"]
+        if t["runs"] and t[cost] and t["error"]
+    ]
     front = {p.name for p in charts.front(points)}
     able = [(phase, t) for phase, trials in result.trials.items() for t in trials if t.runs]
     return _render(
-        title=f"porter compare {document['model']}", kind="compare", document=document, tokens=tokens, cost=cost, unit=unit,
-        tradeoff=charts.tradeoff(points, unit, "signal to error, dB"), points=points, front=front,
+        title=f"porter compare {document['model']}",
+        kind="compare",
+        document=document,
+        tokens=tokens,
+        cost=cost,
+        unit=unit,
+        tradeoff=charts.tradeoff(points, unit, "signal to error, dB"),
+        points=points,
+        front=front,
         devices=[_device(charts, phase, t, i) for i, (phase, t) in enumerate(able)],
         timeline=charts.timeline({_name(phase, t, result): t.memory.timeline for phase, t in able}),
         memories=[(_name(phase, t, result), t.memory) for phase, t in able],
-        heat=_heat(document["matrix"]), sources=_sources(able, result), steps=[(_name(p, t, result), t.steps) for p, t in able if t.steps],
-    )  # fmt: skip
+        heat=_heat(document["matrix"]),
+        sources=_sources(able, result),
+        steps=[(_name(p, t, result), t.steps) for p, t in able if t.steps],
+    )
 
 
 def of_port(document: Mapping[str, Any]) -> str:
     """The page of a port."""
-    return _render(title=f"porter port {document['model']}", kind="port", document=document,
-                   steps=[(t["target"], t["steps"]) for t in document["targets"]])  # fmt: skip
+    return _render(
+        title=f"porter port {document['model']}",
+        kind="port",
+        document=document,
+        steps=[(t["target"], t["steps"]) for t in document["targets"]],
+    )
 
 
 def of_check(document: Mapping[str, Any]) -> str:
@@ -50,7 +67,9 @@ def _charts() -> Any:
     try:
         from porter.report import charts
     except ImportError as e:
-        raise PorterError("--report", expected="the libraries that draw it", found=str(e), hint="pip install 'onnx-porter[report]'") from None
+        raise PorterError(
+            "--report", expected="the libraries that draw it", found=str(e), hint="pip install 'onnx-porter[report]'"
+        ) from None
     return charts
 
 
@@ -58,11 +77,24 @@ def _render(**words: Any) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as e:
-        raise PorterError("--report", expected="the libraries that draw it", found=str(e), hint="pip install 'onnx-porter[report]'") from None
+        raise PorterError(
+            "--report", expected="the libraries that draw it", found=str(e), hint="pip install 'onnx-porter[report]'"
+        ) from None
     from porter.report import numbers
 
-    env = Environment(loader=PackageLoader("porter.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"amount": numbers.amount, "seconds": numbers.seconds, "figure": numbers.figure, "percent": numbers.percent}
+    env = Environment(
+        loader=PackageLoader("porter.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "amount": numbers.amount,
+        "seconds": numbers.seconds,
+        "figure": numbers.figure,
+        "percent": numbers.percent,
+    }
     return env.get_template("page.html").render(**words)
 
 
@@ -76,22 +108,39 @@ def _device(charts: Any, phase: str, trial: Trial, number: int) -> dict[str, Any
     bandwidth = float(device["memory.hbm.bytes_per_s"])
     peaks = {k: v for k in ("bf16", "fp16", "fp32") if (v := device.get(f"peak.{k}")) is not None}
     peak_name, peak = max(peaks.items(), key=lambda p: p[1])
-    kernels, points = [], []
+    kernels: list[dict[str, Any]] = []
+    points = []
     for used in trial.kernels:
         rows = [r for r in trial.rows if r.kernel == used.name]
         row = rows[0]
         spent = row.bounds[row.bound]
         errors = [r.error_db for r in rows if r.error_db is not None]
-        kernels.append({"used": used, "row": row, "seconds": row.seconds() * used.calls, "error": min(errors) if errors else None,
-                        "layers": [r.layer for r in rows], "id": f"k-{number}-{used.name}", "sources": sorted({s for r in rows for s in r.sources})})  # fmt: skip
+        kernels.append(
+            {
+                "used": used,
+                "row": row,
+                "seconds": row.seconds() * used.calls,
+                "error": min(errors) if errors else None,
+                "layers": [r.layer for r in rows],
+                "id": f"k-{number}-{used.name}",
+                "sources": sorted({s for r in rows for s in r.sources}),
+            }
+        )
         # x from the bytes that the model of the device counts, so that a kernel bound by memory lies on the slope
         moved = row.bounds.get("memory", 0.0) * bandwidth
         if spent > 0 and moved > 0:
             points.append(charts.Point(used.name, row.flops / moved, row.flops / spent, f"bound by {row.bound}"))
-    kernels.sort(key=lambda k: -k["seconds"])
-    return {"name": device.name, "phase": phase, "title": device.title, "label": str(device.get("remarks.label", "")), "kernels": kernels,
-            "points": points, "roofline": charts.roofline(f"roof{number}", device.name, float(peak), f"{peak_name} peak", bandwidth, points),
-            "host": trial.host}  # fmt: skip
+    kernels.sort(key=lambda k: k["seconds"], reverse=True)
+    return {
+        "name": device.name,
+        "phase": phase,
+        "title": device.title,
+        "label": str(device.get("remarks.label", "")),
+        "kernels": kernels,
+        "points": points,
+        "roofline": charts.roofline(f"roof{number}", device.name, float(peak), f"{peak_name} peak", bandwidth, points),
+        "host": trial.host,
+    }
 
 
 def _heat(matrix: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +152,17 @@ def _heat(matrix: Mapping[str, Any]) -> dict[str, Any]:
     def shade(error: float | None) -> int:
         return 0 if error is None or error >= 300 else round(10 + 80 * (high - error) / max(high - low, 1e-9))
 
-    layers = [layer | {"cells": [c and c | {"shade": shade(c["error_db"])} for c in layer["cells"]]} for layer in matrix["layers"]]
-    ordered = sorted(layers, key=lambda r: (min((c["error_db"] for c in r["cells"] if c and c["error_db"] is not None), default=400.0), r["order"]))
+    layers = [
+        layer | {"cells": [c and c | {"shade": shade(c["error_db"])} for c in layer["cells"]]}
+        for layer in matrix["layers"]
+    ]
+    ordered = sorted(
+        layers,
+        key=lambda r: (
+            min((c["error_db"] for c in r["cells"] if c and c["error_db"] is not None), default=400.0),
+            r["order"],
+        ),
+    )
     most = next((r for r in layers if r["between"]), None)
     return {"targets": matrix["targets"], "layers": ordered[:HEAT], "left": max(0, len(layers) - HEAT), "most": most}
 
@@ -117,5 +175,7 @@ def _sources(able: list[tuple[str, Trial]], result: Comparison) -> list[tuple[st
         for row in trial.rows:
             if row.kernel in known:
                 for source in row.sources:
-                    found.setdefault(source, {})[f"k-{number}-{row.kernel}"] = f"{_name(phase, trial, result)} {row.kernel}"
+                    found.setdefault(source, {})[f"k-{number}-{row.kernel}"] = (
+                        f"{_name(phase, trial, result)} {row.kernel}"
+                    )
     return [(s, sorted((label, key) for key, label in ks.items())) for s, ks in found.items()]

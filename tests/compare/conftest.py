@@ -15,21 +15,27 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """y[m, 256] = x[m, 512] @ w[512, 256], float32."""
     w = np.random.default_rng(0).standard_normal((512, 256)).astype(np.float32)
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["m", d]) for n, d in (("x", 512), ("y", 256)))
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], "/product")], "g", [x], [y], [numpy_helper.from_array(w, "w")])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "/product")], "g", [x], [y], [numpy_helper.from_array(w, "w")]
+    )
     return _saved(tmp_path_factory, graph, "product.onnx")
 
 
 def _decoder(tokens: int | str, past: bool) -> onnx.GraphProto:
     """One layer of attention without projections of the query: vocabulary 32, hidden 16, 2 heads of 8."""
     rng = np.random.default_rng(1)
-    f = {n: rng.standard_normal(s).astype(np.float32) * 0.3 for n, s in (("table", (32, 16)), ("wk", (16, 16)), ("wv", (16, 16)), ("head", (16, 32)))}
+    f = {
+        n: rng.standard_normal(s).astype(np.float32) * 0.3
+        for n, s in (("table", (32, 16)), ("wk", (16, 16)), ("wv", (16, 16)), ("head", (16, 32)))
+    }
     i = {"split": np.array([0, 0, 2, 8]), "join": np.array([0, 0, 16])}
     node = helper.make_node
     nodes = [node("Gather", ["table", "ids"], ["x"], "/embed"), node("Reshape", ["x", "split"], ["q_"], "/q/split"),
              node("Transpose", ["q_"], ["q"], "/q", perm=[0, 2, 1, 3])]  # fmt: skip
     for n in "kv":
         made = f"new_{n}" if past else f"present.{n}"
-        nodes += [node("MatMul", ["x", f"w{n}"], [f"p{n}"], f"/{n}/MatMul"), node("Reshape", [f"p{n}", "split"], [f"s{n}"], f"/{n}/split"),
+        nodes += [node("MatMul", ["x", f"w{n}"], [f"p{n}"], f"/{n}/MatMul"),
+                  node("Reshape", [f"p{n}", "split"], [f"s{n}"], f"/{n}/split"),
                   node("Transpose", [f"s{n}"], [made], f"/{n}", perm=[0, 2, 1, 3])]  # fmt: skip
         if past:
             nodes.append(node("Concat", [f"past.{n}", made], [f"present.{n}"], f"/{n}/cat", axis=2))

@@ -64,7 +64,9 @@ def test_the_document_has_the_promised_words(four: dict[str, Any]) -> None:
         assert t.keys() >= SCHEMA
         assert t["memory"].keys() >= {"weights_bytes", "kv_bytes", "arena_bytes", "hbm_bytes"}
         assert set(t["origin"].values()) == {"model"}
-        assert {k for k in ("latency_s", "per_second", "usd_per_thousand_runs") if t[k] is not None} <= t["origin"].keys()
+        assert {k for k in ("latency_s", "per_second", "usd_per_thousand_runs") if t[k] is not None} <= t[
+            "origin"
+        ].keys()
     json.dumps(four, allow_nan=False)
 
 
@@ -88,7 +90,9 @@ def test_best_values_are_marked_and_dominated_choices_named(four: dict[str, Any]
 
 def test_a_price_of_ones_own_takes_the_place_of_the_public_one(product: Path) -> None:
     h200 = load_device("gpu:h200")
-    own = compare(product, targets=[h200], dims={"m": 64}, quick=True, prices=given(["gpu:h200=3.50"])).to_json()["targets"][0]
+    own = compare(product, targets=[h200], dims={"m": 64}, quick=True, prices=given(["gpu:h200=3.50"])).to_json()[
+        "targets"
+    ][0]
     assert own["price"]["usd_per_hour"] == 3.5 and own["price"]["source"] == "given by --price"
     assert price(h200, {}).usd_per_hour == 7.912  # type: ignore[union-attr]
     with pytest.raises(PorterError, match="--price gpu:h200"):
@@ -141,7 +145,13 @@ def test_a_missed_budget_of_time_is_named(product: Path) -> None:
 def test_verdicts_for_ci_name_the_budget(product: Path) -> None:
     from xml.etree import ElementTree
 
-    result = compare(product, targets=[load_device("gpu:h200"), load_device("tpu:v6e")], dims={"m": 64}, quick=True, limits={"latency_ms": 0.002})
+    result = compare(
+        product,
+        targets=[load_device("gpu:h200"), load_device("tpu:v6e")],
+        dims={"m": 64},
+        quick=True,
+        limits={"latency_ms": 0.002},
+    )
     suite = ElementTree.fromstring(junit(result.to_json()))[0]
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     results = json.loads(sarif(result.to_json()))["runs"][0]["results"]
@@ -161,7 +171,9 @@ def test_the_matrix_has_a_cell_for_each_layer_and_device(checked: Any) -> None:
     cells = checked.to_json()["matrix"]
     assert cells["targets"] == ["toy:toy", "gpu:h200"]
     (layer,) = cells["layers"]
-    assert layer["layer"] == "/product" and all(c["error_db"] > 100 and c["bytes"] == 4 * (5 * 512 + 512 * 256 + 5 * 256) for c in layer["cells"])
+    assert layer["layer"] == "/product" and all(
+        c["error_db"] > 100 and c["bytes"] == 4 * (5 * 512 + 512 * 256 + 5 * 256) for c in layer["cells"]
+    )
     assert table(cells).splitlines()[1].startswith("/product,toy:toy,")
 
 
@@ -174,5 +186,7 @@ def test_a_model_that_does_not_fit_says_how_much_is_missing(product: Path) -> No
     asked = Request("both", 1, 8, 8)
     with pytest.raises(PorterError, match="prefill"):
         compare(product, targets=[load_device("toy")], request=asked, quick=True, dims={"m": 64}, chips=1)
-    t = compare(product, targets=[load_device("gpu:h200")], dims={"m": 64}, quick=True, chips=16).to_json()["targets"][0]
+    t = compare(product, targets=[load_device("gpu:h200")], dims={"m": 64}, quick=True, chips=16).to_json()["targets"][
+        0
+    ]
     assert not t["runs"] and t["why"] == "16 chips, but the link joins 8"

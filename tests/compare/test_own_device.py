@@ -26,7 +26,9 @@ def test_what_is_written_reads_back_as_the_same_facts(name: str, tmp_path: Path)
     (tmp_path / "mine.toml").write_text(_page(device, device.title), encoding="utf-8")
     again = load_file(tmp_path / "mine.toml")
     assert again.name == f"{device.family}:mine"
-    assert {p: replace(f, source=()) for p, f in again.facts.items()} == {p: replace(f, source=()) for p, f in device.facts.items()}
+    assert {p: replace(f, source=()) for p, f in again.facts.items()} == {
+        p: replace(f, source=()) for p, f in device.facts.items()
+    }
     assert all(again.source(p) == device.source(p) for p in device.facts)
 
 

@@ -59,12 +59,16 @@ def test_both_phases_want_both_graphs(decode: Path, product: Path) -> None:
 
 def test_the_largest_batch_keeps_the_budget_and_its_double_does_not(prefill: Path, decode: Path) -> None:
     def step(batch: int) -> float:
-        return compare(decode, targets=[H200], request=Request("decode", batch, 64, 2), quick=True).to_json()["targets"][0]["serving"]["tpot_s"]
+        return compare(decode, targets=[H200], request=Request("decode", batch, 64, 2), quick=True).to_json()[
+            "targets"
+        ][0]["serving"]["tpot_s"]
 
     low, high = step(64), step(128)
     assert low < high
     limit = {"tpot_ms": (low + high) / 2 * 1e3}
-    (t,) = compare(decode, targets=[H200], request=Request("decode", 1, 64, 2), limits=limit, quick=True).to_json()["targets"]
+    (t,) = compare(decode, targets=[H200], request=Request("decode", 1, 64, 2), limits=limit, quick=True).to_json()[
+        "targets"
+    ]
     assert t["serving"]["largest_batch"] == 64
 
 
@@ -89,7 +93,9 @@ def test_collectives_are_priced_by_the_link() -> None:
 
 def test_a_split_decoder_pays_for_its_links(decode: Path) -> None:
     request = Request("decode", 4, 16, 2)
-    one, two = (compare(decode, targets=[H200], request=request, chips=n, quick=True).to_json()["targets"][0] for n in (1, 2))
+    one, two = (
+        compare(decode, targets=[H200], request=request, chips=n, quick=True).to_json()["targets"][0] for n in (1, 2)
+    )
     # one layer, hidden 16: 2 all-reduces of 2 x 1/2 x 4 x 16 x 4 bytes over 450 GB/s
     assert two["serving"]["collective_s"] == pytest.approx(2 * 256 / 450e9)
     assert one["serving"]["collective_s"] == 0.0
@@ -99,7 +105,9 @@ def test_a_split_decoder_pays_for_its_links(decode: Path) -> None:
 def test_the_real_decoder_is_recognized(models: Path) -> None:
     folder = models / "llama_gqa"
     request = Request("both", 2, 16, 8)
-    document = compare([folder / "prefill.onnx", folder / "decode.onnx"], targets=[H200], request=request, quick=True).to_json()
+    document = compare(
+        [folder / "prefill.onnx", folder / "decode.onnx"], targets=[H200], request=request, quick=True
+    ).to_json()
     served = document["targets"][0]["serving"]
     # 4 layers, a key and a value, 4 heads of 32 numbers of 4 bytes, 2 sequences
     assert served["kv_bytes_per_token"] == 4 * 2 * 4 * 32 * 4 * 2

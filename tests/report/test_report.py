@@ -51,12 +51,19 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
     rng = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in (("w", (20, 7)), ("b", (7,)))]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in (("w", (20, 7)), ("b", (7,)))
+    ]
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", d]) for n, d in (("x", 20), ("y", 7)))
     nodes = [helper.make_node("MatMul", ["x", "w"], ["p"], "/dense<&>"), helper.make_node("Add", ["p", "b"], ["s"], "/bias"),
              helper.make_node("Softmax", ["s"], ["y"], "/softmax", axis=-1)]  # fmt: skip
     path = tmp_path_factory.mktemp("model") / "m.onnx"
-    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], weights), opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(
+            helper.make_graph(nodes, "g", [x], [y], weights), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+        ),
+        path,
+    )
     return compare(path, targets=[load_device(n) for n in TARGETS], dims={"batch": 6})
 
 
@@ -121,11 +128,35 @@ def test_equal_comparisons_give_equal_pages(result: Any, text: str) -> None:
 
 
 def test_a_port_and_a_check_have_pages_too() -> None:
-    step = {"name": "cleanup", "contract": "exact", "status": "failed", "rewrites": 3, "metric": {"max_abs": 0.25}, "seconds": 0.1}
-    failed = {"target": "gpu:h200", "status": "failed", "bundle": None, "steps": [step], "kernels": {}, "end_to_end": {}, "toolchain": None, "estimate": {}, "message": "it differs"}
+    step = {
+        "name": "cleanup",
+        "contract": "exact",
+        "status": "failed",
+        "rewrites": 3,
+        "metric": {"max_abs": 0.25},
+        "seconds": 0.1,
+    }
+    failed = {
+        "target": "gpu:h200",
+        "status": "failed",
+        "bundle": None,
+        "steps": [step],
+        "kernels": {},
+        "end_to_end": {},
+        "toolchain": None,
+        "estimate": {},
+        "message": "it differs",
+    }
     page = report.of_port({"model": "m.onnx", "dims": {"n": 2}, "targets": [failed]})
     assert "it differs" in page and "max_abs 0.25" in page and "0 of 1 steps" in page
-    page = report.of_check({"verdict": "different", "method": "numeric", "outputs": [{"tensor": "y", "max_abs": 0.5}], "first_divergence": {"node": "<n>", "tensor": "y"}})
+    page = report.of_check(
+        {
+            "verdict": "different",
+            "method": "numeric",
+            "outputs": [{"tensor": "y", "max_abs": 0.5}],
+            "first_divergence": {"node": "<n>", "tensor": "y"},
+        }
+    )
     assert "different" in page and "&lt;n&gt;" in page
 
 
@@ -154,7 +185,8 @@ def test_a_browser_shows_it_without_a_complaint(text: str, tmp_path: Path, width
     """No error or message in the console, no request, kernels open by their links, no sideways scrolling of the page."""
     file = tmp_path / "report.html"
     file.write_text(text.replace("<title>", PROBE + "<title>", 1), encoding="utf-8")
-    run = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
+    run = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+           f"--window-size={width},900",
            "--virtual-time-budget=4000", "--dump-dom", file.as_uri()]  # fmt: skip
     shown = subprocess.run(run, capture_output=True, text=True, timeout=120, check=True).stdout
     probe = re.search(r'<pre id="probe">(.*?)</pre>', shown)
