@@ -207,7 +207,7 @@ def integers(model: Model, device: Device) -> None:
 def products_of(emitted: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, tuple[str, ...]]:
     """By source layer the products of its kernel, from (sources of a launch, products of its kernel)."""
     found: dict[str, tuple[str, ...]] = {}
-    for sources, products in emitted:
+    for sources, made in emitted:
         for layer in sources:
-            found[layer] = tuple(sorted({*found.get(layer, ()), *products}))
+            found[layer] = tuple(sorted({*found.get(layer, ()), *made}))
     return found

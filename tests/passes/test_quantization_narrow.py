@@ -1,0 +1,63 @@
+"""Weights and activations as codes in the graph: what stands there, and how far the numbers move."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from porter import graph, ops, pipeline
+from porter.check import draw
+from porter.device import load_device
+from porter.precision.schemes import SCHEMES, least
+from porter.tile.canonical import canonical
+from porter.tile.form import Cast, Dot, Form
+from porter.tile.pull import pull
+from tests.precision.test_pitfalls import linear
+
+
+def narrow(scheme: str, device: str = "gpu:b200") -> graph.Model:
+    return pipeline.run(linear(), f"quantization.narrow{{scheme={scheme}}}", load_device(device), checks=False).model
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_is_a_valid_model_within_its_own_budget(scheme: str) -> None:
+    before, after = linear(), narrow(scheme)
+    graph.validate(after)
+    sample = draw(before)
+    truth, got = (ops.evaluate(m, dict(sample), xp)["y"] for m, xp in ((before, ops.float64), (after, ops.source)))
+    assert 10 * np.log10(np.sum(truth**2) / np.sum((got - truth) ** 2)) >= least(scheme)
+    assert not any(n in after.graph.initializers for n in ("w1", "w2"))
+
+
+def test_more_bits_lose_less() -> None:
+    sample = draw(linear())
+    truth = ops.evaluate(linear(), dict(sample), ops.float64)["y"]
+    error = {s: np.std(ops.evaluate(narrow(s), dict(sample), ops.source)["y"] - truth) for s in ("int8w", "fp8w", "nvfp4w", "mxfp4w")}
+    assert error["int8w"] < error["fp8w"] < error["nvfp4w"] < error["mxfp4w"]
+
+
+def product(scheme: str, *, integer: bool = False) -> tuple[Form, Dot]:
+    """The canonical form of a narrowed product, and its dot."""
+    model = graph.parse("""<ir_version: 10, opset_import: ["": 24]>
+    g (float[8,64] x, float[64,64] w) => (float[8,64] y) { y = MatMul (x, w) }""")
+    weight = model.graph.inputs[1]
+    made = graph.add_initializer(model, "w1", np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    weight.replace_all_uses_with(made)
+    model.graph.inputs.remove(weight)
+    ops.infer(model)
+    model = pipeline.run(model, f"quantization.narrow{{scheme={scheme}}}", load_device("gpu:b200"), checks=False).model
+    types = [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in model.graph.inputs]
+    form = canonical(pull(ops.trace(model.graph, model, types)), integer=integer)
+    return form, next(form[i] for i in form.reachable() if isinstance(form[i], Dot))
+
+
+def test_fp8_operands_meet_as_they_are() -> None:
+    form, dot = product("fp8")
+    assert form[dot.a].dtype == form[dot.b].dtype == "float8_e4m3fn"
+
+
+def test_int8_operands_meet_as_integers_only_where_the_unit_has_them() -> None:
+    form, dot = product("int8", integer=True)
+    assert (form[dot.a].dtype, form[dot.b].dtype, dot.dtype) == ("int8", "int8", "int32")
+    form, dot = product("int8")
+    assert isinstance(form[dot.a], Cast) and form[dot.a].dtype == form[dot.b].dtype == "bfloat16"
