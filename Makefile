@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all bench lint
+.PHONY: help setup demo test test-all bench lint faults
 help:
 	@echo "make demo      port a real sentence encoder to the four default targets and show what it cost"
 	@echo "make test      lint-free fast tests        make test-all  all tests"
 	@echo "make bench     seconds, memory and kernels per model and target, written to build/bench/"
+	@echo "make faults    known miscompilations and planted ones are found, equivalent models are not: both counts"
 	@echo "make lint      ruff, mypy, import-linter"
 
 $(STAMP): pyproject.toml
@@ -29,6 +30,10 @@ test-all: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python bench/bench.py
+
+faults: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,faults]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/check/faults/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,6 +31,12 @@ def _write(proto: onnx.ModelProto, folder: Path) -> Path:
     return at
 
 
+def _defined_once(proto: onnx.ModelProto) -> None:
+    names = [name for node in proto.graph.node for name in node.output if name]
+    if len(set(names)) < len(names):
+        raise NotApplicable("a value is defined twice, so that the order of nodes means something")
+
+
 def onnxruntime_basic(path: Path, folder: Path) -> Path:
     """onnxruntime's optimizer at its basic level, which stays within ONNX."""
     ort = _tool("onnxruntime")
@@ -74,6 +80,7 @@ def rename(path: Path, folder: Path) -> Path:
     proto = onnx.load(path)
     if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
         raise NotApplicable("subgraphs refer to values by name")
+    _defined_once(proto)
     keep = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {""}
     new: dict[str, str] = {}
     for tensor in proto.graph.initializer:
@@ -93,6 +100,7 @@ def reorder(path: Path, folder: Path) -> Path:
     proto = onnx.load(path)
     if any(a.HasField("g") for n in proto.graph.node for a in n.attribute):
         raise NotApplicable("subgraphs read values that the node does not list")
+    _defined_once(proto)
     made = {v.name for v in proto.graph.input} | {t.name for t in proto.graph.initializer} | {""}
     made |= {t.values.name for t in proto.graph.sparse_initializer}
     waiting, ordered, rng = list(proto.graph.node), [], random.Random(7)
