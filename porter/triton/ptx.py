@@ -100,7 +100,7 @@ def mismatch(products: Sequence[Product], ttir: str, ttgir: str) -> str | None:
     wrong = requested_otherwise(products, ttir)
     if wrong:
         return wrong
-    found = dots(ttgir)
+    found = _whole(dots(ttgir), {(p.batch, p.m, p.n, p.k) for p in products})
     for p in products:
         alike = [q for q in products if (q.batch, q.m, q.n, q.k) == (p.batch, p.m, p.n, p.k)]
         others = [_passes(q) for q in alike if q.precision != p.precision]
@@ -112,6 +112,18 @@ def mismatch(products: Sequence[Product], ttir: str, ttgir: str) -> str | None:
         if got not in (p.precision, _OPERANDS.get(p.precision), widened):
             return f"{_described(p)} is asked for as {p.precision}, and compiled as {got}"
     return None
+
+
+def _whole(
+    found: Counter[tuple[tuple[int, int, int, int], str]], asked: set[tuple[int, int, int, int]]
+) -> Counter[tuple[tuple[int, int, int, int], str]]:
+    """Products by the shapes that were asked for: the compiler may cut a contraction into shorter ones, all of which run."""
+    joined: Counter[tuple[tuple[int, int, int, int], str]] = Counter()
+    for (at, dtype), n in found.items():
+        longer = [s for s in asked if s[:3] == at[:3] and s[3] % at[3] == 0]
+        whole = at if at in asked or not longer else min(longer)
+        joined[whole, dtype] += n * at[3] // whole[3]
+    return +joined
 
 
 def _described(p: Product) -> str:

@@ -25,3 +25,12 @@ def test_a_product_that_lost_passes_is_seen_beside_a_narrow_one() -> None:
     asked = [_product("bfloat16"), _product("bf16x6")]
     found = mismatch(asked, _TTIR, _PASS * 4)
     assert found == "the product [64, 32] x [32, 32] is asked for as bf16x6, and compiled as bf16x3"
+
+
+def test_a_contraction_cut_into_pieces_counts_once() -> None:
+    half = _PASS.replace("64x32xbf16", "64x16xbf16").replace("32x32xbf16", "16x32xbf16")
+    ttir = _TTIR.splitlines(keepends=True)[0]
+    assert mismatch([_product("bfloat16")], ttir, half * 2) is None
+    assert mismatch([_product("bfloat16")], ttir, half) == (
+        "the product [64, 32] x [32, 32] is asked for as bfloat16, and compiled as none"
+    )
