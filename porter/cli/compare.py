@@ -183,7 +183,7 @@ def show(document: dict[str, Any]) -> str:
         "\n".join(
             fill(line, WIDTH, subsequent_indent="  ")
             for line in [
-                "* best of its column; bf16+: and other products; dB: signal to error; kernels: distinct + on the host",
+                "* best of its column; bf16+: and other products; dB: signal to error; kernels: distinct + host",
                 *said,
             ]
         )
