@@ -86,7 +86,9 @@ def test_every_e4m3fn_code_but_three_is_a_sixteenth_in_b11fnuz() -> None:
 def test_e4m3fn_codes_up_to_240_are_equal_bit_by_bit_in_the_240_flavour() -> None:
     codes = np.arange(256, dtype=np.uint8)
     shared = codes[(codes & 0x7F) < 0x78]
-    np.testing.assert_array_equal(shared.view(E4M3FN).astype(np.float32), shared.view(ml_dtypes.float8_e4m3).astype(np.float32))
+    np.testing.assert_array_equal(
+        shared.view(E4M3FN).astype(np.float32), shared.view(ml_dtypes.float8_e4m3).astype(np.float32)
+    )
     beyond = codes[(codes & 0x7F) >= 0x78].view(ml_dtypes.float8_e4m3).astype(np.float32)
     assert not np.any(np.isfinite(beyond))
 
@@ -100,5 +102,7 @@ def test_hopper_keeps_about_14_bits_and_promotion_helps() -> None:
     assert plain < 1e-6 < errors[128] < errors[0]
     one = np.abs(hopper_fp8(a[:, :32], b[:32]) - a[:, :32].astype(np.float64) @ b[:32])
     top = np.max(np.abs(a[:, :32, None] * b[None, :32, :]), axis=1)
-    assert np.all(one <= 32 * 2.0**-13 * top) and np.any(one > 2.0**-14 * top)  # 32 terms, each cut at 14 bits of the largest
+    assert np.all(one <= 32 * 2.0**-13 * top) and np.any(
+        one > 2.0**-14 * top
+    )  # 32 terms, each cut at 14 bits of the largest
     np.testing.assert_array_equal(dot(a, b, precision="fp32", accumulator="hopper_fp8"), hopper_fp8(a, b))

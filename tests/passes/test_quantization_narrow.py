@@ -8,10 +8,10 @@ import pytest
 from porter import graph, ops, pipeline
 from porter.check import draw
 from porter.device import load_device
+from porter.porting.kernels import program_of
 from porter.precision.schemes import SCHEMES, least
 from porter.tile.canonical import canonical
 from porter.tile.form import Cast, Dot, Form
-from porter.tile.pull import pull
 from tests.precision.test_pitfalls import linear
 
 
@@ -32,23 +32,24 @@ def test_every_scheme_is_a_valid_model_within_its_own_budget(scheme: str) -> Non
 def test_more_bits_lose_less() -> None:
     sample = draw(linear())
     truth = ops.evaluate(linear(), dict(sample), ops.float64)["y"]
-    error = {s: np.std(ops.evaluate(narrow(s), dict(sample), ops.source)["y"] - truth) for s in ("int8w", "fp8w", "nvfp4w", "mxfp4w")}
+    error = {
+        s: np.std(ops.evaluate(narrow(s), dict(sample), ops.source)["y"] - truth)
+        for s in ("int8w", "fp8w", "nvfp4w", "mxfp4w")
+    }
     assert error["int8w"] < error["fp8w"] < error["nvfp4w"] < error["mxfp4w"]
 
 
 def product(scheme: str, *, integer: bool = False) -> tuple[Form, Dot]:
-    """The canonical form of a narrowed product, and its dot."""
-    model = graph.parse("""<ir_version: 10, opset_import: ["": 24]>
-    g (float[8,64] x, float[64,64] w) => (float[8,64] y) { y = MatMul (x, w) }""")
-    weight = model.graph.inputs[1]
-    made = graph.add_initializer(model, "w1", np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
-    weight.replace_all_uses_with(made)
-    model.graph.inputs.remove(weight)
-    ops.infer(model)
-    model = pipeline.run(model, f"quantization.narrow{{scheme={scheme}}}", load_device("gpu:b200"), checks=False).model
-    types = [ops.ShapeDtype(graph.shape(v), graph.dtype(v)) for v in model.graph.inputs]
-    form = canonical(pull(ops.trace(model.graph, model, types)), integer=integer)
-    return form, next(form[i] for i in form.reachable() if isinstance(form[i], Dot))
+    """The canonical form of the first kernel that multiplies, and its dot."""
+    text = f"quantization.narrow{{scheme={scheme}}}, quantization.decoded, tiling.partition"
+    model = pipeline.run(linear(), text, load_device("gpu:b200"), checks=False).model
+    for kernel in program_of(model).kernels.values():
+        assert kernel.form is not None
+        form = canonical(kernel.form, integer=integer)
+        for i in form.reachable():
+            if isinstance(dot := form[i], Dot):
+                return form, dot
+    raise AssertionError("no kernel multiplies")
 
 
 def test_fp8_operands_meet_as_they_are() -> None:

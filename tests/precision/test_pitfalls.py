@@ -39,7 +39,9 @@ def linear(seed: int = 0) -> Model:
 
 def narrowed(device: str, scheme: str = "fp8", model: Model | None = None) -> Model:
     target = load_device(device)
-    return pipeline.run(model or linear(), f"quantization.narrow{{scheme={scheme},method=minmax}}", target, checks=False).model
+    return pipeline.run(
+        model or linear(), f"quantization.narrow{{scheme={scheme},method=minmax}}", target, checks=False
+    ).model
 
 
 def codes(model: Model) -> list[np.ndarray]:
@@ -103,7 +105,9 @@ def test_block_scales_lie_along_the_contraction_axis_even_behind_a_transpose() -
     model = linear()
     first = layers(model)[0]
     turned = graph.add_initializer(model, "turned", np.ascontiguousarray(first.weight.const_value.numpy().T))
-    node = graph.new_node("Transpose", [turned], {"perm": [1, 0]}, outputs=[graph.new_value("back", np.dtype(np.float32), (64, 64))])
+    node = graph.new_node(
+        "Transpose", [turned], {"perm": [1, 0]}, outputs=[graph.new_value("back", np.dtype(np.float32), (64, 64))]
+    )
     graph.insert_before(first.node, [node])
     first.node.replace_input_with(1, node.outputs[0])
     assert [(x.weight.name, x.sums, x.channels) for x in layers(model)] == [("turned", 1, 0), ("w2", 0, 1)]
@@ -139,7 +143,9 @@ def test_the_audit_passes_what_was_asked() -> None:
 
 def test_four_bits_asked_and_eight_built_fails() -> None:
     device = load_device("gpu:b200")
-    found = audit.audit(linear(), narrowed("gpu:b200", "fp8w"), Formats("nvfp4w"), device, built(linear(), "bfloat16"), {})
+    found = audit.audit(
+        linear(), narrowed("gpu:b200", "fp8w"), Formats("nvfp4w"), device, built(linear(), "bfloat16"), {}
+    )
     with pytest.raises(CheckFailed, match="asked as float4_e2m1fn, stored as float8_e4m3fn"):
         found.settle(device)
 
@@ -161,5 +167,8 @@ def test_a_product_in_another_format_fails_unless_a_rule_says_why() -> None:
 
 
 def test_fp8_is_not_always_twice_as_fast() -> None:
-    rates = {d: load_device(d)["peak.fp8"] / load_device(d)["peak.bf16"] for d in ("tpu:v6e", "tpu:v5p", "trainium:trn1", "gpu:h200")}
+    rates = {
+        d: load_device(d)["peak.fp8"] / load_device(d)["peak.bf16"]
+        for d in ("tpu:v6e", "tpu:v5p", "trainium:trn1", "gpu:h200")
+    }
     assert rates["tpu:v6e"] == rates["tpu:v5p"] == 1.0 and rates["gpu:h200"] == pytest.approx(2.0, rel=1e-3)
