@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -12,7 +13,8 @@ MODELS = Path(os.environ.get("PORTER_MODELS", Path(__file__).resolve().parents[2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite expected texts; read the diff afterwards")
+    with contextlib.suppress(ValueError):  # porter's own plugin, where it is installed, has the option
+        parser.addoption("--update-golden", action="store_true", help="rewrite expected texts; read the diff afterwards")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,90 @@
+"""The pytest plugin, as a package outside of this one uses it."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PASS = '''
+    """Two negations are none."""
+    from porter.pipeline import exact
+    from porter.rewrite import rewrite
+
+    contract = exact
+
+    @rewrite
+    def twice(op, x):
+        return op.Neg(op.Neg(x))
+
+    @twice.to
+    def none(op, x):
+        return op.{made}(x)
+'''
+PAIRS = """# two negations become nothing
+g (float[4] x) => (float[4] y) {
+  a = Neg (x)
+  b = Neg (a)
+  y = Relu (b)
+}
+# ->
+EXPECTED
+# -----
+# one negation stays
+g (float[4] x) => (float[4] y) {
+  y = Neg (x)
+}
+# ->
+unchanged
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    def make(made="Identity", expected="unchanged"):
+        root = tmp_path / "site" / "their_own" / "mine"
+        root.mkdir(parents=True)
+        (root.parent / "__init__.py").write_text("")
+        (root / "__init__.py").write_text("")
+        (root / "fold.py").write_text(textwrap.dedent(PASS).replace("{made}", made))
+        info = tmp_path / "site" / "theirs-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[porter.passes]\ntheirs = their_own\n")
+        (tmp_path / "mine.fold.onnxtxt").write_text(PAIRS.replace("EXPECTED", expected))
+        return tmp_path
+
+    return make
+
+
+def run(folder, *words):
+    env = {**os.environ, "PYTHONPATH": str(folder / "site"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "porter.pytest", "-p", "no:cacheprovider", *words, str(folder)]
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=env, cwd=folder)
+
+
+def test_goldens_are_written_and_then_hold(package):
+    folder = package()
+    wrong = run(folder)
+    assert wrong.returncode == 1 and "1 failed, 1 passed" in wrong.stdout
+    assert run(folder, "--update-golden").returncode == 0
+    written = (folder / "mine.fold.onnxtxt").read_text()
+    assert "Relu" in written.split("# ->")[1] and "Neg" not in written.split("# ->")[1].split("# -----")[0]
+    right = run(folder)
+    assert right.returncode == 0 and "2 passed" in right.stdout, right.stdout
+
+
+def test_a_pass_that_is_wrong_fails_whatever_the_text_says(package):
+    folder = package(made="Abs")
+    done = run(folder, "--update-golden")
+    assert done.returncode == 1 and "mine.fold changed node" in done.stdout, done.stdout
+
+
+def test_the_option_may_be_there_already(package):
+    folder = package()
+    (folder / "conftest.py").write_text(
+        "import contextlib\n\n\ndef pytest_addoption(parser):\n    with contextlib.suppress(ValueError):\n"
+        '        parser.addoption("--update-golden", action="store_true")\n'
+    )
+    assert run(folder, "--update-golden").returncode == 0
