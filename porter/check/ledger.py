@@ -83,7 +83,9 @@ class Ledger:
 
     def text(self) -> str:
         """One line per step and output, plain."""
-        rows = [("step", "output", "share", "format", "accumulation", "error dB", "above formats dB")]
+        rows: list[tuple[str, ...]] = [
+            ("step", "output", "share", "format", "accumulation", "error dB", "above formats dB")
+        ]
         for e in self.entries:
             shares = (f"{100 * s:.1f}%" for s in (e.share, e.format, e.accumulation))
             above = f"{e.excess_db:+.1f}{' unexplained' if e.unexplained else ''}"
