@@ -20,14 +20,14 @@ _WORDS = {
     "run": "porter.bundle",
 }
 
-__all__ = ["check", "load", "port", "reference", "run"]
+__all__ = ["check", "compare", "load", "port", "reference", "run"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _WORDS:
         return getattr(import_module(_WORDS[name]), name)
-    if name == "check":  # a package of that name, which is itself callable
-        return import_module("porter.check")
+    if name in ("check", "compare"):  # packages of these names, which are themselves callable
+        return import_module(f"porter.{name}")
     raise AttributeError(f"module 'porter' has no attribute '{name}'")
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.bundle.folder import writing
 from porter.cli import options
 from porter.cli.output import progress, stdout_for
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--explain", is_flag=True, help="Say why the inputs are what they are, and the numbers of the gates.")
 @click.option("--junit", metavar="F", help="Write the verdict as JUnit XML.")
 @click.option("--sarif", metavar="F", help="Write the verdict as SARIF.")
+@click.option("--report", metavar="R.html", help="Write everything as one HTML page.")
 @options.json_option
 def command(
     a: str,
@@ -42,6 +42,7 @@ def command(
     explain: bool,
     junit: str | None,
     sarif: str | None,
+    report: str | None,
     as_json: bool,
 ) -> int:
     """Decide whether models A and B mean the same, whoever made B. Exit code 0 equivalent, 1 different, 3 unknown."""
@@ -52,19 +53,21 @@ def command(
     if decode:
         cache = options.model_file(prefill) if prefill else None
         return _decoded(first, second, decode, dims, cache, budgets, seed, as_json)
-    with stdout_for(as_json) as emit, progress() as report:
+    with stdout_for(as_json) as emit, progress() as say:
         from porter.check import report as form
         from porter.check.result import check
 
-        report("comparing", 0, 0)
+        say("comparing", 0, 0)
         result = check(
             first, second, dims=dims, method=method, inputs=samples, budgets=budgets, explain=explain, seed=seed
         )
         for path, write in ((junit, form.junit), (sarif, form.sarif)):
             if path:
-                with writing(path):
-                    Path(path).parent.mkdir(parents=True, exist_ok=True)
-                    Path(path).write_text(write(result), encoding="utf-8")
+                options.write_text(path, write(result))
+        if report:
+            from porter.report import of_check
+
+            options.write_text(report, of_check(result.json()))
         emit(result.json())
     if not as_json:
         click.echo(form.text(result))

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from porter.bundle.folder import writing
 from porter.cli import options
 from porter.cli.output import amount, progress, seconds, stdout_for, table
 from porter.errors import PorterError
@@ -109,17 +108,17 @@ def command(
         document = result.to_json()
         if matrix_file:
             cells = document["matrix"]
-            _write(
+            options.write_text(
                 matrix_file,
                 json.dumps(cells, indent=1) + "\n" if matrix_file.endswith(".json") else matrix.table(cells),
             )
         for path, form in ((junit, verdicts.junit), (sarif, verdicts.sarif)):
             if path:
-                _write(path, form(document))
+                options.write_text(path, form(document))
         if report:
             from porter import report as page
 
-            _write(report, page.of_comparison(result))
+            options.write_text(report, page.of_comparison(result))
         emit(document)
     if not as_json:
         click.echo(show(document))
@@ -142,12 +141,6 @@ def _chips(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise PorterError(f"--mesh {text}", expected="auto, or a number of chips")
     return int(text)
-
-
-def _write(path: str, text: str) -> None:
-    with writing(path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
 
 
 def show(document: dict[str, Any]) -> str:

@@ -62,6 +62,15 @@ def model_file(path: str) -> Path:
     return found
 
 
+def write_text(path: str, text: str) -> None:
+    """A file of the user's choice, parents made; one that cannot be written is a PorterError."""
+    from porter.bundle.folder import writing
+
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
+
+
 def samples(path: str | None) -> dict[str, np.ndarray] | None:
     """--inputs, read; None where it was not given."""
     from porter.bundle import read_inputs

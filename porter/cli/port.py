@@ -19,7 +19,13 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
     "-o", "--out", required=True, metavar="DIR", help="The bundle; with several targets, a folder of bundles."
 )
 @options.dim_option
-@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16, fp8, int8, int8w, fp8w, ..., auto, or a contract's .toml.")
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    metavar="P",
+    help="fp32, bf16, fp8, int8, int8w, fp8w, ..., auto, or a contract's .toml.",
+)
 @click.option(
     "--budget", multiple=True, metavar="METRIC=X", help="What the precision may cost, e.g. sqnr=30. Repeatable."
 )
@@ -29,6 +35,7 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
 @click.option("--save-steps", is_flag=True, help="Keep the model after each pass, as ONNX.")
 @click.option("--no-cache", is_flag=True, help="Derive everything anew.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--report", metavar="R.html", help="Write everything as one HTML page.")
 @options.json_option
 def command(
     model: str,
@@ -44,6 +51,7 @@ def command(
     save_steps: bool,
     no_cache: bool,
     force: bool,
+    report: str | None,
     as_json: bool,
 ) -> int:
     """Port MODEL to one or more targets; every step is checked against its contract, the program end to end."""
@@ -53,7 +61,7 @@ def command(
     budgets = options.budgets(budget)
     samples = options.samples(inputs)
     available(out, force)
-    with stdout_for(as_json) as emit, progress() as report:
+    with stdout_for(as_json) as emit, progress() as say:
         from porter.porting.port import port  # loads the compilers' libraries, which may print
 
         result = port(
@@ -69,9 +77,13 @@ def command(
             save_steps=save_steps,
             force=force,
             cache=not no_cache,
-            progress=report,
+            progress=say,
         )
         document = result.to_json()
+        if report:
+            from porter.report import of_port
+
+            options.write_text(report, of_port(document))
         emit(document)
     if not as_json:
         click.echo(show(document))
