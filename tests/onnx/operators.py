@@ -14,14 +14,15 @@ HEAD = """# Operators
 
 Written by `make onnx-tests` from the official cases of onnx. Do not edit.
 
+The counts say how many cases were run; `--per N` runs at most N for each operator, without those expanded to functions.
 A cell says where the cases of an operator run once ported: **device** all of them, **host** with the number of cases that
 need it and the reason, **not** where a case is wrong or refused. Each case is ported by the pipeline of `porter port`, its
 kernels are emitted, and the emitted text is executed by the target's interpreter on the case's inputs and compared with the
 case's outputs under the case's tolerances. Sizes are bound to those of the case; where a shape is computed from a small input
 (the target of a Reshape, the scales of a Resize), that input is bound too.
 
-Numbers of eight bits and fewer lie in memory as codes. int4, uint4, int2, uint2 and float4 are stored one to a byte; they are
-widened where they are loaded. Operators with random results, strings, sequences and optionals are not in this table: they run on the
+Numbers of eight bits and fewer lie in memory as codes. int4, uint4, int2, uint2 and float4 are stored one to a byte; where a
+target's language has no such type, the host runs the operator. Operators with random results, strings, sequences and optionals are not in this table: they run on the
 host.
 """
 
