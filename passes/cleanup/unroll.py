@@ -138,7 +138,9 @@ class Unroll(Pass):
         for t in range(turns):
             rows = []
             for x, axis, way in zip(xs, axes, ways, strict=True):
-                place = add_initializer(graph, f"{node.name}/{t}/place", np.asarray(turns - 1 - t if way else t, np.int64))
+                place = add_initializer(
+                    graph, f"{node.name}/{t}/place", np.asarray(turns - 1 - t if way else t, np.int64)
+                )
                 rows.append(_put(node, "Gather", [x, place], {"axis": axis}))
             results = splice(node, body, [*values, *rows], str(t))
             values = results[: len(carried_in)]

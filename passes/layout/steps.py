@@ -66,7 +66,9 @@ class _Layer:
     def __init__(self, node: Node) -> None:
         self.node, self.given = node, attributes(node)
         self.kind, self.time = node.op_type, 1 if self.given.get("layout") else 0
-        self.ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[str(self.given.get("direction", "forward"))]
+        self.ways = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[
+            str(self.given.get("direction", "forward"))
+        ]
         assert node.inputs[0] is not None
         self.steps = (shape(node.inputs[0]) or ())[self.time]
 
@@ -79,7 +81,9 @@ class _Layer:
             if not output.uses() and not output.is_graph_output():
                 joined.append(None)
                 continue
-            whole = [rows[0] if len(rows) == 1 else self._put("Concat", list(rows), {"axis": self.time}) for rows in parts]
+            whole = [
+                rows[0] if len(rows) == 1 else self._put("Concat", list(rows), {"axis": self.time}) for rows in parts
+            ]
             axis = along if k == 0 else 1 if self.time else 0
             joined.append(whole[0] if len(whole) == 1 else self._put("Concat", list(whole), {"axis": axis}))
         return joined

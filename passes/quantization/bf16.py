@@ -186,9 +186,9 @@ def _codes(node: Node) -> bool:
     users = [user for out in node.outputs for user, _ in out.uses()]
     return (
         node.op_type == "QuantizeLinear"
-        or node.op_type == "Clip"
+        or (node.op_type == "Clip"
         and all(_codes(user) for user in users)
-        and users != []
+        and users != [])
     )
 
 

@@ -41,7 +41,9 @@ class Partition(Pass):
         _copied_outputs(model)
         ops.infer(model)
         clusters = _ordered(_Partitioner(model, limits).clusters())
-        described = [(tuple(n.op_type for n in c.nodes), tuple(dict.fromkeys(map(graph.source_name, c.nodes)))) for c in clusters]
+        described = [
+            (tuple(n.op_type for n in c.nodes), tuple(dict.fromkeys(map(graph.source_name, c.nodes)))) for c in clusters
+        ]
         _replace(model, clusters)
         for number, (kinds, sources) in enumerate(described, 1):
             yield Rewrite(number, "tiling.partition", kinds, sources)
@@ -96,7 +98,12 @@ class _Partitioner:
 
     def _absorb(self, consumer: Cluster) -> Cluster | None:
         """The consumer merged with one of its producers, the heaviest first; None where nothing fits."""
-        found = {id(p): p for n in consumer.nodes for v in n.inputs if v is not None and (p := self._maker(v)) not in (None, consumer)}
+        found = {
+            id(p): p
+            for n in consumer.nodes
+            for v in n.inputs
+            if v is not None and (p := self._maker(v)) not in (None, consumer)
+        }
         producers = [p for p in found.values() if p is not None]
         for producer in sorted(producers, key=lambda c: (-RANK[c.trial.kind], -self.order[c.nodes[-1]])):
             if merged := self._merged(producer, consumer):
@@ -109,41 +116,63 @@ class _Partitioner:
 
     def _merged(self, producer: Cluster, consumer: Cluster) -> Cluster | None:
         kinds = RANK[producer.trial.kind], RANK[consumer.trial.kind]
-        if producer.trial.why or consumer.trial.why or kinds in ((3, 3), (3, 2), (2, 3)) or not self._convex(producer, consumer):
+        if (
+            producer.trial.why
+            or consumer.trial.why
+            or kinds in ((3, 3), (3, 2), (2, 3))
+            or not self._convex(producer, consumer)
+        ):
             return None
         if (consumer.trial.kind == "movement" or _decodes(consumer.nodes)) and self._grows(consumer):
             return None
         merged = Cluster(sorted({*producer.nodes, *consumer.nodes}, key=self.order.__getitem__))
         escaping = self._escaping(merged.nodes)
-        if len(escaping) > 1 and (len({tuple(v.shape or ()) for v in escaping}) > 1 or 3 in kinds and kinds[0] < 2):
+        if len(escaping) > 1 and (len({tuple(v.shape or ()) for v in escaping}) > 1 or (3 in kinds and kinds[0] < 2)):
             return None
         merged.trial = self.trial(merged.nodes)
         apart = (producer.trial, consumer.trial)
-        if merged.trial.why or merged.trial.dots > sum(t.dots for t in apart) or merged.trial.again > max(t.again for t in apart):
+        if (
+            merged.trial.why
+            or merged.trial.dots > sum(t.dots for t in apart)
+            or merged.trial.again > max(t.again for t in apart)
+        ):
             return None
         return merged if merged.trial.work <= AGAIN * sum(t.work for t in apart) + 1 else None
 
     def _grows(self, cluster: Cluster) -> bool:
         """Whether more bytes come out than go in (a broadcast, a widening): such movement belongs to those who read it."""
         outputs = self._escaping(cluster.nodes)
-        return not any(v.is_graph_output() for v in outputs) and _bytes(outputs) > _bytes(kernel_inputs(cluster.nodes, outputs))
+        return not any(v.is_graph_output() for v in outputs) and _bytes(outputs) > _bytes(
+            kernel_inputs(cluster.nodes, outputs)
+        )
 
     def _spread(self) -> None:
         """Movement that several kernels read goes into each of them, if it fits into all."""
         for cluster in self._all():
             cluster.outputs = self._escaping(cluster.nodes)
         for cluster in reversed(self._all()):
-            if cluster.trial.kind != "movement" or cluster.trial.why or any(v.is_graph_output() for v in cluster.outputs):
+            if (
+                cluster.trial.kind != "movement"
+                or cluster.trial.why
+                or any(v.is_graph_output() for v in cluster.outputs)
+            ):
                 continue
             if any(u.graph is not self.model.graph for v in cluster.outputs for u, _ in v.uses()):
                 continue  # a body of control flow reads it
-            users = {id(c): c for c in self._all() if c is not cluster and any(v in cluster.outputs for n in c.nodes for v in n.inputs)}
+            users = {
+                id(c): c
+                for c in self._all()
+                if c is not cluster and any(v in cluster.outputs for n in c.nodes for v in n.inputs)
+            }
             plans = []
             for user in users.values():
                 merged = Cluster(sorted({*cluster.nodes, *user.nodes}, key=self.order.__getitem__))
                 merged.trial = self.trial(merged.nodes, user.outputs)
                 plans.append((user, merged))
-            if all(not m.trial.why and not u.trial.why and m.trial.dots <= u.trial.dots and m.trial.again <= u.trial.again for u, m in plans):
+            if all(
+                not m.trial.why and not u.trial.why and m.trial.dots <= u.trial.dots and m.trial.again <= u.trial.again
+                for u, m in plans
+            ):
                 for user, merged in plans:
                     user.nodes, user.trial = merged.nodes, merged.trial
                 for node in cluster.nodes:
@@ -159,7 +188,7 @@ class _Partitioner:
             node = stack.pop()
             cluster = self.home.get(node)
             for n in cluster.nodes if cluster else [node]:
-                if n in seen or self.order.get(n, last + 1) > last and cluster is None:
+                if n in seen or (self.order.get(n, last + 1) > last and cluster is None):
                     continue
                 seen.add(n)
                 for v in n.outputs:
@@ -191,7 +220,9 @@ class _Partitioner:
 
     def _try(self, alone: Model) -> Trial:
         try:
-            form = canonical(pull(meaning(alone.graph, alone)), keep_last=self.limits.apart, integer=self.limits.integer)
+            form = canonical(
+                pull(meaning(alone.graph, alone)), keep_last=self.limits.apart, integer=self.limits.integer
+            )
             axes = choose(form, self.limits)
         except (Cut, PorterError) as e:
             return Trial("movement", why=str(e).splitlines()[0])
@@ -216,7 +247,15 @@ def _kind(form: Form) -> str:
 def _decodes(nodes: list[Node]) -> bool:
     """Whether nothing happens but that codes become the numbers they stand for: memory holds codes, readers decode."""
     kinds = {n.op_type if n.domain == "" else n.domain for n in nodes}
-    return "DequantizeLinear" in kinds and kinds <= {"DequantizeLinear", "Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"}
+    return "DequantizeLinear" in kinds and kinds <= {
+        "DequantizeLinear",
+        "Transpose",
+        "Reshape",
+        "Identity",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+    }
 
 
 def _bytes(values: Iterable[Value]) -> int:

@@ -25,7 +25,10 @@ from porter.formats.number import FORMATS, of
 
 Term = tuple[int, int]
 HOPPER_FP8 = "hopper_fp8"
-HOPPER_STEP, HOPPER_BITS = 32, 14  # terms of one wgmma of 8-bit floats (PTX ISA: k32); significant bits that its sum keeps
+HOPPER_STEP, HOPPER_BITS = (
+    32,
+    14,
+)  # terms of one wgmma of 8-bit floats (PTX ISA: k32); significant bits that its sum keeps
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def hopper_fp8(a: np.ndarray, b: np.ndarray, *, promote: int = 128) -> np.ndarra
 def _checked(a: np.ndarray, b: np.ndarray) -> None:
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         where = "emulated matrix product"
-        raise PorterError(where, expected="[..., M, K] times [..., K, N]", found=f"{list(a.shape)} times {list(b.shape)}")
+        raise PorterError(
+            where, expected="[..., M, K] times [..., K, N]", found=f"{list(a.shape)} times {list(b.shape)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,12 @@ def _check_arity(node: ir.Node, definition: onnx.defs.OpSchema) -> None:
     if len(node.outputs) > definition.max_output:
         raise PorterError(title, expected=f"at most {definition.max_output} outputs", found=str(len(node.outputs)))
     parts = node.attributes.get("num_outputs")
-    if node.op_type == "Split" and isinstance(parts, ir.Attr) and not parts.is_ref() and parts.value < len(node.outputs):
+    if (
+        node.op_type == "Split"
+        and isinstance(parts, ir.Attr)
+        and not parts.is_ref()
+        and parts.value < len(node.outputs)
+    ):
         # onnx's inference indexes its num_outputs sizes by the outputs there are, which ends the process
         raise PorterError(title, expected=f"num_outputs = {len(node.outputs)}, one per output", found=str(parts.value))
 

@@ -135,7 +135,7 @@ def _weight(value: Value, perm: tuple[int, ...]) -> Traced | None:
 def _behind(value: Value, perm: tuple[int, ...], stop: set[Value]) -> Traced:
     while value not in stop and (node := value.producer()) is not None and node.domain in PLAIN:
         order = attributes(node).get("perm") if node.op_type == "Transpose" else None
-        if node.op_type != "Identity" and order is None or node.inputs[0] is None:
+        if (node.op_type != "Identity" and order is None) or node.inputs[0] is None:
             break
         if order is not None:
             here = tuple(int(i) for i in order)  # type: ignore[attr-defined]

@@ -88,9 +88,11 @@ def joined(form: Form, node: Node, *, integer: bool = False) -> Node | int:
     kinds = [c if (c := _codes(form, i)) else form[form[i].arg].dtype for i in (node.a, node.b)]  # type: ignore[union-attr]
     if integer and kinds == ["int8", "int8"]:
         return form.add(Cast(form.add(replace(node, a=a.arg, b=b.arg, dtype="int32")), "float32"))
-    if not set(kinds) <= CODES | {"bfloat16"} or kinds[0] == kinds[1] and kinds[0] in FLOAT_CODES | {"bfloat16"}:
+    if not set(kinds) <= CODES | {"bfloat16"} or (kinds[0] == kinds[1] and kinds[0] in FLOAT_CODES | {"bfloat16"}):
         return node
-    operands = [c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)]
+    operands = [
+        c.arg if k == "bfloat16" else form.add(Cast(c.arg, "bfloat16")) for c, k in zip((a, b), kinds, strict=True)
+    ]
     return replace(node, a=operands[0], b=operands[1])
 
 
@@ -115,5 +117,10 @@ def clamped(made: Mapping[str, program.Elementwise | program.Full], name: str, l
         rest = [a for a in d.args if a not in bounds]
         other = "max" if d.op == "min" else "min"
         inner = made.get(rest[0]) if len(rest) == 1 else None
-        return bool(bounds) and isinstance(inner, program.Elementwise) and inner.op == other and any(bound(a, -sign) for a in inner.args)
+        return (
+            bool(bounds)
+            and isinstance(inner, program.Elementwise)
+            and inner.op == other
+            and any(bound(a, -sign) for a in inner.args)
+        )
     return False

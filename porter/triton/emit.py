@@ -70,11 +70,13 @@ def emit(program: Program, *, options: Mapping[str, int] | None = None, heading:
     parts = [
         _docstring(program, heading),
         "import triton\nimport triton.language as tl",
-        "\n".join([
-            f"GRID = ({grid},)",
-            f"SIGNATURE = {json.dumps({scope.params[p.name]: _pointer(p.dtype) for p in program.params})}",
-            f"OPTIONS = {json.dumps(dict(options or DEFAULT))}",
-        ]),
+        "\n".join(
+            [
+                f"GRID = ({grid},)",
+                f"SIGNATURE = {json.dumps({scope.params[p.name]: _pointer(p.dtype) for p in program.params})}",
+                f"OPTIONS = {json.dumps(dict(options or DEFAULT))}",
+            ]
+        ),
     ]
     parts += ["\n" + f for f in library(scope.functions)]
     signature = f"def {scope.program.name}({', '.join(scope.params.values())}):"
@@ -387,6 +389,7 @@ class _Writer:
 
     def _carried(self, name: str) -> bool:
         """Whether a value's one reader is the next step of a loop that keeps it as a matrix."""
+
         def visit(body: Sequence[Statement]) -> bool:
             for s in body:
                 if isinstance(s, For):

@@ -40,6 +40,7 @@ def _power(n: int) -> int:
 
 def _staged(program: Program) -> int:
     """Bytes that one step of the innermost loop loads for its products: what the pipeline holds once per stage."""
+
     def visit(body: Sequence[Statement]) -> int:
         deeper = max((visit(s.body) for s in body if isinstance(s, For)), default=0)
         wanted = {x for s in body if isinstance(s, Dot) for x in (s.a, s.b)}
