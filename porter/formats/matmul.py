@@ -88,7 +88,8 @@ def dot(a: np.ndarray, b: np.ndarray, *, precision: str, accumulator: str = "flo
 
     `accumulator` 'float32' sums in float32; 'float64' leaves only the error of the operand format, to tell the two
     apart; a narrower float ('float16', 'bfloat16') rounds the float32 sum once, in float32. Any order of summation is
-    as right as any other: units document none; 'hopper_fp8' is the 14 bits of `hopper_fp8`. Wrong dtypes, formats or shapes raise PorterError.
+    as right as any other: units document none; 'hopper_fp8' is the 14 bits of `hopper_fp8`. Wrong dtypes, formats or
+    shapes raise PorterError.
     """
     p = _precision(precision)
     if accumulator == HOPPER_FP8:

@@ -194,6 +194,7 @@ def to_b11fnuz(codes: np.ndarray) -> tuple[np.ndarray, float]:
     and raise PorterError. All 256 codes are in the tests.
     """
     target, bits = of("float8_e4m3b11fnuz"), np.ascontiguousarray(codes).view(np.uint8)
+    assert target.dtype is not None
     if np.any((bits & 0x7F) == 0x7F):
         raise PorterError(
             "e4m3fn codes as e4m3b11fnuz", expected="no NaN", found=f"{np.sum((bits & 0x7F) == 0x7F)} NaN codes"

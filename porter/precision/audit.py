@@ -57,17 +57,24 @@ class Audit:
 
     def metric(self) -> dict[str, Any]:
         return {
-            "layers": len(self.rows), "as_asked": sum(not r.rule and not r.wrong for r in self.rows),
-            "by_rule": dict(Counter(r.rule for r in self.rows if r.rule)), "bytes": dict(sorted(self.bytes.items())), "multiply_adds": self.share,
-        }  # fmt: skip
+            "layers": len(self.rows),
+            "as_asked": sum(not r.rule and not r.wrong for r in self.rows),
+            "by_rule": dict(Counter(r.rule for r in self.rows if r.rule)),
+            "bytes": dict(sorted(self.bytes.items())),
+            "multiply_adds": self.share,
+        }
 
     def settle(self, device: Device) -> None:
         """Raises CheckFailed naming the first layers whose formats differ without a rule."""
         wrong = [r for r in self.rows if r.wrong]
         if wrong:
             first = "; ".join(f"{r.layer}: {r.wrong}" for r in wrong[:SHOWN])
-            raise CheckFailed(f"{device.name}: precision audit, {len(wrong)} of {len(self.rows)} layers", expected="the formats that were asked for",
-                              found=first, hint="a precision contract that asks for what the device has")  # fmt: skip
+            raise CheckFailed(
+                f"{device.name}: precision audit, {len(wrong)} of {len(self.rows)} layers",
+                expected="the formats that were asked for",
+                found=first,
+                hint="a precision contract that asks for what the device has",
+            )
 
 
 Built = Mapping[str, tuple[str, ...]]  # products per source layer, as emitted (and as the toolchain's result says)
@@ -102,20 +109,24 @@ def audit(
 
 
 def _judged(
-    layer: Layer, scheme: str, coding: str, product: str, kinds: list[str], built: tuple[str, ...], device: Device, compiled: Sequence[str]
-) -> tuple[str, str]:  # fmt: skip
+    layer: Layer,
+    scheme: str,
+    coding: str,
+    product: str,
+    kinds: list[str],
+    built: tuple[str, ...],
+    device: Device,
+    compiled: Sequence[str],
+) -> tuple[str, str]:
     if kinds != [coding]:
         return "", f"weight '{layer.weight.name}' asked as {coding}, stored as {' and '.join(kinds) or 'nothing'}"
     if not built or product in built:
         widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
-        return (
-            f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
-        ), ""
+        rule = f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
+        return rule, ""
     if product in FLOAT8 and "bfloat16" in built and device.get("peak.fp8", 0.0) <= device["peak.bf16"]:
-        return (
-            f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact",
-            "",
-        )
+        rule = f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact"
+        return rule, ""
     return "", f"product asked as {product}, built as {' and '.join(built)}"
 
 
@@ -146,13 +157,11 @@ def flavours(model: Model, device: Device) -> None:
         return
     for node in model.graph:
         for value in node.inputs:
-            codes = (
-                constant(value)
-                if value is not None and dtype(value) is not None and dtype(value).name == "float8_e4m3fn"
-                else None
-            )  # type: ignore[union-attr]
+            if value is None or _kind(value) != "float8_e4m3fn":
+                continue
+            codes = constant(value)
             if codes is not None:
-                _codes(codes, str(own), f"{device.name}: weight '{value.name}' of layer {source_name(node)}")  # type: ignore[union-attr]
+                _codes(codes, str(own), f"{device.name}: weight '{value.name}' of layer {source_name(node)}")
         if own == "float8_e4m3" and node.op_type == "QuantizeLinear" and _kind(node.outputs[0]) == "float8_e4m3fn":
             source = node.inputs[0].producer() if node.inputs[0] is not None else None
             limits = (
@@ -161,8 +170,12 @@ def flavours(model: Model, device: Device) -> None:
             scale = constant(node.inputs[1])
             high = max((float(np.max(np.abs(b))) for b in limits if b is not None), default=np.inf)
             if scale is None or high > of(own).max * float(np.max(scale)) * (1 + 2.0**-20):
-                raise CheckFailed(f"{device.name}: what layer {source_name(node)} quantizes to E4M3", expected=f"a clamp at {of(own).max:g} codes",
-                                  found="codes up to 448: casts beyond 240 are NaN there, they do not saturate", hint="--precision fp8 for this device")  # fmt: skip
+                raise CheckFailed(
+                    f"{device.name}: what layer {source_name(node)} quantizes to E4M3",
+                    expected=f"a clamp at {of(own).max:g} codes",
+                    found="codes up to 448: casts beyond 240 are NaN there, they do not saturate",
+                    hint="--precision fp8 for this device",
+                )
 
 
 def _codes(codes: np.ndarray, own: str, where: str) -> None:
@@ -200,8 +213,12 @@ def integers(model: Model, device: Device) -> None:
             dims = (shape(weight) if weight is not None else None) or (1,)
             length = int(np.prod(dims[1:])) if "Conv" in node.op_type else dims[-2] if len(dims) > 1 else dims[0]
             if 127 * 127 * length > 2**24:
-                raise CheckFailed(f"{device.name}: an integer product of length {length} in layer {source_name(node)}", expected="an int32 accumulator",
-                                  found=f"float32, exact to 2**24 = {2**24}; the sum may reach {127 * 127 * length}", hint="QuantizeLinear and DequantizeLinear around MatMul")  # fmt: skip
+                raise CheckFailed(
+                    f"{device.name}: an integer product of length {length} in layer {source_name(node)}",
+                    expected="an int32 accumulator",
+                    found=f"float32, exact to 2**24 = {2**24}; the sum may reach {127 * 127 * length}",
+                    hint="QuantizeLinear and DequantizeLinear around MatMul",
+                )
 
 
 def products_of(emitted: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, tuple[str, ...]]:

@@ -60,6 +60,9 @@ class Formats:
         made = Formats(str(page.get("default", WIDE)), dict(page.get("formats", {})), dict(page.get("budgets", {})))
         wrong = [s for s in (made.default, *made.patterns.values()) if s not in (*SCHEMES, WIDE)]
         if unknown or wrong:
-            raise PorterError(f"precision contract {path}", expected=f"default, formats, budgets; formats of {', '.join((*SCHEMES, WIDE))}",
-                              found=", ".join(map(str, [*sorted(unknown), *wrong])))  # fmt: skip
+            raise PorterError(
+                f"precision contract {path}",
+                expected=f"default, formats, budgets; formats of {', '.join((*SCHEMES, WIDE))}",
+                found=", ".join(map(str, [*sorted(unknown), *wrong])),
+            )
         return made

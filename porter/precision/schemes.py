@@ -20,9 +20,8 @@ from porter.formats import of
 E4M3 = ("float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz")
 #: words of the devices' pages for formats that numpy names otherwise
 WORDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "tf32": "tfloat32"}
-SLOW = (
-    0.1  # an int8 product below this share of the bf16 rate is no product to aim for (B300, GB300, Rubin: 1/30 of fp8)
-)
+#: an int8 product below this share of the bf16 rate is no product to aim for (B300, GB300, Rubin: 1/30 of fp8)
+SLOW = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class Scheme:
         return self.weight.format if self.activation is not None else "bfloat16"
 
 
-_TENSOR = {"per": "tensor"}
 SCHEMES = {
     s.name: s
     for s in (
@@ -68,8 +66,8 @@ SCHEMES = {
         Scheme("mxfp8w", Coding("float8_e4m3fn", "block", 32, "float8_e8m0fnu")),
         Scheme("mxfp4w", Coding("float4_e2m1fn", "block", 32, "float8_e8m0fnu")),
         Scheme("nvfp4w", Coding("float4_e2m1fn", "block", 16, "float8_e4m3fn")),
-        Scheme("fp8", Coding("float8_e4m3fn"), Coding("float8_e4m3fn", **_TENSOR)),
-        Scheme("int8", Coding("int8"), Coding("int8", **_TENSOR)),
+        Scheme("fp8", Coding("float8_e4m3fn"), Coding("float8_e4m3fn", per="tensor")),
+        Scheme("int8", Coding("int8"), Coding("int8", per="tensor")),
     )
 }
 
@@ -153,8 +151,12 @@ def legal(scheme: Scheme, device: Device | None) -> Legal:
             scheme, (f"{device.name}: {why}; stored as int8, multiplied as bfloat16, where every int8 is exact",)
         )
     if e4m3 is None:
-        raise PorterError(f"--precision {scheme.name} on {device.name}", expected="a matrix unit that takes float8_e4m3 of some flavour",
-                          found=", ".join(products(device)) or "no formats on the device's page", hint="--precision fp8w stores it")  # fmt: skip
+        raise PorterError(
+            f"--precision {scheme.name} on {device.name}",
+            expected="a matrix unit that takes float8_e4m3 of some flavour",
+            found=", ".join(products(device)) or "no formats on the device's page",
+            hint="--precision fp8w stores it",
+        )
     return _flavoured(scheme, e4m3, device)
 
 
@@ -175,8 +177,12 @@ def _flavoured(scheme: Scheme, e4m3: str | None, device: Device) -> Legal:
             (f"{device.name}: E4M3 is float8_e4m3b11fnuz; the same codes mean a 16th, which the scales take up",),
         )
     if scheme.weight.scale != "float32":
-        raise PorterError(f"--precision {scheme.name} on {device.name}", expected="float8_e4m3fn",
-                          found=f"{e4m3}, in which codes beyond {of(e4m3).max:g} are no numbers", hint="--precision fp8w")  # fmt: skip
+        raise PorterError(
+            f"--precision {scheme.name} on {device.name}",
+            expected="float8_e4m3fn",
+            found=f"{e4m3}, in which codes beyond {of(e4m3).max:g} are no numbers",
+            hint="--precision fp8w",
+        )
     limit = of(e4m3).max
     activation = None if scheme.activation is None else replace(scheme.activation, limit=limit)
     made = replace(scheme, weight=replace(scheme.weight, limit=limit), activation=activation)

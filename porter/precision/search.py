@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -169,8 +170,14 @@ class _Trial:
     """Measures mixtures on one sample: the share of the budget they use, None beyond it."""
 
     def __init__(
-        self, model: Model, device: Device, budgets: Sequence[Budget], truth: Mapping[str, np.ndarray], sample: Sample, calibrate: str
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        device: Device,
+        budgets: Sequence[Budget],
+        truth: Mapping[str, np.ndarray],
+        sample: Sample,
+        calibrate: str,
+    ) -> None:
         self.model, self.device, self.budgets, self.truth, self.sample = model, device, tuple(budgets), truth, sample
         self.calibrate = calibrate
         self.last: dict[str, float] = {}
@@ -195,21 +202,16 @@ def _error(budget: Budget, value: float) -> float:
     """A metric as an error that adds over layers: noise power over signal for sqnr_db, 1 - x for cosine and top1."""
     if not math.isfinite(value):
         return math.inf
-    return (
-        10 ** (-value / 10)
-        if budget.metric == "sqnr_db"
-        else PERFECT[budget.metric] - value
-        if budget.metric in PERFECT
-        else value
-    )
+    if budget.metric == "sqnr_db":
+        return 10 ** (-value / 10)
+    return PERFECT[budget.metric] - value if budget.metric in PERFECT else value
 
 
 def applied(model: Model, formats: Formats, device: Device, calibrate: str = "") -> Model:
     """A fused model with the contract's formats, and bfloat16 elsewhere."""
+    options: dict[str, Any] = {"formats": formats.text(), "calibrate": calibrate}  # of quantization.narrow
     stages = [
-        replace(s, work=replace(s.work, formats=formats.text(), calibrate=calibrate))
-        if s.name == "quantization.narrow"
-        else s  # type: ignore[call-arg]
+        replace(s, work=replace(s.work, **options)) if s.name == "quantization.narrow" else s
         for s in parse("quantization.narrow, quantization.bf16")
     ]
     return pipeline.run(model, stages, device, checks=False).model

@@ -37,8 +37,9 @@ def test_the_three_rules_of_e8m0_scales() -> None:
     x = np.zeros((32, 4), np.float32)
     x[0] = [448, 449, 256, 0]
     scales = {
-        r: scaling.blocked(x, "float8_e4m3fn", 0, 32, scale="float8_e8m0fnu", rule=r).scale.astype(np.float32)[0] for r in ("ocp", "nvidia", "aws")
-    }  # fmt: skip
+        r: scaling.blocked(x, "float8_e4m3fn", 0, 32, scale="float8_e8m0fnu", rule=r).scale.astype(np.float32)[0]
+        for r in ("ocp", "nvidia", "aws")
+    }
     assert scales["ocp"].tolist() == [1, 1, 1, 2.0**-127]  # 449 saturates
     assert scales["nvidia"].tolist() == [1, 2, 1, 2.0**-127]  # rounded upward
     assert scales["aws"].tolist() == [2, 2, 2, 2.0**-127]  # half the range
