@@ -107,7 +107,7 @@ def _hoist_division(form: Form, node: Node) -> Node | int:
             if not form.axes_of(dividend) & set(node.axes):
                 continue
             whole = form.add(Cast(dividend, cast)) if cast else dividend
-            product = form.add(replace(node, **{side: whole}))
+            product = form.add(replace(node, a=whole) if side == "a" else replace(node, b=whole))
             return form.ew("div", product, form.add(Cast(divisor, node.dtype)))
     return node
 

@@ -16,16 +16,11 @@ from porter.tile import program
 from porter.tile.form import Cast, Dot, Elementwise, Form, Node
 
 FLOAT_CODES = {
-    "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e5m2", "float8_e3m4", "float8_e4m3fnuz", "float8_e5m2fnuz", "float4_e2m1fn",
+    "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e5m2", "float8_e3m4", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "float4_e2m1fn",
 }  # fmt: skip
-CODES = FLOAT_CODES | {
-    "int8",
-    "uint8",
-    "int4",
-    "uint4",
-    "int2",
-    "uint2",
-}  # at most 8 significant bits: exact in bfloat16
+#: at most 8 significant bits: exact in bfloat16
+CODES = FLOAT_CODES | {"int8", "uint8", "int4", "uint4", "int2", "uint2"}
 
 
 def hoisted(form: Form, node: Node) -> Node | int:
@@ -109,8 +104,9 @@ def clamped(made: Mapping[str, program.Elementwise | program.Full], name: str, l
         return False
     if d.op == "select":
         test = made.get(d.args[0])
-        nan = isinstance(test, program.Elementwise) and test.op == "ne" and test.args[0] == test.args[1]
-        return nan and {test.args[0]} & set(d.args[1:]) != set() and any(clamped(made, a, limit) for a in d.args[1:])
+        if not isinstance(test, program.Elementwise) or test.op != "ne" or test.args[0] != test.args[1]:
+            return False
+        return test.args[0] in d.args[1:] and any(clamped(made, a, limit) for a in d.args[1:])
     if d.op in ("min", "max"):
         sign = 1 if d.op == "min" else -1
         bounds = [a for a in d.args if bound(a, sign)]
