@@ -98,8 +98,9 @@ class _Layer:
         peep = [self._part(rest[2], d, 0)] if self.kind == "LSTM" else []
         settings: dict[str, object] = {k: v for k, v in self.given.items() if k not in ("direction", "activations")}
         if "activations" in self.given:
-            n = ACTIVATIONS[self.kind]
-            settings["activations"] = tuple(self.given["activations"])[d * n : (d + 1) * n]  # type: ignore[call-overload]
+            functions, n = self.given["activations"], ACTIVATIONS[self.kind]
+            assert isinstance(functions, tuple)
+            settings["activations"] = functions[d * n : (d + 1) * n]
         rows: list[Value] = []
         for t in range(self.steps):
             place = self.steps - 1 - t if backward else t

@@ -184,11 +184,8 @@ def round_value(value: Value, used: set[str]) -> Value:
 def _codes(node: Node) -> bool:
     """Whether a node rounds its input to fewer bits, or clamps it for that."""
     users = [user for out in node.outputs for user, _ in out.uses()]
-    return (
-        node.op_type == "QuantizeLinear"
-        or (node.op_type == "Clip"
-        and all(_codes(user) for user in users)
-        and users != [])
+    return node.op_type == "QuantizeLinear" or (
+        node.op_type == "Clip" and all(_codes(user) for user in users) and users != []
     )
 
 

@@ -183,14 +183,14 @@ def _coded(
     scale = add_initializer(graph, fresh(f"{value.name}/scale", used), np.asarray(number))
     source, kind, nodes = value, np.dtype(of(coding.format).dtype), []
     if coding.limit:
-        high = np.float32(coding.limit) * number
+        edge = np.float32(coding.limit) * number
         low, high = (
             add_initializer(graph, fresh(f"{value.name}/{word}", used), np.asarray(bound, np.float32))
-            for word, bound in (("low", -high), ("high", high))
+            for word, bound in (("low", -edge), ("high", edge))
         )
         source = new_value(fresh(f"{value.name}/clamped", used), np.dtype(np.float32), shape(value))
         nodes.append(new_node("Clip", [value, low, high], outputs=[source]))
     codes = new_value(fresh(f"{value.name}/{coding.format}", used), kind, shape(value))
-    to = {"output_dtype": int(DataType.from_numpy(kind))}
+    to: dict[str, object] = {"output_dtype": int(DataType.from_numpy(kind))}
     nodes.append(new_node("QuantizeLinear", [source, scale], to, outputs=[codes]))
     return (codes, scale), nodes

@@ -320,7 +320,7 @@ def _function(identifier: tuple[str, str, str], alone: Model) -> Function:
     body = alone.graph
     first = body[0]
     for value in list(body.initializers.values()):
-        assert value.const_value is not None
+        assert value.const_value is not None and value.name is not None
         made = graph.new_node("Constant", [], {"value": value.const_value.numpy()}, outputs=1, name=f"c_{value.name}")
         made.outputs[0].type, made.outputs[0].shape, made.outputs[0].name = value.type, value.shape, f"{value.name}_k"
         body.insert_before(first, made)
