@@ -215,7 +215,7 @@ def _iota(p: Puller, e: Equation, at: Position, _: int) -> int:
 
 def _reduce(op: str) -> Rule:
     def rule(p: Puller, e: Equation, at: Position, _: int) -> int:
-        rest, axes, inner = iter(at), [], []
+        rest, axes, inner = iter(at), list[str](), list[Index]()
         if any(p.shape(e.operands[0])[d] == 0 for d in e.settings["axes"]):
             return p.form.const(identity(op, p.dtype(e.outputs[0])), p.dtype(e.outputs[0]))
         for d, n in enumerate(p.shape(e.operands[0])):
@@ -306,11 +306,13 @@ _ELEMENTWISE = {
 
 RULES: dict[str, Rule] = {
     **{primitive: _elementwise(op) for primitive, op in _ELEMENTWISE.items()},
-    "integer_pow": _power, "square": _square, "clamp": _clamp, "round": _round, "erfc": _erfc, "shift_right_logical": _logical_shift, "select_n": _select,
+    "integer_pow": _power, "square": _square, "clamp": _clamp, "round": _round, "erfc": _erfc,
+    "shift_right_logical": _logical_shift, "select_n": _select,
     "convert_element_type": _cast, "copy": _same, "copy_p": _same, "stop_gradient": _same, "optimization_barrier": _same,
-    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose, "slice": _slice, "split": _split,
-    "rev": _rev, "pad": _pad, "concatenate": _concatenate, "iota": _iota, "gather": gather, "dynamic_slice": dynamic_slice,
-    "dynamic_update_slice": dynamic_update_slice, "scatter": scatter("last"), "scatter-add": scatter("add"), "scatter_add": scatter("add"),
+    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose, "slice": _slice,
+    "split": _split, "rev": _rev, "pad": _pad, "concatenate": _concatenate, "iota": _iota, "gather": gather,
+    "dynamic_slice": dynamic_slice, "dynamic_update_slice": dynamic_update_slice, "scatter": scatter("last"),
+    "scatter-add": scatter("add"), "scatter_add": scatter("add"),
     "scatter_mul": scatter("mul"), "scatter-mul": scatter("mul"), "scatter_max": scatter("max"), "scatter-max": scatter("max"),
     "scatter_min": scatter("min"), "scatter-min": scatter("min"),
     "reduce_sum": _reduce("add"), "reduce_prod": _reduce("mul"), "reduce_max": _reduce("max"), "reduce_min": _reduce("min"),

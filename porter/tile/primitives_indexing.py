@@ -92,7 +92,9 @@ def _in_window(p: Puller, at: Index, start: int, extent: int, size: int) -> tupl
     if size == extent:
         return at, p.form.const(True, "bool")
     place = p.form.ew("sub", p.gathered(at), p.form.add(Cast(start, "int32")))
-    inside = p.form.ew("and", p.form.ew("ge", place, p.form.const(0, "int32")), p.form.ew("lt", place, p.form.const(size, "int32")))
+    inside = p.form.ew(
+        "and", p.form.ew("ge", place, p.form.const(0, "int32")), p.form.ew("lt", place, p.form.const(size, "int32"))
+    )
     if size == 1:
         return ZERO, inside
     index = p.indexed(place)
@@ -106,7 +108,7 @@ def scatter(op: str) -> Any:
     """op: 'last' where the last of the updates of one place stays, else how they and the operand are combined."""
 
     def rule(p: Puller, e: Equation, at: Position, _: int) -> int:
-        operand, indices, updates = e.operands
+        operand, _, updates = e.operands
         hit, position, axes, order = _written(p, e, at)
         before = p.pull(operand, at)
         update = p.guarded(updates, position)
@@ -157,13 +159,14 @@ def _written(p: Puller, e: Equation, at: Position) -> tuple[int, Position, tuple
     for k, d in enumerate(mapped):  # an index that is its own place says which update it is
         node = p.form[start(k)]
         if isinstance(node, Iota) and len(node.affine.axes) == 1 and node.affine == Affine.of(node.affine.axes[0]):
-            s = own.get(node.affine.axes[0])
-            if s is None or d in extent or not (at[d].gather is None or sizes[free[s]] >= shape[d]):
+            mine = own.get(node.affine.axes[0])
+            if mine is None or d in extent or not (at[d].gather is None or sizes[free[mine]] >= shape[d]):
                 continue
-            place[s] = at[d]
+            place[mine] = at[d]
             del own[node.affine.axes[0]]
-            if sizes[free[s]] < shape[d]:
-                inside = p.form.ew("and", inside, p.form.ew("lt", p.gathered(at[d]), p.form.const(sizes[free[s]], "int32")))
+            count = sizes[free[mine]]
+            if count < shape[d]:
+                inside = p.form.ew("and", inside, p.form.ew("lt", p.gathered(at[d]), p.form.const(count, "int32")))
             solved.add(k)
     within = {d: at[d] for d in kept}
     for k, d in enumerate(mapped):
@@ -175,9 +178,10 @@ def _written(p: Puller, e: Equation, at: Position) -> tuple[int, Position, tuple
             begin = clipped(p, begin, shape[d] - size)
         elif "PROMISE" not in mode and mode != "0":
             kind = p.form[begin].dtype
-            fits = p.form.ew("and", p.form.ew("ge", begin, p.form.const(0, kind)), p.form.ew("le", begin, p.form.const(shape[d] - size, kind)))
+            low = p.form.ew("ge", begin, p.form.const(0, kind))
+            fits = p.form.ew("and", low, p.form.ew("le", begin, p.form.const(shape[d] - size, kind)))
             inside = p.form.ew("and", inside, fits)
-        index, held = _in_window(p, at[d], begin, shape[d] if size > 1 or shape[d] == 1 else shape[d], size)
+        index, held = _in_window(p, at[d], begin, shape[d], size)
         within[d] = index
         inside = p.form.ew("and", inside, held)
     for d in kept:

@@ -108,7 +108,9 @@ def window(op: str):  # type: ignore[no-untyped-def]
         for d, i in enumerate(at):
             new = p.axis(f"e{e.number}w{d}", s["window_dimensions"][d])
             axes += new.axes
-            position.append(p.plus(p.scaled(i, s["window_strides"][d], -s["padding"][d][0]), Index(new * s["window_dilation"][d])))
+            position.append(
+                p.plus(p.scaled(i, s["window_strides"][d], -s["padding"][d][0]), Index(new * s["window_dilation"][d]))
+            )
         dtype = p.dtype(e.outputs[0])
         x = p.padded(e.operands[0], tuple(position), p.form.const(identity(op, dtype), dtype))
         return p.form.add(Reduce(op, x, tuple(sorted(axes)), dtype)) if axes else x

@@ -100,8 +100,8 @@ def flatten(closed: Any) -> Flat:
                 continue
             if eqn.primitive.name == "cond":
                 ways = [inline(b.jaxpr, b.consts, operands[1:]) for b in eqn.params["branches"]]
-                for v, results in zip(eqn.outvars, zip(*ways, strict=True), strict=True):
-                    names[v] = emit("select_n", (operands[0], *results), v.aval, {})
+                for v, choices in zip(eqn.outvars, zip(*ways, strict=True), strict=True):
+                    names[v] = emit("select_n", (operands[0], *choices), v.aval, {})
                 continue
             outputs = tuple(fresh(v.aval) for v in eqn.outvars)
             names.update(zip(eqn.outvars, outputs, strict=True))
@@ -155,7 +155,9 @@ def _row(emit: Any, x: Any, aval: Any, t: int) -> Any:
         return Literal(x.value[t])
     rest, kind = tuple(aval.shape[1:]), aval.dtype
     start, limit = (t, *(0 for _ in rest)), (t + 1, *rest)
-    part = emit("slice", (x,), _Type((1, *rest), kind), {"start_indices": start, "limit_indices": limit, "strides": None})
+    part = emit(
+        "slice", (x,), _Type((1, *rest), kind), {"start_indices": start, "limit_indices": limit, "strides": None}
+    )
     return emit("squeeze", (part,), _Type(rest, kind), {"dimensions": (0,)})
 
 
@@ -172,7 +174,9 @@ def pull(closed: Any, inputs: Sequence[str] | None = None, outputs: Sequence[str
     flat = flatten(closed)
     ins = inputs or [f"p{i}" for i in range(len(flat.inputs))]
     outs = outputs or [f"out{i}" for i in range(len(flat.outputs))]
-    params = [Param(n, tuple(flat.avals[v].shape), str(flat.avals[v].dtype)) for n, v in zip(ins, flat.inputs, strict=True)]
+    params = [
+        Param(n, tuple(flat.avals[v].shape), str(flat.avals[v].dtype)) for n, v in zip(ins, flat.inputs, strict=True)
+    ]
     for name, v in zip(outs, flat.outputs, strict=True):
         aval = v.value if isinstance(v, Literal) else flat.avals[v]
         params.append(Param(name, tuple(aval.shape), str(aval.dtype), out=True))
@@ -185,7 +189,8 @@ def pull(closed: Any, inputs: Sequence[str] | None = None, outputs: Sequence[str
             if not puller.form.stores:
                 raise Cut("its outputs are empty")
             used = {a for s in puller.form.stores for a in puller.form.store_axes(s)} | set(puller.form.bound())
-            puller.form.axes = {a: n for a, n in puller.form.axes.items() if a in used}  # not those of indices that were only looked at
+            # not those of indices that were only looked at
+            puller.form.axes = {a: n for a, n in puller.form.axes.items() if a in used}
         except Split as split:
             splits[split.axis] = split.inner
             continue
@@ -247,7 +252,10 @@ class Puller:
         return self.memo[key]
 
     def load(self, param: int, view: tuple[int, ...], at: Position) -> int:
-        leaves = any(i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n) for i, n in zip(at, view, strict=True))
+        leaves = any(
+            i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n)
+            for i, n in zip(at, view, strict=True)
+        )
         if leaves and not self.guards:
             raise Cut("an index leaves its tensor without a declared pad value")
         return self.form.add(Load(param, view, at, 0 if leaves else None, self.form.params[param].dtype))
@@ -311,7 +319,11 @@ class Puller:
                 held[d], there = self.confined(i, n)
                 inside = self.form.ew("and", inside, there)
         at = tuple(held)
-        leaving = [(i, n) for i, n in zip(at, shape, strict=True) if i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n)]
+        leaving = [
+            (i, n)
+            for i, n in zip(at, shape, strict=True)
+            if i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= n)
+        ]
         if not leaving:
             return self.form.ew("select", inside, self.pull(v, at), value)
         inner = self.guarded(v, at)
@@ -336,7 +348,11 @@ class Puller:
             return None if inner is None else self.form.add(Cast(inner, n.dtype))
         if not isinstance(n, Load):
             return None
-        out = [(i, s) for i, s in zip(n.index, n.view, strict=True) if i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= s)]
+        out = [
+            (i, s)
+            for i, s in zip(n.index, n.view, strict=True)
+            if i.gather is None and (self.bounds(i)[0] < 0 or self.bounds(i)[1] >= s)
+        ]
         if sorted(map(str, out)) != sorted(map(str, leaving)):
             return None
         return self.form.add(replace(n, pad=pad.value))
@@ -353,7 +369,9 @@ class Puller:
                     a.append(left.pop(0))
                 else:
                     b.append(right.pop(0))
-            for k, index in zip(b, self._regroup_one([at[k] for k in a], [outer[k] for k in a], [inner[k] for k in b]), strict=True):
+            for k, index in zip(
+                b, self._regroup_one([at[k] for k in a], [outer[k] for k in a], [inner[k] for k in b]), strict=True
+            ):
                 result[k] = index
         return tuple(result)
 
@@ -365,7 +383,8 @@ class Puller:
         for i, n in zip(at, outer, strict=True):
             low, high = self.bounds(i)
             leaves = i.gather is None and (low < 0 or high >= n)
-            if leaves and not (self.guards and len(inner) == 1):  # guarded, another element is as good as any: it is not used
+            # guarded, another element is as good as any: it is not used
+            if leaves and not (self.guards and len(inner) == 1):
                 raise Cut("a reshape of a padded dimension")
             flat = flat * n + i.affine
             if gather is not None:
@@ -401,7 +420,11 @@ class Puller:
             low, high = part.bounds(self.form.size)
             if low < 0 or high >= stride:
                 for axis, coefficient in part.terms:
-                    if coefficient > 0 and stride % coefficient == 0 and coefficient * (self.form.size(axis) - 1) >= stride:
+                    if (
+                        coefficient > 0
+                        and stride % coefficient == 0
+                        and coefficient * (self.form.size(axis) - 1) >= stride
+                    ):
                         self.split(axis, stride // coefficient)
                 raise Cut("a reshape without common axes")
             result.append(whole)
@@ -447,7 +470,9 @@ class Puller:
             return self.form.const(_scalar(flat[runs[0]]), str(flat.dtype))
         middle = len(runs) // 2
         before = self.form.ew("lt", place, self.form.const(runs[middle], "int32"))
-        return self.form.ew("select", before, self._chosen(place, flat, runs[:middle]), self._chosen(place, flat, runs[middle:]))
+        return self.form.ew(
+            "select", before, self._chosen(place, flat, runs[:middle]), self._chosen(place, flat, runs[middle:])
+        )
 
     def output(self, param: int, v: Any) -> None:
         """Pull a whole output; a reshape that ends in it is only another view of it, and so is a transpose."""
@@ -470,7 +495,10 @@ def _as_affine(value: np.ndarray) -> list[int] | None:
     wide = value.astype(np.int64)
     first = wide.reshape(-1)[0]
     steps = [int(np.take(wide, 1, axis=d).reshape(-1)[0] - first) if n > 1 else 0 for d, n in enumerate(wide.shape)]
-    counted = first + sum(np.arange(n).reshape([-1 if k == d else 1 for k in range(wide.ndim)]) * steps[d] for d, n in enumerate(wide.shape))
+    counted = first + sum(
+        np.arange(n).reshape([-1 if k == d else 1 for k in range(wide.ndim)]) * steps[d]
+        for d, n in enumerate(wide.shape)
+    )
     return steps if np.array_equal(np.broadcast_to(counted, wide.shape), wide) else None
 
 
