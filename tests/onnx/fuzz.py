@@ -23,9 +23,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 RELATIVE = 2e-4  # of the largest value of an output: sums of a few hundred float32 numbers in another order
 OPSET = 21
@@ -63,8 +63,8 @@ class Draft:
 def _unary(d: Draft) -> None:
     x = d.pick()
     assert x is not None
-    op = d.rng.choice("Relu Sigmoid Tanh Erf Abs Neg Softplus Softsign Elu HardSigmoid LeakyRelu Gelu Sin Cos Floor Identity".split())
-    d.add(op, [x], d.values[x][0])
+    names = "Relu Sigmoid Tanh Erf Abs Neg Softplus Softsign Elu HardSigmoid LeakyRelu Gelu Sin Cos Floor Identity"
+    d.add(d.rng.choice(names.split()), [x], d.values[x][0])
 
 
 def _binary(d: Draft) -> None:
@@ -83,13 +83,22 @@ def _matmul(d: Draft) -> None:
         return
     shape, n = d.values[x][0], d.rng.choice([1, 3, 8, 17])
     scale = np.sqrt(shape[-1])
-    d.add("MatMul", [x, d.weight((d.numbers.standard_normal((shape[-1], n)) / scale).astype(np.float32))], (*shape[:-1], n))
+    d.add(
+        "MatMul",
+        [x, d.weight((d.numbers.standard_normal((shape[-1], n)) / scale).astype(np.float32))],
+        (*shape[:-1], n),
+    )
 
 
 def _softmax(d: Draft) -> None:
     x = d.pick(least=1)
     if x is not None:
-        d.add(d.rng.choice(["Softmax", "LogSoftmax"]), [x], d.values[x][0], axis=d.rng.randrange(-len(d.values[x][0]), len(d.values[x][0])))
+        d.add(
+            d.rng.choice(["Softmax", "LogSoftmax"]),
+            [x],
+            d.values[x][0],
+            axis=d.rng.randrange(-len(d.values[x][0]), len(d.values[x][0])),
+        )
 
 
 def _reduce(d: Draft) -> None:
@@ -130,7 +139,7 @@ def _slice(d: Draft) -> None:
     shape = d.values[x][0]
     axis = d.rng.randrange(len(shape))
     step = d.rng.choice([1, 1, 2, 3, -1])
-    places = range(shape[axis])[:: step]
+    places = range(shape[axis])[::step]
     if step > 0 and shape[axis] > 2:
         low, high = sorted(d.rng.sample(range(shape[axis] + 1), 2))
         places = range(shape[axis])[low:high:step]
@@ -203,7 +212,12 @@ def _norm(d: Draft) -> None:
     x = d.pick(least=2)
     if x is not None and d.values[x][0][-1] > 1:
         n = d.values[x][0][-1]
-        d.add("LayerNormalization", [x, d.weight(d.numbers.standard_normal(n).astype(np.float32))], d.values[x][0], epsilon=1e-2)
+        d.add(
+            "LayerNormalization",
+            [x, d.weight(d.numbers.standard_normal(n).astype(np.float32))],
+            d.values[x][0],
+            epsilon=1e-2,
+        )
 
 
 def _conv(d: Draft) -> None:
@@ -290,7 +304,9 @@ def tried(seed: int, targets: tuple[str, ...], text: bool) -> list[Finding]:
                     findings.append(Finding(seed, side, f"{name}: {bad}"))
         except Exception as e:
             where = traceback.extract_tb(e.__traceback__)[-1]
-            findings.append(Finding(seed, side, f"{type(e).__name__} at {Path(where.filename).name}:{where.lineno}: {' '.join(str(e).split())[:200]}"))
+            message = " ".join(str(e).split())[:200]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            findings.append(Finding(seed, side, f"{type(e).__name__} at {place}: {message}"))
     return findings
 
 
@@ -328,7 +344,9 @@ def main() -> int:
     parser.add_argument("--graphs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", action="append", default=[])
-    parser.add_argument("--text", type=int, default=20, help="each N-th graph runs the emitted text, the others the tile programs")
+    parser.add_argument(
+        "--text", type=int, default=20, help="each N-th graph runs the emitted text, the others the tile programs"
+    )
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     targets = tuple(given.target) or ("toy", "gpu", "tpu", "trainium")
@@ -337,7 +355,8 @@ def main() -> int:
         for finding in tried(seed, targets, given.text > 0 and seed % given.text == 0):
             counts[finding.side] += 1
             print(f"seed {finding.seed} {finding.side}: {finding.message}", flush=True)
-    print(f"{given.graphs} graphs from seed {given.seed}, against {', '.join(targets)}: {sum(counts.values())} findings {dict(counts)}")
+    tally = f"{sum(counts.values())} findings {dict(counts)}"
+    print(f"{given.graphs} graphs from seed {given.seed}, against {', '.join(targets)}: {tally}")
     return int(any(side != "onnxruntime" for side in counts))
 
 

@@ -18,17 +18,17 @@ import onnx
 from onnx import numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "ops"))
-from onnx_cases import Case, cases  # noqa: E402, F401
-from test_backend import DATA_DEPENDENT, EXACTER, ROUNDED, TIES, difference, in_float64, in_jax, in_source  # noqa: E402
+from onnx_cases import Case, cases  # noqa: F401
+from test_backend import DATA_DEPENDENT, EXACTER, ROUNDED, TIES, difference, in_float64, in_jax, in_source
 
-from porter import device, graph, ops, pipeline  # noqa: E402
-from porter.errors import PorterError  # noqa: E402
-from porter.porting.kernels import Distinct, program_of, run  # noqa: E402
-from porter.porting.port import PIPELINES  # noqa: E402
-from porter.tile import interpret  # noqa: E402
-from porter.tile.form import Cut  # noqa: E402
-from porter.tile.target import CannotEmit, Emitted, Kernel, target_of  # noqa: E402
-from porter.tile.tiler import tile_form  # noqa: E402
+from porter import device, graph, ops, pipeline
+from porter.errors import PorterError
+from porter.porting.kernels import Distinct, program_of, run
+from porter.porting.port import PIPELINES
+from porter.tile import interpret
+from porter.tile.form import Cut
+from porter.tile.target import CannotEmit, Emitted, Kernel, target_of
+from porter.tile.tiler import tile_form
 
 NAMESPACES = {"source": in_source, "float64": in_float64, "jax": in_jax}
 TARGETS = ("gpu", "tpu", "trainium", "maia")
@@ -181,8 +181,12 @@ def _nearer(got: Any, want: np.ndarray, exact: np.ndarray) -> bool:
 
 
 def _compare(
-    outcome: Outcome, results: Sequence[Any], outputs: Sequence[np.ndarray], case: Case, truth: Callable[[], Sequence[Any]] | None = None
-) -> None:  # fmt: skip
+    outcome: Outcome,
+    results: Sequence[Any],
+    outputs: Sequence[np.ndarray],
+    case: Case,
+    truth: Callable[[], Sequence[Any]] | None = None,
+) -> None:
     if len(results) != len(outputs):
         outcome.status, outcome.message = "failed", f"{len(results)} outputs instead of {len(outputs)}"
     for number, (got, want) in enumerate(zip(results, outputs, strict=False)):
@@ -207,6 +211,7 @@ def outcome(case: Case, where: str, *, text: bool = True) -> Outcome:
         except PorterError as e:
             made = Outcome(case.id, where, "failed", operators(case.model), message=" ".join(str(e).split()))
         except Exception as e:
-            made = Outcome(case.id, where, "failed", operators(case.model), message=f"{type(e).__name__}: {' '.join(str(e).split())}")
+            message = f"{type(e).__name__}: {' '.join(str(e).split())}"
+            made = Outcome(case.id, where, "failed", operators(case.model), message=message)
     made.seconds = round(time.perf_counter() - began, 3)
     return made

@@ -22,19 +22,27 @@ case's outputs under the case's tolerances. Sizes are bound to those of the case
 (the target of a Reshape, the scales of a Resize), that input is bound too.
 
 Numbers of eight bits and fewer lie in memory as codes. int4, uint4, int2, uint2 and float4 are stored one to a byte; where a
-target's language has no such type, the host runs the operator. Operators with random results, strings, sequences and optionals are not in this table: they run on the
-host.
+target's language has no such type, the host runs the operator. Operators with random results, strings, sequences and
+optionals are not in this table: they run on the host.
 """
 
 
 def document(folder: Path) -> str:
     """The page, from the JSON files that are in the folder."""
-    results = {t: json.loads((folder / f"{t}.json").read_text()) for t in (*NAMESPACES, *TARGETS) if (folder / f"{t}.json").exists()}
+    results = {
+        t: json.loads((folder / f"{t}.json").read_text())
+        for t in (*NAMESPACES, *TARGETS)
+        if (folder / f"{t}.json").exists()
+    }
     lines = [HEAD, "## Counts", "", "| | cases | device | host | explained | failed |", "|---|---|---|---|---|---|"]
     for where, found in results.items():
         counts = [sum(o["status"] == s for o in found) for s in ("device", "host", "explained", "failed")]
         lines.append(f"| {where} | {len(found)} | {' | '.join(map(str, counts))} |")
-    lines += ["", "Explained: the recorded values were rounded in another order, or carry noise; porter's are nearer to float64.", ""]
+    lines += [
+        "",
+        "Explained: the recorded values were rounded in another order, or carry noise; porter's are nearer to float64.",
+        "",
+    ]
     ported = {t: _cells(found) for t, found in results.items() if t in TARGETS}
     lines += ["## By operator", "", f"| operator | {' | '.join(ported)} |", f"|---|{'---|' * len(ported)}"]
     for op in sorted({op for cells in ported.values() for op in cells}):

@@ -1,6 +1,7 @@
 """`make onnx-tests`: every official case in porter's namespaces, or ported to a target; counts, reasons, a JSON file.
 
-python tests/onnx/run.py [--target gpu|tpu|trainium|maia] [--tile] [--only TEXT] [--every N] [--out FILE] [--document docs/operators.md]
+python tests/onnx/run.py [--target gpu|tpu|trainium|maia] [--tile] [--only TEXT] [--every N] [--out FILE]
+                         [--document docs/operators.md]
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-warnings.filterwarnings("ignore", category=RuntimeWarning, module="onnx")  # it overflows on purpose when it makes the cases
+# it overflows on purpose when it makes the cases
+warnings.filterwarnings("ignore", category=RuntimeWarning, module="onnx")
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # two processes on two cores
 sys.path.insert(0, str(Path(__file__).parent))
@@ -60,6 +62,11 @@ def stolen(tasks: Sequence[tuple[int, str]], text: bool, processes: int, seconds
         pipe.send(task)
         busy[pipe] = (process, task, time.monotonic() + seconds + extra)
 
+    def lost(task: tuple[int, str], message: str) -> dict[str, Any]:
+        case, where = known[task[0]], task[1]
+        names = operators(case.model)
+        return {"case": case.id, "target": where, "status": "failed", "operators": names, "message": message}
+
     for _ in range(min(processes, len(tasks))):
         start()
     while busy:
@@ -70,16 +77,14 @@ def stolen(tasks: Sequence[tuple[int, str]], text: bool, processes: int, seconds
                 yield pipe.recv()
                 give(pipe, process)
             except EOFError:
-                case = known[task[0]]
-                yield {"case": case.id, "target": task[1], "status": "failed", "operators": operators(case.model), "message": "the process died"}
+                yield lost(task, "the process died")
                 if waiting:
                     start()
         for pipe, (process, task, until) in list(busy.items()):
             if time.monotonic() > until:
                 process.kill()
                 del busy[pipe]
-                case = known[task[0]]
-                yield {"case": case.id, "target": task[1], "status": "failed", "operators": operators(case.model), "message": f"more than {seconds:g} s"}
+                yield lost(task, f"more than {seconds:g} s")
                 if waiting:
                     start()
 
@@ -88,15 +93,26 @@ def summary(where: str, found: Sequence[dict[str, Any]]) -> str:
     """Counts, and the reasons for all that is not on the device."""
     counts = Counter(o["status"] for o in found)
     if where in ("source", "float64", "jax"):
-        lines = [f"{where}: {counts['device']} of {len(found)} pass, {counts['host']} have shapes that depend on data, {counts['explained']} explained, {counts['failed']} fail"]
+        lines = [
+            f"{where}: {counts['device']} of {len(found)} pass, {counts['host']} have shapes that depend on data, "
+            f"{counts['explained']} explained, {counts['failed']} fail"
+        ]
     else:
-        lines = [f"{where}: {counts['device']} on the device, {counts['host']} on the host, {counts['explained']} explained, {counts['failed']} failed, of {len(found)}"]
+        lines = [
+            f"{where}: {counts['device']} on the device, {counts['host']} on the host, "
+            f"{counts['explained']} explained, {counts['failed']} failed, of {len(found)}"
+        ]
     reasons: dict[str, list[str]] = {}
     for o in found:
         for op, why in o.get("host", {}).items():
             reasons.setdefault(f"{op}: {why}"[:150], []).append(o["case"])
-    lines += [f"  host   {len(cases):4d}  {why}   ({cases[0]})" for why, cases in sorted(reasons.items(), key=lambda r: -len(r[1]))]
-    lines += [f"  {o['status']}  {o['case']}: {o['message'][:200]}" for o in found if o["status"] in ("failed", "explained")]
+    lines += [
+        f"  host   {len(cases):4d}  {why}   ({cases[0]})"
+        for why, cases in sorted(reasons.items(), key=lambda r: -len(r[1]))
+    ]
+    lines += [
+        f"  {o['status']}  {o['case']}: {o['message'][:200]}" for o in found if o["status"] in ("failed", "explained")
+    ]
     return "\n".join(lines)
 
 
@@ -117,7 +133,9 @@ def few(chosen: Sequence[int], per: int) -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", action="append", default=[], help="a family of devices, or all; without it the namespaces")
+    parser.add_argument(
+        "--target", action="append", default=[], help="a family of devices, or all; without it the namespaces"
+    )
     parser.add_argument("--namespace", action="append", default=[], help="source, float64 or jax")
     parser.add_argument("--tile", action="store_true", help="run tile programs, not emitted text")
     parser.add_argument("--only", default="", help="cases whose name contains this")
@@ -141,8 +159,11 @@ def main() -> int:
     for where in places:
         saved = given.out / f"{where}.json"
         before = {o["case"]: o for o in json.loads(saved.read_text())} if saved.exists() else {}
-        mine = [i for i in chosen if not given.again or before.get(cases()[i].id, {}).get("status", "device") != "device"]
-        found = sorted(stolen([(i, where) for i in mine], not given.tile, given.processes, given.seconds), key=lambda o: str(o["case"]))
+        mine = [
+            i for i in chosen if not given.again or before.get(cases()[i].id, {}).get("status", "device") != "device"
+        ]
+        tasks = [(i, where) for i in mine]
+        found = sorted(stolen(tasks, not given.tile, given.processes, given.seconds), key=lambda o: str(o["case"]))
         print(summary(where, found), flush=True)
         failed += sum(o["status"] == "failed" for o in found)
         if not given.only and given.every == 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz import _differs, draw, tried  # noqa: E402
+from fuzz import _differs, draw, tried
 
 
 @pytest.mark.parametrize("seed", range(8))
