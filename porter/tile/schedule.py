@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from porter.tile import form as F
 from porter.tile import program as P
 from porter.tile.elementwise import ELEMENTWISE, identity
@@ -61,9 +63,23 @@ class _Scheduler:
             self.frames[-1].statements.append(P.For(loops[0], (), tuple(done.statements)))
             return
         for s in group:
-            value = self.value(s.value)
+            value = self._along(self.value(s.value), self.form.store_axes(s))
             index = tuple(P.Index(i.affine, None if i.gather is None else self.value(i.gather)) for i in s.index)
             self.frames[-1].statements.append(P.Store(P.Access(self.form.params[s.out].name, s.view, index), value))
+
+    def _along(self, name: str, axes: frozenset[str]) -> str:
+        """The value with every axis that it is stored along: targets store tiles, and do not spread them."""
+        t = self.types[name]
+        if axes <= set(t.axes):
+            return name
+        nothing: P.Scalar = 0
+        if t.dtype == "bool":
+            nothing = False
+        elif np.dtype(t.dtype).kind not in "iu":
+            nothing = -0.0  # x + -0.0 is x for every x
+        wide = self._type(t.dtype, axes | set(t.axes))
+        blank = self._emit(P.Full, wide, nothing)
+        return self._emit(P.Elementwise, wide, "or" if t.dtype == "bool" else "add", (name, blank))
 
     # Values
 
@@ -155,8 +171,6 @@ class _Scheduler:
         self, name: str, op: str, args: tuple[int, ...], names: tuple[str, ...], dtype: str, axes: frozenset[str]
     ) -> None:
         """What lanes past an extent hold, where every argument's are known."""
-        import numpy as np
-
         for a in axes:
             known: list[P.Scalar] = []
             for arg, arg_name in zip(args, names, strict=True):

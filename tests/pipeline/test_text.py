@@ -10,7 +10,7 @@ from porter.pipeline import discover, parse, show
 
 def test_a_package_stands_for_its_passes_in_order():
     names = [stage.name for stage in parse("cleanup")]
-    assert names == [f"cleanup.{name}" for name in ("constants", "identity", "shapes", "duplicates", "dead")]
+    assert names == [f"cleanup.{name}" for name in ("constants", "identity", "shapes", "duplicates", "dead", "unroll")]
 
 
 def test_every_pass_of_the_folders_is_found():
