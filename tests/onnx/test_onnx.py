@@ -14,7 +14,9 @@ from operators import document
 SAMPLE = (
     "test_add_bcast", "test_batchnorm_example", "test_conv_with_strides_padding", "test_convtranspose_pads",
     "test_cumsum_2d_axis_0", "test_gather_elements_1", "test_if", "test_loop11", "test_lstm_with_peepholes",
-    "test_gru_reverse", "test_scan9_multi_state", "test_resize_upsample_sizes_cubic", "test_scatter_elements_with_duplicate_indices", "test_scatternd_max",
+    "test_gru_reverse", "test_scan9_multi_state",
+    "test_resize_upsample_sizes_cubic",
+    "test_scatter_elements_with_duplicate_indices", "test_scatternd_max",
     "test_tensorscatter", "test_top_k_smallest", "test_dft", "test_onehot_with_negative_axis",
     "test_attention_3d_with_past_and_present_qk_matmul_softmax",
 )  # fmt: skip
