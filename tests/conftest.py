@@ -14,7 +14,9 @@ MODELS = Path(os.environ.get("PORTER_MODELS", Path(__file__).resolve().parents[2
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     with contextlib.suppress(ValueError):  # porter's own plugin, where it is installed, has the option
-        parser.addoption("--update-golden", action="store_true", help="rewrite expected texts; read the diff afterwards")
+        parser.addoption(
+            "--update-golden", action="store_true", help="rewrite expected texts; read the diff afterwards"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,9 @@ def check_tile(
     """The tile program, every grid point, against the function in float64; its error held against the function's own."""
     for s in walk(program.body):
         if isinstance(s, Dot) and PRECISIONS[s.precision].roundoff > FAITHFUL:
-            found = f"{s.name} multiplies float32 as {s.precision}, which errs by {PRECISIONS[s.precision].roundoff:.2g}"
+            found = (
+                f"{s.name} multiplies float32 as {s.precision}, which errs by {PRECISIONS[s.precision].roundoff:.2g}"
+            )
             where = f"kernel {kernel.name}: tile program against its function"
             raise CheckFailed(where, expected="float32 products as exact as float32", found=found)
     names = [str(v.name) for v in kernel.alone.graph.inputs]

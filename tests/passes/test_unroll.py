@@ -38,7 +38,9 @@ def loop(trips: int) -> onnx.ModelProto:
         [info("d", BOOL, []), info("u", FLOAT, [3]), info("row", FLOAT, [3])],
     )  # fmt: skip
     node = helper.make_node("Loop", ["n", "", "x"], ["y", "rows"], body=body)
-    return model([node], [info("x", FLOAT, [3])], [info("y", FLOAT, [3]), info("rows", FLOAT, None)], [("n", np.array(trips))])
+    return model(
+        [node], [info("x", FLOAT, [3])], [info("y", FLOAT, [3]), info("rows", FLOAT, None)], [("n", np.array(trips))]
+    )
 
 
 def kinds(made: graph.Model) -> set[str]:
@@ -85,7 +87,11 @@ def test_a_long_loop_stays() -> None:
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_a_recurrent_layer_is_its_steps(op: str, gates: int, states: int, direction: str) -> None:
     rng, ways, hidden = np.random.default_rng(0), 2 if direction == "bidirectional" else 1, 5
-    weights = [("w", (ways, gates * hidden, 3)), ("r", (ways, gates * hidden, hidden)), ("b", (ways, 2 * gates * hidden))]
+    weights = [
+        ("w", (ways, gates * hidden, 3)),
+        ("r", (ways, gates * hidden, hidden)),
+        ("b", (ways, 2 * gates * hidden)),
+    ]
     names = ["Y", "H", "C"][: 1 + states]
     proto = model(
         [helper.make_node(op, ["X", "w", "r", "b"], names, direction=direction, hidden_size=hidden)], [info("X", FLOAT, [4, 2, 3])],

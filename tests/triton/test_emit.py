@@ -50,7 +50,9 @@ def test_the_text_reads_like_a_kernel() -> None:
     assert 'SIGNATURE = {"x": "*fp32", "w": "*fp32", "b": "*fp32", "y": "*fp32"}' in text
     assert 'OPTIONS = {"num_warps": 8, "num_stages": 2}' in text
     body = text[text.index("@triton.jit") :]
-    assert body == '''\
+    assert (
+        body
+        == """\
 @triton.jit
 def matmul(x, w, b, y):
     instance = tl.program_id(0)
@@ -73,7 +75,8 @@ def matmul(x, w, b, y):
     q = h * 0.5
     g = q * p
     tl.store(y + m[:, None] * 50 + n[None, :], g, mask=m_in[:, None] & n_in[None, :])
-'''
+"""
+    )
 
 
 def test_an_accumulator_keeps_its_matrix_shape_through_all_loops() -> None:
@@ -231,13 +234,15 @@ def test_what_triton_lacks_is_a_reason() -> None:
     with pytest.raises(CannotEmit, match="Triton has no tanh of float64"):
         emit(program)
     with pytest.raises(CannotEmit, match="Triton has no type complex64"):
-        emit(parse("""kernel c {
+        emit(
+            parse("""kernel c {
           in x: complex64[8]
           out y: complex64[8]
           axis i: 8 by 8 resident
           t: complex64<i> = load x(8)[i]
           store y(8)[i] = t
-        }"""))
+        }""")
+        )
 
 
 def test_the_grid_is_the_product_of_its_axes() -> None:

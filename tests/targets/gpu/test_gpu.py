@@ -140,8 +140,6 @@ def test_a_cheaper_product_in_a_float32_port_is_refused(asked: str, got: str) ->
     )
 
 
-
-
 def test_a_kernel_that_needs_too_much_shared_memory_is_refused_with_the_numbers() -> None:
     program = parse("""kernel greedy {
       in x: float32[512, 512]
