@@ -13,10 +13,11 @@ import numpy as np
 
 from porter.tile.affine import Affine
 from porter.tile.elementwise import identity
+from porter.tile.flat import Equation
 from porter.tile.form import Cast, Cut, Elementwise, Index, Iota, Reduce
 from porter.tile.primitives_indexing import dynamic_slice, dynamic_update_slice, gather, scatter, sort, top_k
 from porter.tile.primitives_windows import convolution, product, window
-from porter.tile.pull import Equation, Position, Puller
+from porter.tile.pull import Position, Puller
 
 Rule = Callable[[Puller, Equation, Position, int], int]
 ZERO = Index(Affine())

@@ -13,8 +13,9 @@ import numpy as np
 
 from porter.tile.affine import Affine
 from porter.tile.elementwise import identity
+from porter.tile.flat import Equation
 from porter.tile.form import Cast, Cut, Index, Iota, Reduce
-from porter.tile.pull import Equation, Position, Puller
+from porter.tile.pull import Position, Puller
 
 ZERO = Index(Affine())
 PAIRS = 1 << 32  # (update, output element) pairs that a scatter may compare

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from porter.tile.affine import Affine
 from porter.tile.elementwise import identity
+from porter.tile.flat import Equation
 from porter.tile.form import Cast, Cut, Dot, Elementwise, Index, Reduce
-from porter.tile.pull import Equation, Position, Puller
+from porter.tile.pull import Position, Puller
 
 ZERO = Index(Affine())
 STRETCHED = 256  # elements of a stretched dimension that a sum may run over
