@@ -165,7 +165,8 @@ def test_interruption_leaves_nothing(model, tmp_path, after):
         verify(read(tmp_path / "new" / "out"))
         return
     assert "Traceback" not in err, err
-    assert (p.returncode, left) == (130, set())
+    # as a shell reports it: a process that has not even set up its handler yet dies of the signal, 128 + 2
+    assert (p.returncode if p.returncode >= 0 else 128 - p.returncode, left) == (130, set())
 
 
 def test_a_device_of_ones_own(model, tmp_path):
