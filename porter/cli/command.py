@@ -6,9 +6,11 @@ everything could be checked; 130 interrupted.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -74,9 +76,18 @@ def porter() -> None:
     """Ports ONNX models to NVIDIA GPUs, Google TPUs, AWS Trainium and Maia-like devices, and shows its work."""
 
 
+def _again(lost: Any) -> None:
+    """An interruption that fell into a callback of the garbage collector, where nothing can be raised, comes again."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.02, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command and exit. Nothing that a user can cause ends in a traceback."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.unraisablehook = _again
     try:
         code = porter.main(args, prog_name="porter", standalone_mode=False)
         sys.stdout.flush()
@@ -91,6 +102,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         print(PorterError(e.format_message().rstrip("."), hint=f"{where} --help"), file=sys.stderr)
         code = 2
     except (KeyboardInterrupt, click.exceptions.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("interrupted; nothing was left behind", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `porter targets | head`
