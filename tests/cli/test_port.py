@@ -148,6 +148,7 @@ def test_an_existing_folder_is_refused_before_any_work(ported, model):
     assert time.perf_counter() - began < 3, "said before the model is even loaded"
 
 
+@pytest.mark.slow  # where the signal falls depends on the load of the machine: run alone
 @pytest.mark.parametrize("after", [0.5, 2.0, 3.5])
 def test_interruption_leaves_nothing(model, tmp_path, after):
     """Ctrl-C while loading, in the passes, in the kernels: exit code 130 and a clean folder; or the port was done."""
