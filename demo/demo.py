@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -116,7 +117,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _row(name: str, told: dict, launches: int, ported: float, ran: float) -> tuple[str, ...]:  # type: ignore[type-arg]
+def _row(name: str, told: dict[str, Any], launches: int, ported: float, ran: float) -> tuple[str, ...]:
     k, e, tool, estimate = told["kernels"], told["end_to_end"], told["toolchain"], told["estimate"]
     return (
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -95,7 +96,7 @@ def command(
     return int(result.exit_code)
 
 
-def show(document: dict) -> str:  # type: ignore[type-arg]
+def show(document: dict[str, Any]) -> str:
     """The report for people: per target one line of the port, and below it the steps that did not pass."""
     rows, below = [], []
     for t in document["targets"]:

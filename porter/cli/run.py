@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,7 +54,7 @@ def command(bundle: str, inputs: str, output: str | None, as_json: bool) -> None
                 click.echo(f"wrote {output}")
 
 
-def _save(path: Path, outputs: dict) -> None:  # type: ignore[type-arg]
+def _save(path: Path, outputs: dict[str, Any]) -> None:
     """The outputs as .npz, whole or not at all."""
     import numpy as np
 
