@@ -8,8 +8,7 @@ offsets = plan(lives)                        where each intermediate lies in the
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porter.words import words
 
 _WORDS = {
     "Manifest": "manifest",
@@ -36,8 +35,4 @@ _WORDS = {
 
 __all__ = sorted(_WORDS)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _WORDS:
-        return getattr(import_module(f"porter.bundle.{_WORDS[name]}"), name)
-    raise AttributeError(f"module 'porter.bundle' has no attribute '{name}'")
+__getattr__ = words(__name__, _WORDS)

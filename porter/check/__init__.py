@@ -10,9 +10,10 @@ Importing this package loads nothing heavy; the words below are imported when fi
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from porter.words import words
 
 _WORDS = {
     "Contract": "contract",
@@ -35,18 +36,7 @@ _WORDS = {
 
 __all__ = list(_WORDS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WORDS:
-        raise AttributeError(f"module 'porter.check' has no attribute '{name}'")
-    module = import_module(f"porter.check.{_WORDS[name]}")
-    # kept, so that the next use does not import again
-    value = globals()[name] = getattr(module, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = words(__name__, _WORDS)
 
 
 class _Check(ModuleType):

@@ -11,8 +11,7 @@ Importing this package loads neither numpy nor jax; the words below are imported
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porter.words import words
 
 _WORDS = {
     "op": "registry",
@@ -33,14 +32,4 @@ _WORDS = {
 
 __all__ = list(_WORDS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WORDS:
-        raise AttributeError(f"module 'porter.ops' has no attribute '{name}'")
-    module = import_module(f"porter.ops.{_WORDS[name]}")
-    value = globals()[name] = getattr(module, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = words(__name__, _WORDS)

@@ -9,8 +9,7 @@ Importing this package loads nothing heavy; the words below are imported when fi
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porter.words import words
 
 _WORDS = {
     "Pass": "passes",
@@ -38,15 +37,4 @@ _WORDS = {
 
 __all__ = list(_WORDS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WORDS:
-        raise AttributeError(f"module 'porter.pipeline' has no attribute '{name}'")
-    module = import_module(f"porter.pipeline.{_WORDS[name]}")
-    # importing the submodule 'run' binds the module under the function's name; the function is what is meant
-    value = globals()[name] = getattr(module, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = words(__name__, _WORDS)

@@ -5,8 +5,7 @@ from porter.rewrite import fusion, rewrite, apply, why
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porter.words import words
 
 _WORDS = {
     "fusion": "rule",
@@ -32,15 +31,4 @@ _WORDS = {
 
 __all__ = list(_WORDS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WORDS:
-        raise AttributeError(f"module 'porter.rewrite' has no attribute '{name}'")
-    module = import_module(f"porter.rewrite.{_WORDS[name]}")
-    # importing the submodule 'apply' binds the module under the function's name; the function is what is meant
-    value = globals()[name] = getattr(module, name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = words(__name__, _WORDS)

@@ -5,8 +5,7 @@ Importing this package loads no jax; the words below are imported when first use
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from porter.words import words
 
 _WORDS = {
     "whole": "whole_model", "Whole": "whole_model", "stablehlo": "hlo", "hlo_proto": "hlo", "run_text": "hlo",
@@ -15,9 +14,4 @@ _WORDS = {
 
 __all__ = list(_WORDS)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WORDS:
-        raise AttributeError(f"module 'porter.xla' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(f"porter.xla.{_WORDS[name]}"), name)
-    return value
+__getattr__ = words(__name__, _WORDS)
