@@ -18,11 +18,13 @@ import onnx
 from onnx import numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "ops"))
-from onnx_cases import Case, cases  # noqa: F401
+from onnx_cases import Case, fed
+from onnx_cases import all_cases as cases  # noqa: F401
 from test_backend import DATA_DEPENDENT, EXACTER, ROUNDED, TIES, difference, in_float64, in_jax, in_source
 
 from porter import device, graph, ops, pipeline
 from porter.errors import PorterError
+from porter.porting.checks import check_text
 from porter.porting.kernels import Distinct, program_of, run
 from porter.porting.port import PIPELINES
 from porter.tile import interpret
@@ -67,7 +69,7 @@ def evaluated(case: Case, namespace: str) -> Outcome:
     outcome = Outcome(case.id, namespace, "device", operators(case.model))
     model = graph.read(case.model)
     for inputs, outputs in case.sets():
-        feeds = dict(zip((v.name for v in _inputs(case.model)), inputs, strict=True))
+        feeds = dict(zip((v.name for v in fed(case.model.graph)), inputs, strict=True))
         results = list(NAMESPACES[namespace](model, feeds).values())
         _compare(outcome, results, outputs, case)
     return outcome
@@ -101,11 +103,13 @@ def _ported(
     case: Case, proto: onnx.ModelProto, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], family: str, text: bool,
     bound: Sequence[int],
 ) -> Outcome:  # fmt: skip
-    places = _inputs(proto)
+    places = fed(proto.graph)
     outcome = Outcome(case.id, family, "device", operators(proto), bound=[places[i].name for i in bound])
     feeds = {places[i].name: x for i, x in enumerate(inputs) if i not in bound}
     specialized = _specialized(proto, inputs, set(bound))
-    results, outcome.host, outcome.languages = executed(specialized, feeds, family, text=text)
+    results, outcome.host, outcome.languages = executed(
+        specialized, feeds, family, text=text, sampled=case.kind == "real"
+    )
     exact = lambda: list(ops.evaluate(graph.load(specialized), feeds, ops.float64).values())
     _compare(outcome, list(results.values()), outputs, case, exact)
     if outcome.host and outcome.status == "device":
@@ -114,9 +118,12 @@ def _ported(
 
 
 def executed(
-    proto: onnx.ModelProto, feeds: dict[str, np.ndarray], family: str, *, text: bool
+    proto: onnx.ModelProto, feeds: dict[str, np.ndarray], family: str, *, text: bool, sampled: bool = False
 ) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """The outputs of a model ported to a family's default device; operators on the host and why; languages of the kernels."""
+    """The outputs of a model ported to a family's default device; operators on the host and why; languages of the kernels.
+
+    sampled: the tile programs run whole, the text on grid points that cover every edge, as in `porter port`.
+    """
     chip, target = device.load_device(device.default_device(family)), target_of(family)
     model = graph.load(proto)
     ported = pipeline.run(model, PIPELINES["fp32"], chip, checks=False).model
@@ -143,23 +150,23 @@ def executed(
         made = ready[kernel.name]
         tiled = made.kernel.program if text else made
         shaped = [np.asarray(a).reshape(p.shape) for a, p in zip(arrays, tiled.inputs, strict=True)]
-        return target.execute(made, shaped, chip) if text else interpret.run(made, shaped)
+        if not text:
+            return interpret.run(made, shaped)
+        if not sampled:
+            return target.execute(made, shaped, chip)
+        outputs = interpret.run(tiled, shaped)
+        check_text(kernel, made, target, chip, shaped, outputs, {})
+        return outputs
 
     languages = sorted({made.language for made in ready.values()}) if text else []
     return run(program, feeds, execute), host, languages
-
-
-def _inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that are no weights (before IR version 4 weights stood among them)."""
-    weights = {t.name for t in proto.graph.initializer}
-    return [v for v in proto.graph.input if v.name not in weights]
 
 
 def _specialized(proto: onnx.ModelProto, inputs: Sequence[np.ndarray], bound: set[int]) -> onnx.ModelProto:
     """The model at the sizes of these inputs; those in `bound` become initializers."""
     made = onnx.ModelProto()
     made.CopyFrom(proto)
-    places = _inputs(made)
+    places = fed(made.graph)
     for i, (value, x) in enumerate(zip(places, inputs, strict=True)):
         value.type.tensor_type.shape.Clear()
         for n in x.shape:
