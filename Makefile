@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 help:
 	@echo "make demo      port a real sentence encoder to the four default targets and show what it cost"
 	@echo "make test      lint-free fast tests        make test-all  all tests"
-	@echo "make bench     seconds, memory and kernels per model and target, written to build/bench/"
+	@echo "make bench     seconds, memory and kernels per model and target, the checker beside polygraphy: build/bench/"
 	@echo "make faults    known miscompilations and planted ones are found, equivalent models are not: both counts"
 	@echo "make lint      ruff, mypy, import-linter"
 
@@ -29,6 +29,8 @@ test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2
 
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python bench/checker.py
 	$(BIN)/python bench/bench.py
 
 faults: $(STAMP)

@@ -5,7 +5,8 @@
 
 The cut is made where the models say it themselves: the first tensor that both name and on which they disagree becomes
 the only output, and tensors on which they still agree become inputs, with the values that they had. Where the fault
-needs what lies before those (an error that only adds up), they are given back one by one, latest first.
+needs what lies before those (an error that only adds up), they are given back one by one, latest first. Then shapes
+are made smaller (see `shrink`) for as long as the pair still fails.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from porter.check.execution import SOURCE, Subject, run
 from porter.check.inputs import draw, edges
 from porter.check.numeric import compare
 from porter.check.result import specials
+from porter.check.shrink import shrink
 from porter.check.verdict import Verdict
 from porter.errors import PorterError
 from porter.graph import Model
 
+SHOWN = 5  # nodes a side that are shown as text
 TRIES = 12  # cuts that are tried before the widest one is kept
 
 
@@ -44,6 +47,18 @@ class Reduced:
         """How many nodes are left on either side, constants not counted."""
         before, after = (sum(n.op_type != "Constant" for n in m.graph) for m in (self.before, self.after))
         return before, after
+
+    @property
+    def rewrite(self) -> str:
+        """What became of what, in ONNX text without types; '' where more is left than one can read."""
+        sides = []
+        for model in (self.before, self.after):
+            nodes = [n for n in model.graph if n.op_type != "Constant"]
+            if len(nodes) > SHOWN:
+                return ""
+            sides.append([graph.node_text(n) for n in nodes])
+        one, two = ([line for line in a if line not in b] or a for a, b in (sides, sides[::-1]))
+        return "; ".join(one) + "  became  " + "; ".join(two)
 
     def save(self, folder: str | Path) -> Path:
         """Write before.onnx, after.onnx, inputs.npz and the command that shows the fault; the folder is made."""
@@ -91,13 +106,25 @@ def reduce(
     for _ in range(TRIES):
         small = _cut(before, after, target, cuts, sample, values, contract, seed)
         if not small.verdict.ok:
-            return small
+            return _smaller(small, seed)
         used = [n for n in upstream if n in small.inputs and n not in sample]
         if not used:
             break
         cuts = [n for n in cuts if n not in used]
     only = _cut(before, after, target, [], sample, values, contract, seed)
-    return only if not only.verdict.ok else Reduced(before, after, dict(sample), whole, contract)
+    return _smaller(only if not only.verdict.ok else Reduced(before, after, dict(sample), whole, contract), seed)
+
+
+def _smaller(pair: Reduced, seed: int) -> Reduced:
+    """The pair with smaller shapes."""
+
+    def fails(models: Sequence[Model], inputs: Mapping[str, np.ndarray]) -> bool:
+        return not _compare(*models, pair.contract, inputs, seed).ok
+
+    (before, after), inputs = shrink((pair.before, pair.after), pair.inputs, fails)
+    if before is pair.before:
+        return pair
+    return Reduced(before, after, inputs, _compare(before, after, pair.contract, inputs, seed), pair.contract)
 
 
 def _word(budget: Budget) -> str:
@@ -114,7 +141,7 @@ def _cut(
     contract: Contract,
     seed: int,
 ) -> Reduced:
-    one, two = (_part(m, target, {n: values[n] for n in inputs}) for m in (before, after))
+    one, two = (part(m, target, {n: values[n] for n in inputs}) for m in (before, after))
     names = {v.name or "" for m in (one, two) for v in m.graph.inputs if not v.is_initializer()}
     for m in (one, two):  # both take the same inputs, whether they read them or not
         held = {v.name for v in m.graph.inputs}
@@ -132,16 +159,17 @@ def _compare(before: Model, after: Model, contract: Contract, sample: Mapping[st
     return specials(*pair, sample, verdict) if verdict.ok and contract.kind is Kind.ROUNDING else verdict
 
 
-def _part(model: Model, target: str, inputs: Mapping[str, np.ndarray]) -> Model:
+def part(model: Model, target: str, inputs: Mapping[str, np.ndarray]) -> Model:
     """A copy that computes one value, with the named values as inputs, and nothing that is not needed for it."""
     copy = graph.clone(model)
     g = copy.graph
     named = {v.name: v for node in g for v in node.outputs}
+    used = graph.names(g)
     for name, array in inputs.items():
         old = named[name]
         new = graph.new_value(None, array.dtype, array.shape)
         old.replace_all_uses_with(new, replace_graph_outputs=True)
-        old.name, new.name = graph.fresh(f"{name}_cut", graph.names(g)), name
+        old.name, new.name = graph.fresh(f"{name}_cut", used), name
         g.inputs.append(new)
     output = named[target]
     g.outputs[:] = [output]

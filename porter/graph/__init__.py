@@ -44,7 +44,7 @@ from porter.graph.parsing import parse
 from porter.graph.reading import read
 from porter.graph.repair import note, notes
 from porter.graph.saving import clone, save, to_proto
-from porter.graph.text import content_hash, tensors, text
+from porter.graph.text import content_hash, node_text, tensors, text
 from porter.graph.upgrade import upgrade
 from porter.graph.validate import validate
 from porter.graph.values import (
@@ -107,6 +107,7 @@ __all__ = [
     "names",
     "new_node",
     "new_value",
+    "node_text",
     "nodes_of",
     "note",
     "notes",

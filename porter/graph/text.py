@@ -47,6 +47,11 @@ def text(model: ir.Model, *, bare: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
+def node_text(node: ir.Node) -> str:
+    """One node as the bare text has it."""
+    return _node(node, True, "")
+
+
 def tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """The tensors that the text names by hash."""
     found = {}

@@ -189,6 +189,8 @@ def test_the_command_names_step_and_rewrite_and_exits_1(layers, theirs, tmp_path
     reduced = porter("reduce", *pair, "-o", tmp_path / "small")
     assert (reduced.returncode, reduced.stderr) == (1, "")
     assert "1 and 1 nodes are left" in reduced.stdout
+    kept = porter("reduce", document["kept"], "-o", tmp_path / "same", "--json")  # the folder is enough
+    assert (kept.returncode, json.loads(kept.stdout)["nodes"]) == (1, [1, 1]), kept.stderr
     line = (tmp_path / "small" / "README.txt").read_text().split("\n\nporter ")[1].split()
     again = subprocess.run(
         [sys.executable, "-m", "porter.cli", *line], capture_output=True, text=True, check=False, cwd=tmp_path / "small",
