@@ -61,6 +61,8 @@ class Tpu(Target):
         from porter.targets.tpu import xla
 
         text, products = xla.stablehlo(program, kernel.meaning)
+        if xla.doubles(text):
+            why = f"{why}; XLA computes float64 in pairs of float32, of 48 bits and float32's range"
         return Emitted(kernel, "stablehlo", text, 1, None, {}, products, why)
 
     def execute(

@@ -44,7 +44,7 @@ PRECISION = {"fp32": "HIGHEST", "bf16x6": "HIGHEST", "bf16": "DEFAULT"}
 PRODUCT = {"HIGHEST": "bf16x6", "HIGH": "bf16x3", "DEFAULT": "bf16"}
 
 # Types in a Pallas kernel. 64-bit integers become 32-bit ones (device indices are int32, checked at the border).
-NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
+NARROW = {"int64": "int32", "uint64": "uint32"}
 HELD = ("float32", "bfloat16", "int32", "uint32", "int16", "int8", "uint8", "bool", "float8_e4m3fn", "float8_e5m2")
 
 TRANSCENDENTAL = frozenset(

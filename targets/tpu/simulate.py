@@ -65,7 +65,14 @@ def load(text: str, name: str, **instead: Any) -> Callable[..., Any]:
 
 
 def narrowed(where: str, array: np.ndarray) -> np.ndarray:
-    """A 64-bit array in 32 bits. Raises PorterError where an integer does not fit."""
+    """A 64-bit array as a TPU program holds it: integers in 32 bits, float64 within the range of a pair of float32.
+
+    Raises PorterError where a value does not fit."""
+    if array.dtype == np.float64 and array.size:
+        largest = np.abs(array[np.isfinite(array)]).max(initial=0.0)
+        if largest > np.finfo(np.float32).max:
+            raise PorterError(where, expected="float64 within the range of float32", found=f"{largest:g}",
+                              hint="XLA for TPU holds a float64 as a pair of float32")  # fmt: skip
     dtype = instructions.NARROW.get(array.dtype.name)
     if dtype is None:
         return array

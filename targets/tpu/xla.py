@@ -34,7 +34,7 @@ def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
         raise CannotEmit(f"XLA has no product of float32 as {', '.join(unknown)}")
     # Every product of a meaning is in float32; the strictest scheme that the program asks for serves them all.
     word = max((table[w] for w in wanted), key=["DEFAULT", "HIGH", "HIGHEST"].index, default="HIGHEST")
-    with jax.enable_x64(False):
+    with jax.enable_x64(narrow.is_double(meaning)):
         arguments = [
             jax.ShapeDtypeStruct(v.aval.shape, narrow.narrow_dtype(v.aval.dtype)) for v in meaning.jaxpr.invars
         ]
@@ -57,8 +57,13 @@ def identifier(name: str) -> str:
 
 def run(text: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """The text on XLA's CPU, its float32 products in the passes that a TPU makes of their precision."""
-    with jax.enable_x64(False):
+    with jax.enable_x64(doubles(text)):
         return hlo.run_text(text, inputs, passes=True)
+
+
+def doubles(text: str) -> bool:
+    """Whether a text computes in float64, which XLA for TPU does in pairs of float32."""
+    return "f64" in hlo.element_types(text)
 
 
 def wide(array: np.ndarray, dtype: str) -> np.ndarray:
