@@ -159,6 +159,8 @@ class Emitter:
                 self._turn(name, part)
 
     def _turn(self, name: str, part: Part) -> None:
+        if not self.places.get(name):
+            raise CannotEmit(f"{name} lies across the axis of a loop that is not open there")
         made = next(iter(self.places[name].values()))
         self.places[name][part] = transfer.turn(
             self.w, self.plan, made, self.plan.layouts[name][part], made.buffer.name

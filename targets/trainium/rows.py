@@ -1,6 +1,7 @@
 """Brings gathered loads to the one form that the DMA takes: an index per partition of the outermost dimension.
 
     p(8, 50)[i, @j + 1]          r = 50*i + j + 1;  p(400)[@r]
+    p(8, 50)[@j<x>, x]           r = 50*j + x;  p(400)[@r]: each lane of x has a row and a place of its own
     p(8, 50) pad 0 [.., @j]      j is clamped, and the pad selected where it had to be
 
 Indices are 32-bit integers there.
@@ -56,7 +57,8 @@ class _Maker:
 
     def _load(self, s: Load) -> None:
         access = s.access
-        last = max(d for d, i in enumerate(access.index) if i.gather)
+        own = {a for i in access.index if i.gather for a in self.types[i.gather].axes}
+        last = max(d for d, i in enumerate(access.index) if i.gather or own & set(i.affine.axes))
         size = math.prod(access.view[: last + 1])
         terms, inside = [], []
         for d, i in enumerate(access.index[: last + 1]):

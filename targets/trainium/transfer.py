@@ -181,15 +181,15 @@ def _region(w: Writer, tile: Place, looped: Sequence[str], cut: dict[str, tuple[
         rows = f"{' + '.join(first)}:{' + '.join(end)}"
     runs: list[list[str]] = []
     for a in free:
-        plain = a not in looped and a not in cut
-        if plain and runs and runs[-1][-1] not in looped and runs[-1][-1] not in cut:
+        if runs and a not in cut and runs[-1][-1] not in cut and (a in looped) == (runs[-1][-1] in looped):
             runs[-1].append(a)
         else:
             runs.append([a])
     columns = []
     for run in runs:
         a = run[0]
-        columns.append(f"{a}_i" if a in looped else f"{a}_lo:{a}_hi" if a in cut else ":")
+        lane = " + ".join(_times(f"{x}_i", w.size(run[i + 1 :])) for i, x in enumerate(run))
+        columns.append(f"{a}_lo:{a}_hi" if a in cut else lane if a in looped else ":")
     text = tile.text
     if len(runs) > 1:
         text += f".reshape_dim(1, ({', '.join(str(w.size(r)) for r in runs)}))"
@@ -237,6 +237,7 @@ def _pattern(
             pairs.append((step.get(a, 0), f"{a}_hi - {a}_lo" if a in cut else w.lanes(a)))
         previous = a
     if index is not None:
+        assert not any(step.get(a) for a in layout.part), "a partition has one row and no place in it: see rows.py"
         row = math.prod(access.view[1:])
         pairs.insert(0, (row, w.size(layout.part)))
         base = f"{param.name}.reshape({(access.view[0], row)})" if param.shape != (access.view[0], row) else param.name

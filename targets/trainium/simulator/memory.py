@@ -225,7 +225,8 @@ class Tensor:
                 f"access pattern on {self.name}", f"elements 0 to {self.storage.data.size - 1}", f"{low} to {high}"
             )
         size = self.dtype.itemsize
-        array = np.lib.stride_tricks.as_strided(self.storage.data[at:], counts, [s * size for s in steps])
+        bits = self.storage.data[at:].view(f"u{size}")  # as_strided does not know every float of a byte
+        array = np.lib.stride_tricks.as_strided(bits, counts, [s * size for s in steps]).view(self.dtype)
         return Tensor(self.storage, array, at // self.storage.width if self.on_chip else 0, vector_offset, rows)
 
 
