@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from porter import graph
 from porter.check.execution import SOURCE, run
+from porter.check.expressions import dependent
 from porter.check.inputs import draw
 from porter.errors import Undecided
-from porter.graph import Function, Graph, Model, Value
+from porter.graph import Function, Graph, Model
 from porter.ops.field import Field
 from porter.ops.namespace import is_float
 from porter.ops.residue_array import UNDEFINED, Residues
@@ -45,7 +45,7 @@ class Agreement:
     """What the field says of two models.
 
     chance   of agreeing although they differ: the product of degree / p over the seeds (Schwartz and Zippel's bound)
-    reading  'unrounded' or 'folded': how constants were read when they agreed
+    reading  'unrounded constants' or 'folded constants': how they were read when the two agreed; or what was compared
     first    the first value, in after's order, that both name and on which they differ
     """
 
@@ -58,7 +58,7 @@ class Agreement:
 
     def __str__(self) -> str:
         if self.equal:
-            how = f"{self.reading} constants, {self.seeds} seeds"
+            how = f"{self.reading}, {self.seeds} seeds"
             return f"equal in a prime field ({how}), chance of error {self.chance:.1g}"
         return self.reason or f"different in a prime field, first at '{self.first}'"
 
@@ -75,18 +75,18 @@ def agree(before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS) -> 
     common = _variable(before) & _variable(after)
     folded: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {"unrounded": ({}, {})}
 
-    def both(field: Field, trial: int, reading: str) -> tuple[_Run, _Run]:
+    def both(field: Field, trial: int, reading: str) -> tuple[Ran, Ran]:
         if reading not in folded:
             other = {to_after[n]: v for n, v in drawn[seed].items()}
             folded[reading] = (_folded(before, drawn[seed]), _folded(after, other))
-        given = {n: _value(field, f"input {i}", drawn[trial][n]) for i, n in enumerate(names)}
-        moved = {to_after[n]: v for n, v in given.items()}
+        inputs = {n: given(field, f"input {i}", drawn[trial][n]) for i, n in enumerate(names)}
+        moved = {to_after[n]: v for n, v in inputs.items()}
         return (
-            _evaluate(before, given | folded[reading][0], field, common),
-            _evaluate(after, moved | folded[reading][1], field, common),
+            evaluated(before, inputs | folded[reading][0], field, common),
+            evaluated(after, moved | folded[reading][1], field, common),
         )
 
-    return _decide(both, seed, seeds)
+    return decide(both, seed, seeds)
 
 
 def agree_on(
@@ -101,16 +101,16 @@ def agree_on(
     """The same for two functions of the same inputs: float arrays of the right shape and type become random residues
     unless they are wrapped as `Constant`; integers are used as they are."""
 
-    def both(field: Field, trial: int, reading: str) -> tuple[_Run, _Run]:
-        given = [_value(field, f"input {i}", x) for i, x in enumerate(inputs)]
-        named_before = {v.name or "": x for v, x in zip(before.inputs, given, strict=True)}
-        named_after = {v.name or "": x for v, x in zip(after.inputs, given, strict=True)}
+    def both(field: Field, trial: int, reading: str) -> tuple[Ran, Ran]:
+        values = [given(field, f"input {i}", x) for i, x in enumerate(inputs)]
+        named_before = {v.name or "": x for v, x in zip(before.inputs, values, strict=True)}
+        named_after = {v.name or "": x for v, x in zip(after.inputs, values, strict=True)}
         return (
-            _evaluate(before, named_before, field, frozenset(), **options),
-            _evaluate(after, named_after, field, frozenset(), **options),
+            evaluated(before, named_before, field, frozenset(), **options),
+            evaluated(after, named_after, field, frozenset(), **options),
         )
 
-    return _decide(both, seed, seeds, readings=("unrounded",))
+    return decide(both, seed, seeds, readings=("unrounded",))
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,12 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Ran:
     outputs: list[Any]
     shared: dict[str, Any]
 
 
-def _decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unrounded", "folded")) -> Agreement:
+def decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unrounded", "folded")) -> Agreement:
     """Agreement on all seeds in one reading of constants, unrounded first."""
     results = []
     exponents = False
@@ -161,15 +161,21 @@ def _decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unroun
         if verdict is None:
             tried = trial + 1 - seed
             if chance > TOO_MUCH:
-                return Agreement(None, chance, tried, reading, reason=f"equal on {tried} seeds, by chance {chance:.1g}")
-            return Agreement(True, chance, tried, reading)
+                return Agreement(
+                    None,
+                    chance,
+                    tried,
+                    f"{reading} constants",
+                    reason=f"equal on {tried} seeds, by chance {chance:.1g}",
+                )
+            return Agreement(True, chance, tried, f"{reading} constants")
         results.append(verdict)
     return next((r for r in results if r.equal is not None), results[0])
 
 
-def _evaluate(
+def evaluated(
     model: Model | Function | Graph, inputs: Mapping[str, Any], field: Field, common: frozenset[str], **options: Any
-) -> _Run:
+) -> Ran:
     shared: dict[str, Any] = {}
 
     def keep(name: str, array: Any) -> None:
@@ -178,7 +184,7 @@ def _evaluate(
             field.renew(array)
 
     results = run(model, inputs, field, on_value=keep, **options)
-    return _Run(list(results.values()), shared)
+    return Ran(list(results.values()), shared)
 
 
 def _fingerprint(x: Residues) -> tuple[tuple[int, ...], int]:
@@ -187,7 +193,7 @@ def _fingerprint(x: Residues) -> tuple[tuple[int, ...], int]:
     return x.shape, int(np.bitwise_xor.reduce(places, initial=np.uint64(0)))
 
 
-def _value(field: Field, name: str, x: Any) -> Any:
+def given(field: Field, name: str, x: Any) -> Any:
     if isinstance(x, Constant):
         return x.array
     return field.random(name, x.shape, x.dtype) if is_float(x.dtype) else x
@@ -226,23 +232,13 @@ def _degree(values: Sequence[Any]) -> int:
 
 def _variable(model: Model) -> frozenset[str]:
     """Names of values that depend on an input, outputs left out."""
-    depend = _dependent(model)
+    depend = dependent(model)
     return frozenset(v.name for v in depend if v.name and v.producer() is not None and not v.is_graph_output())
-
-
-def _dependent(model: Model) -> set[Value]:
-    found: set[Value] = {v for v in model.graph.inputs if not v.is_initializer()}
-    for node in model.graph:
-        if node.op_type in ("Shape", "Size"):  # dims are bound: no input changes them
-            continue
-        if any(v in found for v in (*node.inputs, *graph.captured(node))):
-            found.update(node.outputs)
-    return found
 
 
 def _folded(model: Model, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Floats that nodes compute from constants alone and others read, computed in the source dtypes."""
-    depend = _dependent(model)
+    depend = dependent(model)
     wanted = {
         v.name or ""
         for node in model.graph

@@ -3,10 +3,10 @@
     result = check("a.onnx", "b.onnx", dims={"batch": 1})
     result.verdict, result.message, result.first_divergence
 
-Two models are *equivalent* when the field proves that they are the same function and nothing in their own arithmetic
-contradicts it, or, where the field cannot say, when on every draw the second is as near to float64 as the formats of
-the first allow. They are *different* when some input shows it; that input is named. Method 'field' alone leaves what it
-cannot prove *unknown*.
+Two models are *equivalent* when they are the same expressions of the same inputs, when the field proves that they are
+the same function and nothing in their own arithmetic contradicts it, or, where the field cannot say, when on every draw
+the second is as near to float64 as the formats of the first allow. They are *different* when some input shows it; that
+input is named. Method 'field' alone leaves what it cannot prove *unknown*.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from porter.check.execution import SOURCE, Subject
 from porter.check.field import Agreement, agree
 from porter.check.inputs import Inputs, draw, edges
 from porter.check.ledger import Taken, ledger
+from porter.check.local import Local
 from porter.check.measure import distance, is_float
 from porter.check.numeric import compare, matched_outputs, renamed
 from porter.check.verdict import Finding, Verdict, message
@@ -34,13 +35,14 @@ from porter.graph import Model
 Method = Literal["auto", "numeric", "field"]
 Word = Literal["equivalent", "different", "unknown"]
 DRAWS = 3
+IDENTICAL = Agreement(True, 0.0, 0, "structure")
 
 
 @dataclass(frozen=True)
 class Result:
     """What `porter check` found.
 
-    method     'field', 'numeric' or 'field+numeric': what the verdict rests on
+    method     'structure', 'field', 'numeric' or 'field+numeric': what the verdict rests on
     cause      for 'different': 'function' (they differ in float64 too), 'rounding', 'budget' or 'interface'
     chance     of an error of the field method, where it decided
     message    lines for people
@@ -113,14 +115,21 @@ def check(
         raise PorterError("a budget with the field method", expected="method auto or numeric", found="field")
     samples = _samples(before, inputs, seed)
     asked = method != "numeric" and limits is None
+    pair, contract = (known, Subject(after)), limits or rounding
+    agreement = Agreement(None, reason="not asked")
+    local = Local(before, after, samples, {b: a for a, b in _paired_inputs(before, after)}) if asked else None
+    if local is not None and local.identical():
+        agreement, samples = IDENTICAL, samples[: 1 if inputs is None else None]  # one run, for the figures
     if method == "field":
         samples = samples[:1]  # a witness, against laws that hold in the field alone
-    pair, contract = (known, Subject(after)), limits or rounding
     # one draw first: most faults show at once, and the field is the dearer method
     held = [compare(*pair, contract, samples[0], seed)]
-    agreement = Agreement(None, reason="not asked")
-    if asked and (held[0].ok or method == "field"):
-        agreement = agree(before, after, seed=seed)
+    if local is not None and not agreement.equal and (held[0].ok or method == "field"):
+        agreement = local.decide(seed)
+        if not agreement.equal:
+            agreement = agree(before, after, seed=seed)
+        elif inputs is None and local.settled(seed):
+            samples = samples[:1]
     if method == "field" and not agreement.equal:
         return Result("unknown", "field", names, message=str(agreement))
     for sample in samples[1:]:
@@ -152,6 +161,7 @@ def _judged(
     outputs = _worst_outputs(held)
     explained = tuple(_explain(pair, samples, outputs, agreement, contract)) if explain else ()
     how = "field+numeric" if agreement.equal and method == "auto" else "field" if agreement.equal else "numeric"
+    how = "structure" if agreement is IDENTICAL else how
     if worst is not None:
         cause = "budget" if contract.kind is Kind.PRECISION else _cause(*pair, samples[len(held) - 1])
         notes = {"rounding": "both are the same function; the second rounds more than the formats of the first do"}
@@ -159,7 +169,8 @@ def _judged(
         return Result(
             "different", "numeric", names, outputs, worst.first_divergence, cause, None, lines, labels, explained
         )
-    words = str(agreement) if agreement.equal else f"as near to float64 as the first on {len(held)} inputs"
+    words = "the same expressions of the same inputs" if agreement is IDENTICAL else str(agreement)
+    words = words if agreement.equal else f"as near to float64 as the first on {len(held)} inputs"
     if contract.kind is Kind.PRECISION:
         words = f"within {', '.join(str(b) for b in contract.budgets)} on {len(held)} inputs"
     chance = agreement.chance if agreement.equal else None
@@ -259,14 +270,18 @@ def _name(source: Any, default: str) -> str:
 
 
 def _same_inputs(before: Model, after: Model) -> None:
-    old, new = ([v for v in m.graph.inputs if not v.is_initializer()] for m in (before, after))
-    if len(old) != len(new):
-        raise PorterError("inputs of the two models", expected=f"{len(old)}", found=f"{len(new)}")
-    named = {v.name: v for v in new}
-    pairs = [(v, named[v.name]) for v in old] if named.keys() == {v.name for v in old} else zip(old, new, strict=True)
-    for x, y in pairs:
+    for a, b in _paired_inputs(before, after):
+        x, y = (next(v for v in m.graph.inputs if v.name == n) for m, n in ((before, a), (after, b)))
         one, two = (graph.dtype(x), graph.shape(x)), (graph.dtype(y), graph.shape(y))
         if one != two:
             raise PorterError(
                 f"input '{x.name}'", expected=f"{one[0]}{list(one[1] or ())}", found=f"{two[0]}{list(two[1] or ())}"
             )
+
+
+def _paired_inputs(before: Model, after: Model) -> list[tuple[str, str]]:
+    """Names of inputs of both models, matched by name, else by position; PorterError where their numbers differ."""
+    old, new = ([v.name or "" for v in m.graph.inputs if not v.is_initializer()] for m in (before, after))
+    if len(old) != len(new):
+        raise PorterError("inputs of the two models", expected=f"{len(old)}", found=f"{len(new)}")
+    return [(n, n) for n in old] if set(old) == set(new) else list(zip(old, new, strict=True))

@@ -249,7 +249,7 @@ def test_constants_folded_in_the_source_type_are_agreed_on(model):
     computed = model("g (float[2,8] x) => (float[2,8] y) { r = Log (w)  y = Mul (x, r) }", {"w": SCALE["gamma"]})
     folded = model("g (float[2,8] x) => (float[2,8] y) { y = Mul (x, w) }", {"w": np.log(SCALE["gamma"])})
     agreement = agree(computed, folded)
-    assert agreement.equal and agreement.reading == "folded"
+    assert agreement.equal and agreement.reading == "folded constants"
 
 
 def test_a_division_by_zero_is_left_to_the_numbers(model):

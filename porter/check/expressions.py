@@ -1,0 +1,210 @@
+"""Every value of a model as the expression that it is of the inputs: equal digests compute the same, bit for bit.
+
+    one, two = Expressions(before), Expressions(after)
+    one.of[value] == two.of[other]
+
+Names, the order of nodes, where weights are stored, repeated and idle nodes do not show. What is computed from
+constants alone counts as the constant that it makes in the source dtypes, so that folding does not show either. This
+costs a hash per weight and no evaluation of the model: what most optimizers leave of a model as it was is known to be
+equal before anything is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+
+from porter import graph
+from porter.check.execution import SOURCE, run
+from porter.errors import PorterError
+from porter.graph import Function, Graph, Model, Node, Value
+
+# a + b and b + a have the same bits; of max(-0, 0) and max(0, -0) that is not said
+_COMMUTATIVE = frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor".split())
+_RANDOM = frozenset(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial Dropout".split()
+)
+AT_ONCE = 1 << 26  # bytes of computed constants that are held at a time
+
+
+class Expressions:
+    """Digests of the values of one model's graph; `inputs` are the names that its inputs go by (its own by default).
+
+    of          value -> digest
+    first       digest -> the first value that has it
+    dependent   values that depend on an input
+    position    where each node stands
+    """
+
+    def __init__(self, model: Model, sample: Mapping[str, np.ndarray], inputs: Mapping[str, str] | None = None) -> None:
+        self.model, self.of, self.first = model, dict[Value, str](), dict[str, Value]()
+        self.dependent = dependent(model)
+        self.position = {node: i for i, node in enumerate(model.graph)}
+        self._functions: dict[Any, str] = {}
+        self._randoms = 0
+        for value in model.graph.inputs:
+            if not value.is_initializer():
+                self._put(value, f"input {(inputs or {}).get(value.name or '', value.name or '')}")
+        self._constants(sample)
+
+    def number(self, node: Node) -> None:
+        """Digests of a node's outputs, from those of its inputs; what is known stays as it is."""
+        if any(v in self.dependent for v in node.outputs):
+            for value, digest in zip(node.outputs, self._node(node, self.of, self.model.opset_imports), strict=True):
+                if value not in self.of:
+                    self._put(value, digest)
+
+    def all(self) -> Expressions:
+        """Every node numbered, in order."""
+        for node in self.model.graph:
+            self.number(node)
+        return self
+
+    def expression(self, node: Node, of: Mapping[Value, str]) -> list[str]:
+        """Digests of a node's outputs from inputs that go by other digests than here."""
+        return self._node(node, of, self.model.opset_imports)
+
+    def unify(self, value: Value, digest: str) -> None:
+        """The value is known to be another expression's equal: whatever reads it is numbered by that."""
+        self._put(value, digest)
+
+    def _put(self, value: Value, digest: str) -> None:
+        self.of[value] = digest
+        self.first.setdefault(digest, value)
+
+    def _constants(self, sample: Mapping[str, np.ndarray]) -> None:
+        """Constants by content, computed ones by what they come to; only those that something dependent reads."""
+        g = self.model.graph
+        outputs = set(g.outputs)
+        reads = {v for n in g if any(o in self.dependent for o in n.outputs) for v in (*n.inputs, *graph.captured(n))}
+        computed: list[Value] = []
+        for value in (*g.initializers.values(), *(v for n in g for v in n.outputs)):
+            if value in self.dependent or (value not in reads and value not in outputs):
+                continue
+            tensor = graph.constant_tensor(value)
+            if tensor is not None:
+                self._put(value, graph.content_hash(tensor))
+            else:
+                computed.append(value)
+        for names in _batches(computed):
+            for name, array in run(self.model, dict(sample), SOURCE, want=names).items():
+                self._put(next(v for v in computed if v.name == name), _content(array))
+
+    def _node(self, node: Node, of: Mapping[Value, str], opsets: Mapping[str, int]) -> list[str]:
+        function = self.model.functions.get(node.op_identifier())
+        if function is None and not node.domain:
+            if node.op_type == "Identity":
+                return [of[node.inputs[0]]]  # type: ignore[index]
+            if node.op_type == "Cast" and _idle_cast(node):
+                return [of[node.inputs[0]]]  # type: ignore[index]
+        opset = opsets.get(node.domain, 1)
+        inputs = ["-" if v is None else of[v] for v in node.inputs]
+        while inputs and inputs[-1] == "-":
+            inputs.pop()
+        if not node.domain and node.op_type in _COMMUTATIVE:
+            inputs.sort()
+        digest = hashlib.sha256(f"{node.domain}.{node.op_type}.{_version(node, opset)}{inputs}".encode())
+        if function is not None:
+            digest.update(self._function(function).encode())
+        if not node.domain and node.op_type in _RANDOM:
+            self._randoms += 1
+            digest.update(f"random {self._randoms}".encode())
+        known = _defaults(node.domain, node.op_type, opset)
+        for name, value in sorted(graph.attributes(node).items()):
+            if isinstance(value, Graph):
+                digest.update(f"{name}{self._body(value, of, opsets)}".encode())
+            elif name not in known or known[name] != (shown := _shown(value)):
+                digest.update(f"{name}={_shown(value) if name not in known else shown}".encode())
+        made = digest.hexdigest()
+        return [f"{made}.{i}" for i in range(len(node.outputs))]
+
+    def _body(self, body: Graph | Function, outer: Mapping[Value, str], opsets: Mapping[str, int]) -> str:
+        inner = dict(outer)
+        inner.update((v, f"body {i} {v.type} {v.shape}") for i, v in enumerate(body.inputs))
+        if isinstance(body, Graph):
+            for value in body.initializers.values():
+                tensor = graph.constant_tensor(value)
+                if tensor is not None:
+                    inner[value] = graph.content_hash(tensor)
+        for node in body:
+            tensor = graph.constant_tensor(node.outputs[0]) if node.op_type == "Constant" else None
+            digests = [graph.content_hash(tensor)] if tensor is not None else self._node(node, inner, opsets)
+            inner.update(zip(node.outputs, digests, strict=True))
+        return repr([inner[v] for v in body.outputs])
+
+    def _function(self, function: Function) -> str:
+        key = function.identifier()
+        if key not in self._functions:
+            shown = sorted((n, repr(a.value)) for n, a in function.attributes.items())
+            self._functions[key] = f"{shown}{self._body(function, {}, function.opset_imports)}"
+        return self._functions[key]
+
+
+def dependent(model: Model) -> set[Value]:
+    """Values that depend on an input; dims are bound, so that a shape does not."""
+    found: set[Value] = {v for v in model.graph.inputs if not v.is_initializer()}
+    for node in model.graph:
+        if not node.domain and node.op_type in ("Shape", "Size"):
+            continue
+        random = not node.domain and node.op_type in _RANDOM
+        if random or any(v in found for v in (*node.inputs, *graph.captured(node))):
+            found.update(node.outputs)
+    return found
+
+
+def _batches(values: Iterable[Value]) -> Iterable[list[str]]:
+    """Names, as many at a time as may be held together; those of unknown size alone."""
+    batch, held = list[str](), 0
+    for value in values:
+        shape, dtype = graph.shape(value), graph.dtype(value)
+        size = AT_ONCE if shape is None or dtype is None else int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if batch and held + size > AT_ONCE:
+            yield batch
+            batch, held = [], 0
+        batch.append(value.name or "")
+        held += size
+    if batch:
+        yield batch
+
+
+def _content(array: Any) -> str:
+    """The hash that a stored tensor of this array has."""
+    if not isinstance(array, np.ndarray | np.generic):
+        raise PorterError("a computed constant", expected="a tensor", found=type(array).__name__)
+    return graph.content_hash(graph.make_tensor(np.asarray(array)))
+
+
+def _idle_cast(node: Node) -> bool:
+    value = node.inputs[0]
+    to = graph.attributes(node).get("to")
+    return value is not None and value.dtype is not None and value.dtype.value == to
+
+
+def _version(node: Node, opset: int) -> int:
+    """The opset that brought the operator's definition: the same operator at 20 and at 22 is one expression."""
+    schema = graph.schema(node.op_type, opset, node.domain)
+    return schema.since_version if schema is not None else opset
+
+
+@cache
+def _defaults(domain: str, op_type: str, opset: int) -> dict[str, str]:
+    schema = graph.schema(op_type, opset, domain)
+    if schema is None:
+        return {}
+    given = {n: a.default_value for n, a in schema.attributes.items() if a.default_value.type}
+    return {n: _shown(_plain(onnx.helper.get_attribute_value(a))) for n, a in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else tuple(value) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return _content(value)
+    return repr(value)

@@ -1,0 +1,142 @@
+"""Models compared by expressions and regions: what is the same is not run, what differs is decided once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from porter import check, graph
+from porter.check.expressions import Expressions
+from porter.check.local import Local
+from porter.ops import evaluation
+
+sys.path.insert(0, str(Path(__file__).parent))
+from decoder import decoder
+
+LAYER = "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (a, c)  y = Relu (b) }"
+W = {"w": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8), "c": np.linspace(0, 1, 8, dtype=np.float32)}
+
+
+def same(one, two):
+    a, b = (Expressions(m, check.draw(m)).all() for m in (one, two))
+    return [a.of[x] == b.of[y] for x, y in zip(one.graph.outputs, two.graph.outputs, strict=True)] == [True]
+
+
+SAME = {
+    "names": "g (float[2,8] x) => (float[2,8] z) { p = MatMul (x, w)  q = Add (p, c)  z = Relu (q) }",
+    "operands of a sum": "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (c, a)  y = Relu (b) }",
+    "an idle node": "g (float[2,8] x) => (float[2,8] y) { i = Identity (x)  j = Cast <to = 1> (i)  a = MatMul (j, w)"
+    "  b = Add (a, c)  y = Relu (b) }",
+    "a folded constant": "g (float[2,8] x) => (float[2,8] y) { h = Add (c, c)  k = Sub (h, c)  a = MatMul (x, w)"
+    "  b = Add (a, k)  y = Relu (b) }",
+}
+OTHER = {
+    "an operator": LAYER.replace("Relu", "Abs"),
+    "operands of a difference": LAYER.replace("Add (a, c)", "Sub (a, c)"),
+    "a constant": LAYER.replace("Add (a, c)", "Add (a, a)"),
+    "operands of a product of matrices": "g (float[8,8] x) => (float[8,8] y) { y = MatMul (w, x) }",
+}
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_what_does_not_show_in_an_expression(model, what):
+    weights = W if what != "a folded constant" else W | {"c": np.float32([0.5] * 8)}
+    assert same(model(LAYER, weights), model(SAME[what], weights))
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_what_shows_in_an_expression(model, what):
+    assert not same(model(LAYER, W), model(OTHER[what], W))
+
+
+def test_an_attribute_that_is_the_default_does_not_show_and_another_does(model):
+    text = "g (float[2,8] x) => (float[2,8] y) {{ y = Softmax {} (x) }}"
+    plain, default, other = (model(text.format(a)) for a in ("", "<axis = -1>", "<axis = 0>"))
+    assert same(plain, default) and not same(plain, other)
+
+
+def test_bodies_of_loops_and_of_functions_are_part_of_the_expression(model):
+    text = """g (float[3] x, bool go) => (float[3] y) {{ y = If (go) <
+      then_branch = t () => (float[3] p) {{ p = Add (x, x) }},
+      else_branch = e () => (float[3] q) {{ q = {} (x) }}> }}"""
+    assert same(model(text.format("Neg")), model(text.format("Neg")))
+    assert not same(model(text.format("Neg")), model(text.format("Abs")))
+
+
+def test_equal_models_are_told_so_from_one_run(model):
+    result = check(model(LAYER, W), model(SAME["names"], W))
+    assert (result.verdict, result.method, result.draws) == ("equivalent", "structure", ("draw 0",))
+    assert result.chance == 0.0 and result.message == "the same expressions of the same inputs"
+
+
+def test_a_wrong_name_proves_nothing(model):
+    """Values of one name that differ, in models that are equal: the region grows past them."""
+    one = model("g (float[2,8] x) => (float[2,8] y) { t = Add (x, c)  y = Add (t, x) }", W)
+    two = model("g (float[2,8] x) => (float[2,8] y) { t = Add (x, x)  y = Add (t, c) }", W)
+    result = check(one, two)
+    assert (result.verdict, result.method) == ("equivalent", "field+numeric")
+    lost = model("g (float[2,8] x) => (float[2,8] y) { t = Add (x, c)  y = Identity (t) }", W)
+    assert Local(one, lost, [check.draw(one)]).decide().equal is None
+
+
+def evaluations(monkeypatch, work):
+    """How many nodes are evaluated meanwhile."""
+    count, real = [0], evaluation.results_of
+
+    def counted(*args, **options):
+        count[0] += 1
+        return real(*args, **options)
+
+    monkeypatch.setattr(evaluation, "results_of", counted)
+    result = work()
+    monkeypatch.setattr(evaluation, "results_of", real)
+    return count[0], result
+
+
+def test_a_hundred_equal_layers_cost_what_one_does_and_a_run(monkeypatch):
+    def checked(layers, **change):
+        return evaluations(monkeypatch, lambda: check(decoder(layers), decoder(layers, fused=True, **change)))
+
+    (one, _), (hundred, result) = checked(1), checked(100)
+    assert (result.verdict, result.method, result.draws) == ("equivalent", "field+numeric", ("draw 0",))
+    nodes = {fused: len(decoder(100, fused).graph.node) for fused in (False, True)}
+    run = 2 * nodes[False] + nodes[True]  # the first in float64 and in its own dtypes, the second in its own
+    assert hundred <= run + 1.1 * one, (one, hundred, run)
+    # the regions are decided once: 100 layers have the distinct ones of one layer
+    before, after = graph.load(decoder(100)), graph.load(decoder(100, fused=True))
+    local = Local(before, after, [check.draw(before)])
+    assert local.decide().equal and (local.tried, len(local.pairs)) == (
+        400,
+        3,
+    )  # the two norms of a layer are one region
+
+
+def test_one_wrong_layer_of_many_is_named():
+    result = check(decoder(30), decoder(30, fused=True, wrong=17))
+    assert (result.verdict, result.first_divergence.node) == ("different", "/l17.p")
+
+
+def test_a_model_larger_than_memory_streams(tmp_path):
+    """Weights stay in their file: no more than a layer's are held at a time, in either arithmetic."""
+    import tracemalloc
+
+    layers, width = 24, 256
+    paths = []
+    for name in ("a", "b"):
+        at = tmp_path / name
+        at.mkdir()
+        onnx.save_model(decoder(layers, fused=name == "b", width=width), at / "m.onnx", save_as_external_data=True,
+                        location="w.bin", size_threshold=1024)  # fmt: skip
+        paths.append(at / "m.onnx")
+    size = (tmp_path / "a" / "w.bin").stat().st_size
+    check(decoder(1), decoder(1, fused=True))  # what is imported once is not counted
+    tracemalloc.start()
+    result = check(*paths)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.verdict == "equivalent" and size > 45e6
+    assert peak < size / 2, f"{peak / 1e6:.0f} MB held of {size / 1e6:.0f} MB of weights"
