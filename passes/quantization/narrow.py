@@ -29,10 +29,13 @@ from porter.graph import (
     source_name,
 )
 from porter.pipeline import Pass, precision
-from porter.precision.calibrate import Ranges, samples_of, watch
+from porter.precision.calibrate import Observer, Samples, observe
 from porter.precision.contract import Formats
+from porter.precision.encoding import ROUNDINGS, encode
 from porter.precision.layers import Layer, layers
-from porter.precision.schemes import Coding, least, legal, multiplies, scheme_of
+from porter.precision.moments import Moments
+from porter.precision.ranges import METHODS, Histogram, Ranges
+from porter.precision.schemes import Coding, Scheme, least, legal, multiplies, scheme_of
 from porter.rewrite import Rewrite
 
 Pairs = dict[tuple[Value, str], tuple[Value, Value]]  # an activation in a format: its codes and their scale
@@ -45,16 +48,18 @@ class Narrow(Pass):
 
     scheme     formats of every layer that `formats` does not name
     formats    a precision contract: formats per layer
-    clip       none, or mse: per scale the largest magnitude that leaves the least squared error
-    calibrate  an .npz or a folder of them, from which activation ranges come; drawn inputs if empty
-    method     how a range is read from what was seen: minmax, percentile, mse, entropy
+    clip       where a weight's scale ends: none (at its largest magnitude), mse, percentile, entropy
+    rounding   of weights: nearest, or gptq
+    calibrate  an .npz or a folder of them, from which activation ranges and gptq's moments come; drawn inputs if empty
+    method     how an activation's range is read from what was seen: minmax, percentile, mse, entropy
     db         budget of the model after this pass; the scheme's own if 0
     """
 
     scheme: str = "int8w"
     formats: str = ""
     clip: str = "none"
-    calibrate: str = ""
+    rounding: str = "nearest"
+    calibrate: Samples = ""
     method: str = "mse"
     db: float = 0.0
 
@@ -62,50 +67,57 @@ class Narrow(Pass):
     def contract(self) -> Any:  # type: ignore[override]
         return precision("sqnr", db=self.db or least(self.scheme))
 
+    def _seen(self, model: Model, chosen: list[tuple[Layer, Scheme]]) -> tuple[Ranges, dict[tuple[str, int], Moments]]:
+        """One run over the samples: ranges of the activations that become codes, moments of what gptq's layers read."""
+        if self.rounding not in ROUNDINGS:
+            raise PorterError(f"rounding {self.rounding!r}", expected=", ".join(ROUNDINGS))
+        if self.method not in METHODS:
+            raise PorterError(f"calibration method {self.method!r}", expected=", ".join(METHODS))
+        fed = [(layer, scheme) for layer, scheme in chosen if layer.activation is not None]
+        ranges = {_input(layer)[0]: Histogram() for layer, scheme in fed if scheme.activation is not None}
+        moments = (
+            {_input(layer): Moments(layer.axis) for layer, _ in fed if len(shape(layer.weight) or ()) == 2}
+            if self.rounding == "gptq" else {}
+        )  # fmt: skip
+        watched: dict[str, list[Observer]] = {name: [h] for name, h in ranges.items()}
+        for (name, _), m in moments.items():
+            watched.setdefault(name, []).append(m)
+        if watched:
+            observe(model, watched, self.calibrate)
+        return Ranges(ranges, self.method), moments
+
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         asked = Formats.read(self.formats) if self.formats else Formats(self.scheme)
         found = [(layer, asked.of(layer.name)) for layer in layers(model)]
         chosen = [(layer, legal(scheme_of(name), device), name) for layer, name in found if name != "bf16"]
-        active = {
-            layer.activation
-            for layer, kept, _ in chosen
-            if kept.scheme.activation is not None and layer.activation is not None
-        }
-        ranges = (
-            watch(model, {str(v.name) for v in active}, samples_of(model, self.calibrate), self.method)
-            if active
-            else None
-        )
+        ranges, moments = self._seen(model, [(layer, kept.scheme) for layer, kept, _ in chosen])
         used = names(model.graph)
         done: dict[Value, Value] = {}
         pairs: Pairs = {}
         for number, (layer, kept, name) in enumerate(chosen, 1):
-            made = list(_stored(model, layer, kept.scheme.weight, self.clip, used, done))
+            second = moments.get(_input(layer))
+            made = list(_stored(model, layer, kept.scheme.weight, self.clip, second, used, done))
             coding = kept.scheme.activation
             if coding is not None and layer.activation is not None:
                 product = multiplies(scheme_of(name), device)
-                assert ranges is not None
                 if product == kept.scheme.product:
                     made += _paired(layer, coding, ranges, used, pairs)
             yield Rewrite(number, name, tuple(made), (source_name(layer.node),))
 
 
-def encode(where: str, array: np.ndarray, coding: Coding, layer: Layer, clip: str) -> Scaled:
-    """A layer's weight as codes and scales. Blocks lie along the contraction axis, or they are no blocks of the product."""
-    limit = coding.limit or None
-    if coding.per == "block" and layer.sums is not None and array.shape[layer.sums] >= coding.block:
-        return scaling.blocked(
-            array, coding.format, layer.sums, coding.block, scale=coding.scale, clip=clip, where=where
-        )
-    if layer.channels is None:
-        return scaling.per_tensor(array, coding.format, limit=limit, where=where)
-    if array.ndim > 2 and layer.batched and layer.sums is not None:  # one scale per matrix and column: experts differ
-        return scaling.blocked(array, coding.format, layer.sums, array.shape[layer.sums], clip=clip, where=where)
-    return scaling.per_channel(array, coding.format, layer.channels, clip=clip, limit=limit, where=where)
+def _input(layer: Layer) -> tuple[str, int]:
+    """What a layer sums over: its activation and the axis; no name where there is none to watch."""
+    return (str(layer.activation.name) if layer.activation is not None else "", layer.axis)
 
 
 def _stored(
-    model: Model, layer: Layer, coding: Coding, clip: str, used: set[str], done: dict[Value, Value]
+    model: Model,
+    layer: Layer,
+    coding: Coding,
+    clip: str,
+    seen: Moments | None,
+    used: set[str],
+    done: dict[Value, Value],
 ) -> list[str]:
     """The weight as a narrow initializer and a DequantizeLinear, which all its readers get."""
     weight = layer.weight
@@ -113,7 +125,8 @@ def _stored(
         return []
     array = constant(weight)
     assert array is not None and weight.name is not None
-    made = encode(f"weight '{weight.name}' of layer {layer.name}", np.asarray(array), coding, layer, clip)
+    where, second = f"weight '{weight.name}' of layer {layer.name}", seen.second if seen is not None else None
+    made = encode(where, np.asarray(array), coding, layer, clip, second)
     codes = add_initializer(model, fresh(f"{weight.name}/{coding.format}", used), made.codes)
     scale = add_initializer(model, fresh(f"{weight.name}/scale", used), made.scale)
     whole = None

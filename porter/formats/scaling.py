@@ -24,6 +24,7 @@ from porter.formats.number import Format, of
 
 Rule = Literal["ocp", "nvidia", "aws"]
 CLIPS = np.linspace(1.0, 0.5, 26)  # shares of the largest magnitude that 'mse' tries
+POWERS = np.array([1.0, 0.5])  # the same where scales are powers of two: the rule's own, or half of it
 SMALLEST = 2.0**-100  # a scale below it would make float32 products subnormal; channels of zeros get scale 1
 
 
@@ -133,9 +134,9 @@ def blocked(
         e = np.pad(np.square(made.decode() - x.astype(np.float64)), padding).reshape(cut)
         return e.sum(axis=axis + 1)
 
-    if clip == "none" or of(scale).name == "float8_e8m0fnu":
+    if clip == "none":
         return encode(np.ones_like(top))
-    return encode(_best(encode, errors, top.shape))
+    return encode(_best(encode, errors, top.shape, POWERS if of(scale).name == "float8_e8m0fnu" else CLIPS))
 
 
 def _scales(top: np.ndarray, f: Format, scale: str, rule: Rule, tensor: float) -> np.ndarray:
@@ -169,10 +170,10 @@ def _clipped(x: np.ndarray, encode, shape: tuple[int, ...], rest: tuple[int, ...
     return encode(_best(encode, lambda made: np.square(made.decode() - x.astype(np.float64)).sum(axis=rest), shape))
 
 
-def _best(encode, errors, shape: tuple[int, ...]) -> np.ndarray:
+def _best(encode, errors, shape: tuple[int, ...], shares: np.ndarray = CLIPS) -> np.ndarray:
     """For each scale the share of the largest magnitude with the least squared error."""
     best, least = np.ones(shape), np.full(shape, np.inf)
-    for share in CLIPS:
+    for share in shares:
         found = errors(encode(np.full(shape, share)))
         best, least = np.where(found < least, share, best), np.minimum(found, least)
     return best

@@ -24,6 +24,7 @@ class Layer:
                            table
     channels               the weight's axis with one scale per index; None where none survives
     sums                   the weight's axis that the contraction sums over
+    axis                   the activation's axis that the contraction sums over
     batched                whether the weight is a stack of matrices
     """
 
@@ -35,6 +36,7 @@ class Layer:
     sums: int | None
     batched: bool = False
     macs: int = 0
+    axis: int = -1
 
     @property
     def name(self) -> str:
@@ -93,7 +95,7 @@ def _of(inner: Node, outer: Outer, node: Node) -> list[Layer]:
             // (dims[0] if len(dims) > 2 and inner.op_type == "MatMul" else 1)
         )
         batched = inner.op_type == "MatMul" and len(dims) > 2
-        return [Layer(node, value, activation, position, channels, sums, batched, macs)]
+        return [Layer(node, value, activation, position, channels, sums, batched, macs, _summed(inner, place))]
     return []
 
 
@@ -115,6 +117,17 @@ def _weight_axes(inner: Node) -> dict[int, tuple[int, int]]:
             return {1: (0, 1)}
         case _:
             return {}
+
+
+def _summed(inner: Node, place: int) -> int:
+    """The axis of the other operand that meets the weight's summed axis."""
+    match inner.op_type:
+        case "MatMul":
+            return -1 if place == 1 else -2
+        case "Gemm":
+            return 0 if attributes(inner).get("transA", 0) else 1
+        case _:
+            return 1
 
 
 def _outer(value: Value | None, outer: Outer) -> Traced | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from porter.errors import PorterError
-from porter.precision.calibrate import BINS, METHODS, Histogram, Ranges
+from porter.precision.ranges import BINS, METHODS, Histogram, Ranges
 
 
 def seen(x: np.ndarray, parts: int = 1) -> Histogram:
@@ -19,8 +19,8 @@ def seen(x: np.ndarray, parts: int = 1) -> Histogram:
 def test_a_histogram_does_not_grow_and_loses_no_count() -> None:
     x = np.random.default_rng(0).standard_normal(40_000) * np.geomspace(0.01, 30, 40_000)
     h = seen(x, 20)
-    assert h.counts.shape == (BINS,) and h.counts.sum() == x.size
-    assert h.amax == pytest.approx(np.abs(x).max(), rel=1e-6)
+    assert h.counts.shape == (1, BINS) and h.counts.sum() == x.size
+    assert h.amax[0] == pytest.approx(np.abs(x).max(), rel=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
