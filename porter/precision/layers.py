@@ -145,6 +145,11 @@ def _weight(value: Value, perm: tuple[int, ...]) -> Traced | None:
     return origin, perm
 
 
+def origin(value: Value | None) -> Value | None:
+    """The value that a value is but for transposes."""
+    return None if value is None else _behind(value, (), set())[0]
+
+
 def _behind(value: Value, perm: tuple[int, ...], stop: set[Value]) -> Traced:
     while value not in stop and (node := value.producer()) is not None and node.domain in PLAIN:
         order = attributes(node).get("perm") if node.op_type == "Transpose" else None

@@ -11,11 +11,13 @@ import numpy as np
 class Moments:
     """Of the vectors along one axis of a tensor: the sum of their outer products, and the largest and mean magnitude per entry.
 
-    axis     the axis that a product sums over
-    second   sum of x x', [n, n]: the squared error of a product with a changed weight is its trace with the change
+    axis      the axis that a product sums over
+    products  whether outer products are summed at all
+    second    sum of x x', [n, n]: the squared error of a product with a changed weight is its trace with the change
     """
 
     axis: int = -1
+    products: bool = True
     second: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     largest: np.ndarray = field(default_factory=lambda: np.zeros(0))
     total: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -26,8 +28,13 @@ class Moments:
         size = np.abs(rows)
         if not self.count:
             n = rows.shape[1]
-            self.second, self.largest, self.total = np.zeros((n, n)), np.zeros(n), np.zeros(n)
-        self.second += rows.T @ rows
+            self.second, self.largest, self.total = (
+                np.zeros((n, n) if self.products else (0, 0)),
+                np.zeros(n),
+                np.zeros(n),
+            )
+        if self.products:
+            self.second += rows.T @ rows
         self.largest = np.maximum(self.largest, size.max(axis=0, initial=0.0))
         self.total += size.sum(axis=0, dtype=np.float64)
         self.count += len(rows)
