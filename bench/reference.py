@@ -98,8 +98,8 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _porter(path: Path, feeds: Feeds) -> Callable[[], Any]:
-    model = graph.load(path, dims(path, feeds))
-    return lambda: ops.evaluate(model, feeds, ops.source)
+    ready = ops.Evaluator(graph.load(path, dims(path, feeds)))
+    return lambda: ready(feeds, ops.source)
 
 
 def _onnx(path: Path, feeds: Feeds) -> Callable[[], Any]:

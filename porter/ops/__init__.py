@@ -24,6 +24,7 @@ _WORDS = {
     "jax_namespace": "lax",
     "kernel_namespace": "lax",
     "evaluate": "evaluation",
+    "Evaluator": "evaluation",
     "reference": "evaluation",
     "infer": "inference",
     "trace": "tracing",

@@ -32,6 +32,9 @@ class Numpy:
         self.name = name
         self.double = double
         self.rounds = not double
+        # the floats that are not computed in as they are, and what they are computed in
+        self._wider = {d: np.dtype(np.float64 if double else np.float32) for d in (*NARROW, *WIDE)}
+        self._wider = {d: wide for d, wide in self._wider.items() if d != wide and (double or d in NARROW)}
 
     def __repr__(self) -> str:
         return f"ops.{self.name}"
@@ -49,20 +52,20 @@ class Numpy:
         return True
 
     def float_type(self, dtype: np.dtype) -> np.dtype:
-        if not is_float(dtype):
-            return dtype
-        if self.double:
-            return np.dtype(np.float64)
-        return np.dtype(np.float32) if dtype in NARROW else dtype
+        return self._wider.get(dtype, dtype)
 
     def widen(self, x: np.ndarray) -> np.ndarray:
-        return x.astype(self.float_type(x.dtype), copy=False)
+        wider = self._wider.get(x.dtype)
+        return x if wider is None else x.astype(wider)
 
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
         x = np.asarray(x)
-        dtype = x.dtype if dtype is None else self.float_type(dtype) if self.double else dtype
-        x = self.widen(x) if self.double else x
-        return x if x.dtype == dtype or (self.double and is_float(x.dtype)) else x.astype(dtype)
+        if self.double:
+            x = self.widen(x)
+            if dtype is None or is_float(x.dtype):
+                return x
+            dtype = self.float_type(dtype)
+        return x if dtype is None or x.dtype == dtype else x.astype(dtype)
 
     def cast(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         dtype = np.dtype(dtype)
@@ -76,7 +79,9 @@ class Numpy:
     # what numpy calls otherwise, or does not have
 
     def erf(self, x: np.ndarray) -> np.ndarray:
-        return windows.erf(x)
+        from scipy.special import erf  # numpy has none, jax brings scipy along; a fifth of a second to import
+
+        return erf(x)
 
     def round(self, x: np.ndarray) -> np.ndarray:
         return np.rint(x)

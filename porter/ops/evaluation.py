@@ -21,7 +21,6 @@ from porter.graph import (
     Node,
     Value,
     attributes,
-    captured,
     constant,
     dtype,
     parameters,
@@ -31,15 +30,14 @@ from porter.graph import (
 from porter.ops.arrays import float64, source
 from porter.ops.bodies import body_of
 from porter.ops.namespace import NARROW, NotKnown, fed, is_float, is_kernel
-from porter.ops.registry import REQUIRED, Definition, find, lookup, single
-from porter.ops.types import check, onnx_name, result_types, signature
+from porter.ops.plans import Plans, Step, options, step_of
+from porter.ops.registry import Definition, lookup
+from porter.ops.types import check, onnx_name, result_types
 
 Array = Any
 
 # Known values larger than this stay in a kernel's jaxpr as what makes them (an iota, say), not as a table.
 _FOLDED = 64
-# An attribute of opset 1 that told a runtime where it may write; it has no meaning.
-_IGNORED = frozenset({"consumed_inputs"})
 
 
 @dataclass
@@ -58,6 +56,11 @@ class Scope:
     exact: set[Value] = field(default_factory=set)
     watch: Callable[[Value, Array, np.dtype | None], None] | None = None
     checks: bool = False
+    plans: Plans = field(default_factory=Plans)
+
+    def within(self, opsets: Mapping[str, int], bound: Mapping[str, Any] | None) -> Scope:
+        """An empty scope for a function or a subgraph that a node of this one runs."""
+        return Scope(self.xp, self.functions, opsets, bound, checks=self.checks, plans=self.plans)
 
     def put(self, value: Value, array: Array, declared: np.dtype | None) -> None:
         self.values[value] = array
@@ -66,11 +69,65 @@ class Scope:
     def get(self, value: Value) -> Array:
         """The array of a value: computed, given, or a constant that is read now; None where a call left it out."""
         if value not in self.values:
-            stored = constant(value)
+            stored = self.plans.constant(value)
             if stored is None:
                 raise PorterError(f"value '{value.name}'", expected="an input, a constant or a node that computes it")
             self.put(value, self.xp.settle(stored, None), stored.dtype)
         return self.values[value]
+
+
+class Evaluator:
+    """A model, graph or function made ready to run many times; it must not be edited meanwhile.
+
+    What a node says (its definition, attributes, types, last uses) is looked up in the first run and kept.
+    """
+
+    def __init__(
+        self,
+        source_of: Model | Graph | Function,
+        *,
+        functions: Mapping[Any, Function] | None = None,
+        opsets: Mapping[str, int] | None = None,
+        bound: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.graph: Any = source_of.graph if isinstance(source_of, Model) else source_of
+        if isinstance(source_of, Model):
+            functions, opsets = source_of.functions, source_of.opset_imports
+        self.functions, self.opsets, self.bound = functions or {}, opsets or self.graph.opset_imports, bound
+        self.plans = Plans()
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Array] | Sequence[Array],
+        xp: Any,
+        *,
+        want: Iterable[str] | None = None,
+        on_value: Callable[[str, Array], None] | None = None,
+    ) -> dict[str, Array]:
+        """As `evaluate`."""
+        graph = self.graph
+        scope = Scope(xp, self.functions, self.opsets, self.bound, plans=self.plans)
+        if not isinstance(inputs, Mapping):
+            inputs = {str(v.name): a for v, a in zip(graph.inputs, inputs, strict=True)}
+        given = _given(graph, inputs, scope)
+        wanted = frozenset(v.name for v in graph.outputs) if want is None else frozenset(want)
+        results: dict[str, Array] = {}
+
+        def keep(value: Value, array: Array) -> None:
+            if value.name in wanted:
+                results[str(value.name)] = array
+            if on_value is not None:
+                on_value(str(value.name), array)
+
+        for value in [*graph.inputs, *(graph.initializers.values() if isinstance(graph, Graph) else ())]:
+            if value.name in wanted:
+                results[str(value.name)] = scope.get(value)
+        with np.errstate(all="ignore"):
+            run(graph, scope, wanted, given, keep)
+        missing = wanted - results.keys()
+        if missing:
+            raise PorterError(f"values {sorted(missing)}", expected="values of the graph", found="no such names")
+        return {str(v.name): results[v.name] for v in graph.outputs} if want is None else results
 
 
 def evaluate(
@@ -90,31 +147,8 @@ def evaluate(
     value as it is computed. Dead values are freed. Nested calls need the model's `functions`, a bare graph its
     `opsets`, a function its attributes in `bound`. Raises PorterError naming the source model's node.
     """
-    graph: Any = source_of.graph if isinstance(source_of, Model) else source_of
-    if isinstance(source_of, Model):
-        functions, opsets = source_of.functions, source_of.opset_imports
-    scope = Scope(xp, functions or {}, opsets or graph.opset_imports, bound)
-    if not isinstance(inputs, Mapping):
-        inputs = {str(v.name): a for v, a in zip(graph.inputs, inputs, strict=True)}
-    given = _given(graph, inputs, scope)
-    wanted = {v.name for v in graph.outputs} if want is None else set(want)
-    results: dict[str, Array] = {}
-
-    def keep(value: Value, array: Array) -> None:
-        if value.name in wanted:
-            results[str(value.name)] = array
-        if on_value is not None:
-            on_value(str(value.name), array)
-
-    for value in [*graph.inputs, *(graph.initializers.values() if isinstance(graph, Graph) else ())]:
-        if value.name in wanted:
-            results[str(value.name)] = scope.get(value)
-    with np.errstate(all="ignore"):
-        run(graph, scope, wanted, given, keep)
-    missing = wanted - results.keys()
-    if missing:
-        raise PorterError(f"values {sorted(missing)}", expected="values of the graph", found="no such names")
-    return {str(v.name): results[v.name] for v in graph.outputs} if want is None else results
+    ready = Evaluator(source_of, functions=functions, opsets=opsets, bound=bound)
+    return ready(inputs, xp, want=want, on_value=on_value)
 
 
 def reference(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -130,25 +164,14 @@ def reference(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def run(
     graph: Any,
     scope: Scope,
-    wanted: set[str | None],
+    wanted: frozenset[str | None],
     given: frozenset[Value] = frozenset(),
     keep: Callable[[Value, Array], None] | None = None,
 ) -> None:
     """Run the nodes that the wanted values need, forgetting every value after its last use."""
-    needed: set[Value] = set()
-    order = []
-    for node in reversed(list(graph)):
-        if any((out.name in wanted or out in needed) and out not in given for out in node.outputs):
-            reads = [v for v in (*node.inputs, *captured(node)) if v is not None]
-            needed.update(reads)
-            order.append((node, reads))
-    order.reverse()
-    left: dict[Value, int] = {}
-    for _, reads in order:
-        for value in reads:
-            left[value] = left.get(value, 0) + 1
-    for node, reads in order:
-        for value, array, declared in results_of(node, scope):
+    values = scope.values
+    for step, dead in scope.plans.of(graph, scope.opsets, scope.functions, wanted, given):
+        for value, array, declared in _results(step, scope):
             if value in given:
                 continue
             scope.put(value, array, declared)
@@ -156,39 +179,37 @@ def run(
                 keep(value, array)
             if scope.watch is not None:
                 scope.watch(value, array, declared)
-            if value not in left and value.name not in wanted:
-                del scope.values[value]
-        for value in reads:
-            left[value] -= 1
-            if not left[value] and value.name not in wanted:
-                scope.values.pop(value, None)
+        for value in dead:
+            values.pop(value, None)
 
 
 def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
     """The node's outputs, each with its array and its declared type."""
-    function, defaults = scope.functions.get(node.op_identifier()), dict[str, Any]()
-    args = [None if v is None else scope.get(v) for v in node.inputs]
-    types = [None if v is None else scope.types[v] for v in node.inputs]
-    opset = scope.opsets.get(node.domain, 1)
+    return _results(step_of(node, scope.opsets, scope.functions), scope)
+
+
+def _results(step: Step, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
+    node, function, defaults = step.node, step.function, dict[str, Any]()
+    args = [None if v is None else scope.get(v) for v in step.inputs]
+    types = [None if v is None else scope.types[v] for v in step.inputs]
     try:
-        if scope.checks and (found := signature(node.domain, node.op_type, opset)) is not None:
-            check(found, source_name(node), types)
-        if function is None:
-            definition = find(node.domain, node.op_type, opset)
-            if definition is None:
-                function, defaults = body_of(node, opset, types)
+        if scope.checks and step.signature is not None:
+            check(step.signature, source_name(node), types)
+        if function is None and step.definition is None:
+            function, defaults = body_of(node, step.opset, types)
         if function is not None:
             bound = defaults | parameters(function, node, scope.bound)
             arrays, declared = _call(function, bound, args, types, scope)
         else:
-            definition = definition or lookup(node.domain, node.op_type, opset, node=source_name(node))
-            arrays, declared = apply(definition, node, args, types, scope, opset)
+            if step.definition is None:
+                lookup(node.domain, node.op_type, step.opset, node=source_name(node))  # raises
+            arrays, declared = _apply(step, args, types, scope)
     except PorterError as error:
         raise _at(node, error) from error
     except (ValueError, TypeError, IndexError, ZeroDivisionError, FloatingPointError) as error:
         raise _at(node, PorterError("", expected="inputs that fit together", found=_shapes(args, error))) \
             from error  # fmt: skip
-    return [(v, a, t) for v, a, t in zip(node.outputs, arrays, declared, strict=False) if a is not None]
+    return [(v, a, t) for v, a, t in zip(step.outputs, arrays, declared, strict=False) if a is not None]
 
 
 def _shapes(args: Sequence[Array], error: Exception) -> str:
@@ -207,35 +228,35 @@ def _at(node: Node, error: PorterError) -> PorterError:
 def _call(
     function: Function, bound: Mapping[str, Any], args: list[Array], types: list[Any], scope: Scope
 ) -> tuple[list[Array], list[Any]]:
-    inner = Scope(scope.xp, scope.functions, function.opset_imports, bound, checks=scope.checks)
+    inner = scope.within(function.opset_imports, bound)
     for value, array, declared in zip(function.inputs, args, types, strict=False):
         if array is not None:
             inner.put(value, array, declared)
     for value in function.inputs:
         inner.values.setdefault(value, None)
         inner.types.setdefault(value, None)
-    run(function, inner, {v.name for v in function.outputs})
+    run(function, inner, frozenset(v.name for v in function.outputs))
     arrays = [inner.get(v) for v in function.outputs]
     return arrays, [inner.types[v] for v in function.outputs]
 
 
-def apply(
-    definition: Definition, node: Node, args: list[Array], types: list[Any], scope: Scope, opset: int
-) -> tuple[list[Array], list[Any]]:
+def _apply(step: Step, args: list[Array], types: list[Any], scope: Scope) -> tuple[list[Array], list[Any]]:
     """One operator on arrays of the scope's namespace: widened before, settled to the declared types after."""
-    carried = attributes(node, scope.bound if scope.bound is not None else {})
-    keywords = options(definition, carried)
-    declared = result_types(signature(node.domain, node.op_type, opset), types, carried, len(node.outputs))
-    if "outputs" in definition.asks:
-        # an output without a name is not wanted, unless a later one is
-        keywords["outputs"] = max((i + 1 for i, v in enumerate(node.outputs) if v.name), default=1)
+    definition, node, xp = step.definition, step.node, scope.xp
+    assert definition is not None
+    keywords = step.keywords
+    if keywords is None:  # an attribute is the enclosing function's
+        carried = attributes(node, scope.bound if scope.bound is not None else {})
+        keywords = options(definition, carried, node)
+        declared = result_types(step.signature, types, carried, len(node.outputs))
+    else:
+        declared = step.declared(types)
     if "types" in definition.asks:
-        keywords["types"] = tuple(types)
-    bodies = {k: Body(v, node, scope) for k, v in keywords.items() if isinstance(v, Graph)}
-    keywords.update(bodies)
-
-    xp = scope.xp
-    if xp.lazy and not bodies and all(a is None or xp.concrete(a) for a in args):
+        keywords = {**keywords, "types": tuple(types)}
+    if step.holds:
+        bodies = {k: Body(v, step, scope) for k, v in keywords.items() if isinstance(v, Graph)}
+        keywords = {**keywords, **bodies}
+    if xp.lazy and not step.holds and all(a is None or xp.concrete(a) for a in args):
         arrays = compute(definition, source, args, keywords, declared)
         if xp.rounds or not args or all(a.size <= _FOLDED for a in arrays if a is not None):
             return arrays, _settled_types(arrays, declared)
@@ -273,7 +294,7 @@ def compute(
     for position, array in enumerate(args):
         if array is None:
             prepared.append(None)
-        elif definition.is_static(position):
+        elif definition.static and definition.is_static(position):
             if not xp.concrete(array):
                 raise NotKnown(
                     f"input {position + 1} of {definition.name}",
@@ -281,10 +302,8 @@ def compute(
                     found="one that is computed at run time",
                 )
             prepared.append(array)
-        elif definition.moves:
-            prepared.append(array)
         else:
-            prepared.append(xp.widen(array))
+            prepared.append(array if definition.moves else xp.widen(array))
     if definition.host and xp.lazy and not all(a is None or xp.concrete(a) for a in args):
         raise NotKnown(definition.name, expected="values that are known", found=definition.host)
     missing = len(definition.parameters) - len(prepared)
@@ -303,33 +322,20 @@ def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any
     return [d if d is not None else None if a is None else a.dtype for a, d in zip(arrays, padded, strict=False)]
 
 
-def options(definition: Definition, carried: Mapping[str, Any]) -> dict[str, Any]:
-    """The definition's keyword arguments: defaults, then what the node carries, floats as ONNX stores them."""
-    known = dict(definition.attributes)
-    unknown = [k for k in carried if k not in known and k not in _IGNORED]
-    if unknown:
-        has = ", ".join(known) or "no attributes"
-        raise PorterError(f"attribute '{unknown[0]}' of {definition.name}", expected=has, found=f"'{unknown[0]}'")
-    keywords = {k: carried.get(k, default) for k, default in known.items()}
-    for name, value in keywords.items():
-        if value is REQUIRED:
-            raise PorterError(f"attribute '{name}' of {definition.name}", expected="a value", found="none")
-        keywords[name] = tuple(single(v) for v in value) if isinstance(value, tuple) else single(value)
-    return keywords
-
-
 class Body:
     """A subgraph as a function: call it with its inputs, get its outputs; what it captures comes from outside."""
 
-    def __init__(self, graph: Graph, node: Node, scope: Scope) -> None:
+    def __init__(self, graph: Graph, step: Step, scope: Scope) -> None:
         self.graph = graph
         self.outer = scope
-        self.seen = captured(node)
+        self.seen = step.captured
         self.outputs = len(graph.outputs)
+        self.wanted = frozenset(v.name for v in graph.outputs)
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
         outer = self.outer
-        inner = Scope(outer.xp, outer.functions, outer.opsets, outer.bound, watch=outer.watch, checks=outer.checks)
+        inner = outer.within(outer.opsets, outer.bound)
+        inner.watch = outer.watch
         for value in self.seen:
             inner.put(value, self.outer.get(value), self.outer.types[value])
         for value, array in zip(self.graph.inputs, inputs, strict=True):
@@ -337,7 +343,7 @@ class Body:
             inner.put(value, array, array.dtype if value.type is None else dtype(value))
             if inner.watch is not None:
                 inner.watch(value, array, inner.types[value])
-        run(self.graph, inner, {v.name for v in self.graph.outputs})
+        run(self.graph, inner, self.wanted)
         return tuple(inner.get(v) for v in self.graph.outputs)
 
     def empty(self, index: int) -> np.ndarray:

@@ -79,7 +79,19 @@ def dims(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, int]:
 
 def ported(path: Path, target: str, numbers: dict[str, int], out: Path) -> Line:
     """`porter port` of one model to one target."""
-    words = [sys.executable, "-m", "porter.cli", "port", str(path), "--target", target, "-o", str(out), "--force", "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "porter.cli",
+        "port",
+        str(path),
+        "--target",
+        target,
+        "-o",
+        str(out),
+        "--force",
+        "--json",
+    ]
     words += [word for name, n in numbers.items() for word in ("--dim", f"{name}={n}")]
     began = time.perf_counter()
     try:
