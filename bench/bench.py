@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import reference
+
 from porter.cli.output import amount, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +110,9 @@ def main() -> int:
     (OUT / "bench.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
     head = ("model", "target", "exit", "cold s", "warm s", "peak", "kernels", "error", "slowest stages, s")
     print(table(rows, head, right=(2, 3, 4, 5, 6, 7)))
-    print(f"\nwrote {OUT / 'bench.json'}")
+    print(f"\nwrote {OUT / 'bench.json'}\n")
+    print("the reference interpreter, one thread, onnxruntime's optimizer off:")
+    print(reference.report(chosen.models, rounds=7))
     return 0
 
 

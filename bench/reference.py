@@ -2,9 +2,9 @@
 
     python bench/reference.py [MODEL...] [--rounds N]
 
-All three compute in the model's own types on one thread; onnxruntime's optimizer is off. The inputs are the first recorded case of
-each model, and the time of one is the median of several rounds after a warm-up, the three taking turns, so that a busy machine slows
-all of them. onnx's evaluator may take minutes: it gets as many rounds as fit in a minute, one at least.
+All three compute in the model's own types on one thread; onnxruntime's optimizer is off. The inputs are the first recorded
+case of each model, and the time of one is the median of several rounds after a warm-up, the three taking turns, so that a
+busy machine slows all of them. onnx's evaluator may take minutes: once it has had ten seconds, its rounds are over.
 `make bench` prints this table after that of the ports; build/bench/reference.json keeps it.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -22,20 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # before numpy is imported
-    os.environ[name] = "1"
-
 import numpy as np
 import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
+from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "porting"))
+from sweep import MODELS, cases, dims, names
 
 from porter import graph, ops
 from porter.cli.output import table
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "porting"))
-from sweep import MODELS, cases, dims, names
 
 OUT = ROOT / "build" / "bench" / "reference.json"
 PATIENCE = 10.0  # seconds for onnx's evaluator, beyond its first run
@@ -130,7 +128,8 @@ def report(chosen: list[str], rounds: int) -> str:
     speeds = []
     for name, path in names().items():
         if not chosen or name in chosen:
-            speeds.append(measured(name, path, rounds))
+            with threadpool_limits(1):
+                speeds.append(measured(name, path, rounds))
             print(f"{name}: {milliseconds(speeds[-1].porter)} ms", file=sys.stderr, flush=True)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     versions = {m.__name__: m.__version__ for m in (np, onnx, onnxruntime)}
