@@ -1,25 +1,12 @@
-"""Results of checks for people and for machines: text, JUnit XML, SARIF.
-
-Rule ids are stable: porter/function, porter/rounding, porter/budget, porter/interface, porter/undecided.
-"""
+"""Results of checks for people and for machines: text, JUnit XML, SARIF (see `forms`)."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
-from xml.etree import ElementTree
 
+from porter.check import forms
 from porter.check.result import Result
 from porter.check.verdict import Finding, number
-
-RULES = {
-    "function": "The two models compute different functions.",
-    "rounding": "The second model rounds more than the formats of the first do.",
-    "budget": "The second model misses a precision budget.",
-    "interface": "The two models have different inputs or outputs.",
-    "undecided": "Whether the two models are equivalent could not be decided.",
-}
-SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
 def text(result: Result) -> str:
@@ -48,66 +35,33 @@ def table(result: Result) -> Any:
 
 def junit(result: Result) -> str:
     """One test case per output, in the XML that CI systems read."""
-    failed = [f for f in result.outputs if not f.ok]
-    cases = result.outputs or (None,)
-    suite = ElementTree.Element(
-        "testsuite",
-        name=_xml(f"porter check {result.models[0]} {result.models[1]}"),
-        tests=str(len(cases)),
-        failures=str(len(failed) or int(result.verdict == "different")),
-        errors="0",
-        skipped=str(int(result.verdict == "unknown")),
-    )
-    for f in cases:
-        name = f"output {f.tensor}" if f is not None else "models"
-        case = ElementTree.SubElement(suite, "testcase", classname="porter.check", name=_xml(name))
-        if result.verdict == "unknown":
-            ElementTree.SubElement(case, "skipped", message=_xml(result.message))
-        elif result.verdict == "different" and (f is None or not f.ok):
-            what = f.text() if f is not None else result.message
-            failure = ElementTree.SubElement(case, "failure", type=f"porter/{result.cause}", message=_xml(what))
-            failure.text = _xml(result.message)
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    cases = [_case(result, f, f"output {f.tensor}", f.text()) for f in result.outputs]
+    cases = cases or [_case(result, None, "models", result.message)]
+    if result.verdict == "different" and not any(c.failed for c in cases):
+        cases.append(_case(result, None, "models", result.message))
+    return forms.junit(f"porter check {result.models[0]} {result.models[1]}", "porter.check", cases)
 
 
 def sarif(result: Result) -> str:
     """SARIF 2.1.0: each divergence a result with its node as logical location; none when equivalent."""
-    results = []
+    cases = []
+    if result.verdict == "different":
+        if (f := result.first_divergence) is not None:
+            cases.append(_case(result, f, "first divergence", f"first divergence: {f.text()}"))
+        cases += [_case(result, f, f.tensor, f"output '{f.tensor}': {f.text()}") for f in result.outputs if not f.ok]
+    if not cases:
+        cases.append(_case(result, None, "models", result.message))
+    return forms.sarif(cases)
+
+
+def _case(result: Result, f: Finding | None, name: str, said: str) -> forms.Case:
+    """What the verdict says of one tensor, or of the models as a whole."""
+    where = {"node": f.node, "tensor": f.tensor} if f is not None else {}
     if result.verdict == "unknown":
-        results.append(_sarif_result("undecided", result.message, result.models[1], None, "note"))
-    elif result.verdict == "different":
-        if result.first_divergence is not None:
-            f = result.first_divergence
-            results.append(_sarif_result(result.cause, f"first divergence: {f.text()}", result.models[1], f, "error"))
-        failed = [f for f in result.outputs if not f.ok]
-        results += [
-            _sarif_result(result.cause, f"output '{f.tensor}': {f.text()}", result.models[1], f, "error")
-            for f in failed
-        ]
-        if not results:
-            results.append(_sarif_result(result.cause, result.message, result.models[1], None, "error"))
-    rules = [{"id": f"porter/{k}", "shortDescription": {"text": v}} for k, v in RULES.items()]
-    driver = {"name": "porter", "informationUri": "https://pypi.org/project/onnx-porter/", "rules": rules}
-    document = {"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _sarif_result(rule: str, message: str, model: str, f: Finding | None, level: str) -> dict[str, Any]:
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": _uri(model)}}}
-    if f is not None and f.node:
-        location["logicalLocations"] = [
-            {"name": f.node, "fullyQualifiedName": f"{f.node}:{f.tensor}", "kind": "element"}
-        ]
-    return {"ruleId": f"porter/{rule}", "ruleIndex": list(RULES).index(rule), "level": level,
-            "message": {"text": message}, "locations": [location]}  # fmt: skip
-
-
-def _uri(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(path.replace("\\", "/"))
+        return forms.Case(name, "undecided", result.message, "note", uri=result.models[1], **where)
+    if result.verdict == "equivalent" or (f is not None and f.ok):
+        return forms.Case(name)
+    return forms.Case(name, result.cause, said, details=result.message, uri=result.models[1], **where)
 
 
 def _metrics(f: Finding) -> str:
@@ -115,8 +69,3 @@ def _metrics(f: Finding) -> str:
         return f.limit
     d = f.distance
     return f"SQNR {d.sqnr_db:.1f} dB, max abs {number(d.max_abs)}, max rel {number(d.max_rel)}, cosine {d.cosine:.6f}"
-
-
-def _xml(words: str) -> str:
-    """Without the control characters that XML 1.0 has no way to say."""
-    return "".join(c if c in "\t\n\r" or ord(c) >= 32 else repr(c)[1:-1] for c in words)

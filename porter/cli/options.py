@@ -71,6 +71,16 @@ def write_text(path: str, text: str) -> None:
         Path(path).write_text(text, encoding="utf-8")
 
 
+def document(path: str) -> Any:
+    """A document of --json from before. Raises PorterError for what is none."""
+    import json
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PorterError(f"baseline {path}", expected="a document of --json", found=str(error)) from None
+
+
 def samples(path: str | None) -> dict[str, np.ndarray] | None:
     """--inputs, read; None where it was not given."""
     from porter.bundle import read_inputs

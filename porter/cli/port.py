@@ -28,7 +28,10 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
     help="fp32, bf16, fp8, int8, int8w, fp8w, ..., auto, or a contract's .toml.",
 )
 @click.option(
-    "--budget", multiple=True, metavar="METRIC=X", help="What the precision may cost, e.g. sqnr=30. Repeatable."
+    "--budget", multiple=True, metavar="METRIC=X", help="Exit 1 where it is missed: sqnr=30, latency_ms=5, memory_gb=8."
+)
+@click.option(
+    "--price", "own", multiple=True, metavar="T=USD", help="Dollars per chip hour: gpu:h200=3.50. Repeatable."
 )
 @options.inputs_option
 @click.option("--calibrate", default="", metavar="X.npz|DIR", help="Samples from which activation ranges come.")
@@ -36,6 +39,9 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
 @click.option("--save-steps", is_flag=True, help="Keep the model after each pass, as ONNX.")
 @click.option("--no-cache", is_flag=True, help="Derive everything anew.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--baseline", metavar="F", help="A document of --json from before: say what changed.")
+@click.option("--junit", metavar="F", help="Write the verdicts as JUnit XML.")
+@click.option("--sarif", metavar="F", help="Write the verdicts as SARIF.")
 @click.option("--report", metavar="R.html", help="Write everything as one HTML page.")
 @options.json_option
 def command(
@@ -46,23 +52,35 @@ def command(
     dim: tuple[str, ...],
     precision: str,
     budget: tuple[str, ...],
+    own: tuple[str, ...],
     inputs: str | None,
     calibrate: str,
     emulate: bool,
     save_steps: bool,
     no_cache: bool,
     force: bool,
+    baseline: str | None,
+    junit: str | None,
+    sarif: str | None,
     report: str | None,
     as_json: bool,
 ) -> int:
     """Port MODEL to one or more targets; every step is checked against its contract, the program end to end."""
+    from porter.compare import ported
+    from porter.compare.budget import read as limits_of
+    from porter.compare.price import given
+
     devices = options.targets(target, device_file)
     path = options.model_file(model)
     dims = options.dims(dim)
-    budgets = options.budgets(budget)
+    limits, budgets = limits_of(budget)
+    prices = given(own)
+    before = ported.known(options.document(baseline)) if baseline else None
     samples = options.samples(inputs)
     available(out, force)
     with stdout_for(as_json) as emit, progress() as say:
+        from porter.check import forms
+        from porter.compare.budget import missed
         from porter.porting.port import port  # loads the compilers' libraries, which may print
 
         result = port(
@@ -81,6 +99,18 @@ def command(
             progress=say,
         )
         document = result.to_json()
+        for t, device in zip(document["targets"], devices, strict=True):
+            t["figures"] = ported.figures(t, device, prices)
+            t["missed"] = missed(t["figures"], limits)
+        if before is not None:
+            document["changes"] = ported.changes(before, document)
+        cases = ported.cases(document)
+        for at, text in (
+            (junit, lambda: forms.junit(f"porter port {path}", "porter.port", cases)),
+            (sarif, lambda: forms.sarif(cases)),
+        ):
+            if at:
+                options.write_text(at, text())
         if report:
             from porter.report import of_port
 
@@ -93,7 +123,9 @@ def command(
             click.echo(t["message"], err=True)
         if t.get("unchecked"):
             click.echo(f"{t['target']}: not checked: {t['unchecked']}", err=True)
-    return int(result.exit_code)
+        for line in t["missed"]:
+            click.echo(f"{t['target']}: {line}", err=True)
+    return 1 if any(t["missed"] for t in document["targets"]) else int(result.exit_code)
 
 
 def show(document: dict[str, Any]) -> str:
@@ -124,4 +156,12 @@ def show(document: dict[str, Any]) -> str:
         if t["target"].startswith("maia"):
             below.append(f"{t['target']}: Maia-like model, assumed parameters")
     head = ("target", "status", "kernels checked", "languages", "host", "end to end", "toolchain", "estimated latency")
-    return "\n\n".join(filter(None, [table(rows, head), "\n".join(below)]))
+    parts = [table(rows, head), "\n".join(below)]
+    if document.get("changes"):
+        changed = [
+            (c["target"], c["figure"], *(f"{v:.4g}" if isinstance(v, float) else v for v in (c["before"], c["after"])),
+             "worse" if c["worse"] else "")
+            for c in document["changes"]
+        ]  # fmt: skip
+        parts.append("since the baseline\n" + table(changed, ("target", "figure", "before", "now", "")))
+    return "\n\n".join(filter(None, parts))

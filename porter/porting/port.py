@@ -80,6 +80,7 @@ class PortResult:
     model: str
     dims: dict[str, int]
     targets: list[TargetReport]
+    precision: str = "fp32"
 
     @property
     def exit_code(self) -> int:
@@ -89,7 +90,7 @@ class PortResult:
         return 3 if any(t.unchecked for t in self.targets) else 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"model": self.model, "dims": self.dims, "targets": [t.json() for t in self.targets]}
+        return {"model": self.model, "dims": self.dims, "precision": self.precision, "targets": [t.json() for t in self.targets]}
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def port(
         report = _reported(
             targets[0], partial(_port_one, loaded, identity, path, bound, targets[0], out, out, options, progress=say)
         )
-        return PortResult(str(path), bound, [report])
+        return PortResult(str(path), bound, [report], precision)
     reports: list[TargetReport] = []
     with contextlib.suppress(_Nothing), staging(out, force) as folder:
         for device in targets:
@@ -139,7 +140,7 @@ def port(
             reports.append(report)
         if not any(r.bundle for r in reports):
             raise _Nothing
-    return PortResult(str(path), bound, reports)
+    return PortResult(str(path), bound, reports, precision)
 
 
 class _Nothing(Exception):
