@@ -3,7 +3,7 @@
     python bench/reference.py [MODEL...] [--rounds N]
 
 All three compute in the model's own types on one thread; onnxruntime's optimizer is off. The inputs are the first recorded
-case of each model, and the time of one is the median of several rounds after a warm-up, the three taking turns, so that a
+case of each model, and the time of one is the best of several rounds after a warm-up, the three taking turns, so that a
 busy machine slows all of them. onnx's evaluator may take minutes: once it has had ten seconds, its rounds are over.
 `make bench` prints this table after that of the ports; build/bench/reference.json keeps it.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 import warnings
@@ -85,8 +84,8 @@ def measured(name: str, path: Path, rounds: int) -> Speed:
             if number == 0:
                 spent[side].clear()
             spent[side].append(_seconds(run))
-    middle = {side: statistics.median(spent[side]) for side in runs}
-    return Speed(name, middle["porter"], middle.get("onnx"), middle.get("onnxruntime"), "; ".join(refused))
+    best = {side: min(spent[side]) for side in runs}
+    return Speed(name, best["porter"], best.get("onnx"), best.get("onnxruntime"), "; ".join(refused))
 
 
 def _seconds(run: Callable[[], Any]) -> float:
