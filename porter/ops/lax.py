@@ -127,7 +127,9 @@ class Jax(Indexing, Control):
             exponent = float(np.asarray(y).reshape(()))
             if exponent.is_integer() and abs(exponent) <= 8 and (exponent >= 0 or is_float(x.dtype)):
                 return lax.integer_pow(x, int(exponent))
-        if self.concrete(y) and np.ndim(y) == 0:
+        if isinstance(y, int | float):  # a plain number takes the type of what it meets
+            y = np.asarray(y, x.dtype if is_float(x.dtype) else None)
+        elif self.concrete(y) and np.ndim(y) == 0:
             y = np.asarray(y)
         if y.dtype != x.dtype and not (is_float(x.dtype) and y.dtype.kind in "iu"):
             wide = np.result_type(x.dtype, y.dtype)

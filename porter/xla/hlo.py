@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import jax
+import ml_dtypes  # noqa: F401  (numpy learns the codes)
 import numpy as np
 from jax import export
 from jax.interpreters import mlir
@@ -176,9 +177,9 @@ def _aval(t: Any) -> Any:
 
 _DTYPES = {
     **{f"f{n}": np.dtype(f"float{n}") for n in (16, 32, 64)}, "bf16": jax.numpy.bfloat16.dtype, "i1": np.dtype(bool),
-    **{f"i{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)}, "i4": jax.numpy.int4.dtype,
-    **{f"ui{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)}, "ui4": jax.numpy.uint4.dtype,
-    "f8E4M3FN": jax.numpy.float8_e4m3fn.dtype, "f8E5M2": jax.numpy.float8_e5m2.dtype,
-    "f8E4M3B11FNUZ": jax.numpy.float8_e4m3b11fnuz.dtype, "f8E8M0FNU": jax.numpy.float8_e8m0fnu.dtype,
-    "f4E2M1FN": jax.numpy.float4_e2m1fn.dtype,
+    **{f"i{n}": np.dtype(f"int{n}") for n in (8, 16, 32, 64)}, **{f"ui{n}": np.dtype(f"uint{n}") for n in (8, 16, 32, 64)},
+    **{f"{short}{n}": np.dtype(f"{long}{n}") for short, long in (("i", "int"), ("ui", "uint")) for n in (2, 4)},
+    **{f"f8{word.upper()}": np.dtype(f"float8_{word}")
+       for word in ("e4m3", "e4m3fn", "e4m3fnuz", "e4m3b11fnuz", "e5m2", "e5m2fnuz", "e3m4", "e8m0fnu")},
+    "f4E2M1FN": np.dtype("float4_e2m1fn"),
 }  # fmt: skip
