@@ -16,6 +16,7 @@ from porter.graph import (
     Node,
     Value,
     add_initializer,
+    attributes,
     called,
     constant_tensor,
     dtype,
@@ -143,9 +144,14 @@ def is_rounded(value: Value | None) -> bool:
 
 
 def is_narrow(value: Value) -> bool:
-    """Whether the value stands for narrower codes that the kernel reads as they are."""
+    """Whether the value stands for narrower codes that the kernel multiplies as they are, their scale behind the product.
+
+    A scale per block of the sum belongs to the terms: such codes are decoded before they are multiplied, into bfloat16.
+    """
     node = moved_from(value).producer()
-    return node is not None and node.domain == "" and node.op_type == "DequantizeLinear"
+    if node is None or node.domain != "" or node.op_type != "DequantizeLinear":
+        return False
+    return not int(attributes(node).get("block_size", 0))  # type: ignore[call-overload]
 
 
 def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:
