@@ -228,7 +228,13 @@ class _Partitioner:
             return Trial("movement", why=str(e).splitlines()[0])
         dots = [i for i in form.reachable() if isinstance(form[i], Dot)]
         again = max((repeats(form, axes, i) for i in dots), default=1)
-        return Trial(_kind(form), work(form, axes), len(dots), again)
+        return Trial(_kind(form), work(form, axes), len(dots) - _halves(form), again)
+
+
+def _halves(form: Form) -> int:
+    """How many dots are only a further part of another's sum (porter.tile.halves)."""
+    added = [n for i in form.reachable() if isinstance(n := form[i], Elementwise) and n.op == "add"]
+    return sum(all(isinstance(form[a], Dot) for a in n.args) for n in added)
 
 
 def _kind(form: Form) -> str:

@@ -169,7 +169,7 @@ class Format:
         The first value takes the lowest bits, as ONNX packs int4, uint4 and float4 and NVIDIA's fp6: two nibbles, four
         2-bit values per byte, four float6 in three bytes. The last byte is filled with zero bits.
         """
-        raw = self._raw(np.asarray(x))
+        raw = self.patterns(np.asarray(x))
         if self.bits >= 8:
             return raw.view(np.uint8)
         bits = (raw[:, None] >> np.arange(self.bits, dtype=np.uint8)) & 1
@@ -193,7 +193,7 @@ class Format:
             return (((raw.astype(np.int8) + half) % (2 * half)) - half).astype(np.int8).astype(dtype).reshape(shape)
         return (raw.view(dtype) if self.is_float else raw.astype(dtype)).reshape(shape)
 
-    def _raw(self, x: np.ndarray) -> np.ndarray:
+    def patterns(self, x: np.ndarray) -> np.ndarray:
         """The bit patterns of x: uint8 for up to 8 bits, else the flat array itself."""
         dtype = self.dtype or np.dtype(np.float32)
         if x.dtype != dtype:

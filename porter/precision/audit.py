@@ -104,6 +104,9 @@ def audit(
         held = constant_tensor(tensor)
         kind = dtype(tensor)
         if held is not None and kind is not None:
+            if (packed := _packed(str(tensor.name), kind)) is not None:
+                found.bytes[packed[1]] += held.size
+                continue
             found.bytes[kind.name] += -(-held.size * (of(kind).bits if kind.name in _KNOWN else 8 * kind.itemsize) // 8)
     return found
 
@@ -133,12 +136,22 @@ def _judged(
 _KNOWN = {"int2", "uint2", "int4", "uint4", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"}
 
 
+def _packed(name: str, held: np.dtype | None) -> tuple[str, str] | None:
+    """The source weight and the format of the codes that an initializer of bytes holds, two in each; None for others."""
+    origin, _, kind = name.removesuffix("/packed").rpartition("/")
+    return (origin, kind) if name.endswith("/packed") and kind in _KNOWN and held == np.uint8 else None
+
+
 def _stored(model: Model) -> dict[str, list[str]]:
-    """By the source weight's name: the formats in which it lies in memory. `quantization` names codes 'weight/format'."""
+    """By the source weight's name: the formats in which it lies in memory. `quantization` names codes 'weight/format',
+    and bytes of two codes 'weight/format/packed'."""
     found: dict[str, list[str]] = {}
     for name, value in model.graph.initializers.items():
-        origin, slash, kind = name.rpartition("/")
         held = dtype(value)
+        if (packed := _packed(name, held)) is not None:
+            found.setdefault(packed[0], []).append(packed[1])
+            continue
+        origin, slash, kind = name.rpartition("/")
         if slash and held is not None and kind.split("_")[0] in ("bf16", *(n.split("_")[0] for n in (held.name,))):
             found.setdefault(origin, []).append(held.name)
         elif held == np.float32:

@@ -21,7 +21,7 @@ from porter.precision.schemes import SCHEMES, least
 from porter.precision.search import Found, search
 
 PRECISIONS = ("fp32", "bf16", *SCHEMES)
-FIRST, LAST = "cleanup, fusion, layout", "quantization.decoded, tiling.partition"
+FIRST, LAST = "cleanup, fusion, layout", "quantization.decoded, quantization.packed, tiling.partition"
 UNCHECKED = -300.0  # dB: a user's budget in another metric decides, at the end of the port
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from porter.tile import scales
 from porter.tile.affine import Affine
 from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Index, Iota, Load, Node, Reduce, Store, children
+from porter.tile.halves import apart
 
 NARROW = {"bfloat16", "float16", "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e5m2", "float8_e3m4"}
 UNROLL = 4  # parts of a joined axis that become stores of their own
@@ -18,6 +19,7 @@ UNROLL = 4  # parts of a joined axis that become stores of their own
 def canonical(form: Form, *, keep_last: int = 0, integer: bool = False) -> Form:
     """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours;
     `integer` says that the matrix unit multiplies int8."""
+    form = apart(form)
     form = form.rebuild(change=scales.hoisted).rebuild(change=_narrow_operands)
     form = form.rebuild(change=partial(scales.joined, integer=integer))
     form = _without_units(form)

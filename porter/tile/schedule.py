@@ -135,7 +135,7 @@ class _Scheduler:
             case F.Load(param=param, view=view, index=index, pad=pad, dtype=dtype):
                 at = tuple(P.Index(i.affine, None if i.gather is None else self.value(i.gather)) for i in index)
                 if pad is None and axes & self.ragged:
-                    pad = False if dtype == "bool" else 0
+                    pad = False if dtype == "bool" else 1 if dtype == "float8_e8m0fnu" else 0  # scales hold no 0
                 name = self._emit(
                     P.Load, self._type(dtype, axes), P.Access(self.form.params[param].name, view, at), pad
                 )

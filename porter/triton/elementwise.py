@@ -19,7 +19,9 @@ TYPES: dict[str, tuple[str, str]] = {
     "float16": ("tl.float16", "fp16"), "bfloat16": ("tl.bfloat16", "bf16"),
     "float32": ("tl.float32", "fp32"), "float64": ("tl.float64", "fp64"),
     "float8_e4m3fn": ("tl.float8e4nv", "fp8e4nv"), "float8_e5m2": ("tl.float8e5", "fp8e5"),
+    "float8_e8m0fnu": ("tl.uint8", "u8"),  # codes in bytes: nothing is computed with them but what they stand for
 }  # fmt: skip
+SCALE = "float8_e8m0fnu"
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 _BINARY = {"add": "+", "sub": "-", "mul": "*", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",

@@ -39,7 +39,7 @@ from porter.tile.target import CannotEmit
 from porter.triton import dots
 from porter.triton.access import address, affine
 from porter.triton.dots import Product
-from porter.triton.elementwise import NARROW, TYPES, expression, fold, library, literal, word
+from porter.triton.elementwise import NARROW, SCALE, TYPES, expression, fold, library, literal, word
 from porter.triton.scope import Plan, Scope, Value
 
 SHORT = ("bool", "int8", "int16", "uint8", "uint16")
@@ -192,6 +192,8 @@ class _Writer:
             other = f", mask={at.mask}"
             if s.pad is not None:
                 pad = ("1" if s.pad else "0") if boolean else literal(s.pad, s.type.dtype)
+                if s.type.dtype == SCALE:
+                    pad = str(int(of(SCALE).encode(s.pad).view("uint8")))
                 other += f", other={pad if pad is not None else '0.0'}"
         text = f"tl.load({text}{other})" + (" != 0" if boolean else "")
         axes = at.axes
@@ -243,6 +245,13 @@ class _Writer:
             raise CannotEmit(f"Triton's conversion to {s.type.dtype} saturates where the cast overflows")
         if s.type.dtype == value.dtype:
             scope.values[s.name] = value
+        elif s.type.dtype == SCALE:
+            raise CannotEmit(f"Triton has no conversion to {SCALE}")
+        elif value.dtype == SCALE:
+            scope.functions.add("power_of_two")
+            text = f"power_of_two({value.text})"
+            text = text if s.type.dtype == "float32" else f"{text}.to({word(s.type.dtype)})"
+            scope.bind(s.name, text, value.axes, s.type.dtype)
         elif s.type.dtype == "bool":
             text = f"{value.text}.to(tl.float32)" if value.dtype in NARROW else value.text
             scope.bind(s.name, f"{text} != 0", value.axes, "bool")

@@ -40,6 +40,7 @@ class Tpu(Target):
             chip.lanes), elements=1 << 18, bytes=chip.vmem // 4, resident=65536, whole=8 * chip.lanes, elementwise=1
             << 17, multiples=(chip.lanes, chip.sublanes), ragged_loops=False, float32_product="bf16x6",
             integer=device.get("peak.int8", 0.0) > device["peak.bf16"] and "int8" in device["formats.matmul"],
+            subbyte=True,
         )  # fmt: skip
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
