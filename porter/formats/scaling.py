@@ -105,9 +105,11 @@ def per_channel(
 
 def blocked(
     x: np.ndarray, format: str, axis: int, block: int, *, scale: str = "float32", rule: Rule = "nvidia",
-    clip: str = "none", where: str = "tensor",
+    clip: str = "none", where: str = "tensor", limit: float | None = None, scale_limit: float | None = None,
 ) -> Scaled:  # fmt: skip
     """One scale per `block` elements along `axis` (the last block may be short), held in the format `scale`.
+
+    No code passes `limit`, no narrow scale `scale_limit`: the formats' own largest, or a smaller one of a device.
 
     float8_e8m0fnu by one of three rules; float8_e4m3fn with a float32 scale for the whole tensor, as NVFP4 has it
     (tensor = amax / (6 * 448), so that the largest block scale is the largest e4m3fn); or float32.
@@ -120,14 +122,17 @@ def blocked(
     cut = (*x.shape[:axis], n, block, *x.shape[axis + 1 :])
     wide = np.pad(np.asarray(x, np.float64), padding).reshape(cut)
     top = np.max(np.abs(wide), axis=axis + 1)
-    tensor = 1.0
+    high, tensor = limit or f.max, 1.0
     if of(scale).name == "float8_e4m3fn":
-        tensor = float(np.float32(_safe(np.asarray(np.max(top, initial=0.0) / (f.max * of(scale).max)))))
+        most = high * (scale_limit or of(scale).max)
+        tensor = float(np.float32(_safe(np.asarray(np.max(top, initial=0.0) / most))))
 
     def encode(share: np.ndarray) -> Scaled:
-        scales = _scales(top * share, f, scale, rule, tensor)
+        scales = _scales(top * share, high, scale, rule, tensor, scale_limit)
         divisor = spread(scales.astype(np.float64) * tensor, x.shape, axis, block)
         quotient = np.divide(x, divisor, out=np.zeros(x.shape), where=divisor != 0)
+        if limit:
+            quotient = np.clip(quotient, -limit, limit)
         return Scaled(f.encode(quotient, saturate=True), scales, axis, block, tensor)
 
     def errors(made: Scaled) -> np.ndarray:
@@ -139,13 +144,14 @@ def blocked(
     return encode(_best(encode, errors, top.shape, POWERS if of(scale).name == "float8_e8m0fnu" else CLIPS))
 
 
-def _scales(top: np.ndarray, f: Format, scale: str, rule: Rule, tensor: float) -> np.ndarray:
+def _scales(top: np.ndarray, high: float, scale: str, rule: Rule, tensor: float, limit: float | None) -> np.ndarray:
+    """The scales that bring `top` to `high`, in their format."""
     kind = of(scale)
     if kind.name == "float32":
-        return _safe(top / f.max).astype(np.float32)
+        return _safe(top / high).astype(np.float32)
     if kind.name != "float8_e8m0fnu":
-        return np.asarray(kind.encode(top / f.max / tensor, saturate=True))
-    emax = int(np.floor(np.log2(f.max)))
+        return np.asarray(kind.encode(np.minimum(top / high / tensor, limit or kind.max), saturate=True))
+    emax = int(np.floor(np.log2(high)))
     positive = np.where(top > 0, top, 1.0)
     exponent = np.frexp(positive)[1] - 1  # floor(log2 amax), exactly
     match rule:
@@ -154,7 +160,7 @@ def _scales(top: np.ndarray, f: Format, scale: str, rule: Rule, tensor: float) -
         case "aws":
             power = exponent - emax + 1
         case "nvidia":
-            fraction, power = np.frexp(positive / f.max)
+            fraction, power = np.frexp(positive / high)
             power = np.where(fraction == 0.5, power - 1, power)
         case _:
             raise PorterError(f"rule {rule!r} of block scales", expected="ocp, nvidia or aws")

@@ -20,7 +20,7 @@ from porter.formats import of
 from porter.graph import Model, Value, constant, constant_tensor, dtype, shape, source_name
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
-from porter.precision.schemes import flavour, multiplies, products, scheme_of
+from porter.precision.schemes import E4M3, flavour, multiplies, products, scheme_of
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 INTEGER = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}  # and which input is the weight
@@ -123,7 +123,7 @@ def _judged(
 ) -> tuple[str, str]:
     if kinds != [coding]:
         return "", f"weight '{layer.weight.name}' asked as {coding}, stored as {' and '.join(kinds) or 'nothing'}"
-    if not built or product in built:
+    if not built or product in built or (product in E4M3 and str(flavour(device)) in built):
         widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
         rule = f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
         return rule, ""

@@ -44,15 +44,17 @@ def _nearest(where: str, array: np.ndarray, coding: Coding, layer: Layer, clip: 
     if coding.per == "block" and layer.sums is not None and array.shape[layer.sums] >= coding.block:
         clip = clip if clip == "mse" else "none"
         return scaling.blocked(
-            array, coding.format, layer.sums, coding.block, scale=coding.scale, clip=clip, where=where
-        )
+            array, coding.format, layer.sums, coding.block, scale=coding.scale, clip=clip, where=where, limit=limit,
+            scale_limit=coding.scale_limit or None,
+        )  # fmt: skip
     if layer.channels is None:
         return scaling.per_tensor(array, coding.format, limit=limit, where=where)
     if clip in ("percentile", "entropy"):
         scaling.refuse_nan(where, array, of(coding.format))
         array, clip = _cut(array, layer.channels, clip, coding), "none"
     if array.ndim > 2 and layer.batched and layer.sums is not None:  # one scale per matrix and column: experts differ
-        return scaling.blocked(array, coding.format, layer.sums, array.shape[layer.sums], clip=clip, where=where)
+        return scaling.blocked(array, coding.format, layer.sums, array.shape[layer.sums], clip=clip, where=where,
+                               limit=limit)  # fmt: skip
     return scaling.per_channel(array, coding.format, layer.channels, clip=clip, limit=limit, where=where)
 
 

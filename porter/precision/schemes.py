@@ -16,8 +16,9 @@ from porter.device import Device
 from porter.errors import PorterError
 from porter.formats import of
 
+OCP = "float8_e4m3fn"
 #: one E4M3 for another, by what the matrix unit takes
-E4M3 = ("float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz")
+E4M3 = (OCP, "float8_e4m3", "float8_e4m3b11fnuz")
 #: words of the devices' pages for formats that numpy names otherwise
 WORDS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "tf32": "tfloat32"}
 #: an int8 product below this share of the bf16 rate is no product to aim for (B300, GB300, Rubin: 1/30 of fp8)
@@ -28,7 +29,7 @@ SLOW = 0.1
 class Coding:
     """How a tensor is stored: element format, scale per 'tensor', 'channel' or 'block', and the scale's own format.
 
-    limit   the largest code in use; the format's own if 0
+    limit   the largest code in use; the format's own if 0. scale_limit: the same of the scales.
     """
 
     format: str
@@ -36,6 +37,7 @@ class Coding:
     block: int = 0
     scale: str = "float32"
     limit: float = 0.0
+    scale_limit: float = 0.0
 
     def __str__(self) -> str:
         block = f"[{self.block}]" if self.per == "block" else ""
@@ -137,7 +139,7 @@ def legal(scheme: Scheme, device: Device | None) -> Legal:
         return Legal(scheme)
     e4m3 = flavour(device)
     if scheme.activation is None:
-        if scheme.weight.format == "float8_e4m3fn":
+        if OCP in (scheme.weight.format, scheme.weight.scale):
             return _flavoured(scheme, e4m3, device)
         return Legal(scheme)
     if scheme.weight.format == "int8":
@@ -176,14 +178,12 @@ def _flavoured(scheme: Scheme, e4m3: str | None, device: Device) -> Legal:
             scheme,
             (f"{device.name}: E4M3 is float8_e4m3b11fnuz; the same codes mean a 16th, which the scales take up",),
         )
-    if scheme.weight.scale != "float32":
-        raise PorterError(
-            f"--precision {scheme.name} on {device.name}",
-            expected="float8_e4m3fn",
-            found=f"{e4m3}, in which codes beyond {of(e4m3).max:g} are no numbers",
-            hint="--precision fp8w",
-        )
     limit = of(e4m3).max
     activation = None if scheme.activation is None else replace(scheme.activation, limit=limit)
-    made = replace(scheme, weight=replace(scheme.weight, limit=limit), activation=activation)
+    weight = scheme.weight
+    if weight.format == OCP:
+        weight = replace(weight, limit=limit)
+    if weight.scale == OCP:
+        weight = replace(weight, scale_limit=limit)
+    made = replace(scheme, weight=weight, activation=activation)
     return Legal(made, (f"{device.name}: E4M3 is {e4m3}; scaled to {limit:g} instead of 448, and clamped there",))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from porter.targets.trainium.bufferize import check_capacity
 from porter.targets.trainium.demands import plan
 from porter.targets.trainium.expand import expand
 from porter.targets.trainium.home import homes
-from porter.targets.trainium.instructions import ALU, DTYPES, TABLE
+from porter.targets.trainium.instructions import ALU, DTYPES, SCALE, TABLE
 from porter.targets.trainium.layout import Layout, Part, Plan
 from porter.targets.trainium.retile import smaller
 from porter.targets.trainium.rows import rows
@@ -259,7 +260,11 @@ class Emitter:
         old, new = self.plan.types[s.arg].dtype, s.type.dtype
         arg = self.place(s.arg, layout.part)
         floats = np.dtype(old).kind not in "biu"
-        if DTYPES.get(old) == DTYPES.get(new) and "bool" not in (old, new):
+        if old == SCALE and new == "float32":
+            self.put(s.name, self._power_of_two(s.name, arg))
+        elif SCALE in (old, new):
+            raise CannotEmit(f"a cast of {old} to {new}: only what codes of {SCALE} stand for is computed with")
+        elif DTYPES.get(old) == DTYPES.get(new) and "bool" not in (old, new):
             self.put(s.name, arg)
         elif new == "bool":
             self.put(s.name, self.select.emit("ne", s.name, layout, new, [arg, 0.0 if floats else 0]))
@@ -270,6 +275,19 @@ class Emitter:
             self.put(s.name, self.select.copy(s.name, layout, new, whole))
         else:
             self.put(s.name, self.select.copy(s.name, Layout(layout.part, arg.layout.free), new, arg))
+
+    def _power_of_two(self, name: str, codes: Place) -> Place:
+        """2 to the code less 127, as the float32 whose exponent the code is; code 0 (2**-127) becomes 0."""
+        layout = codes.layout
+        whole = self.select.copy(f"{name}_code", layout, "int32", codes)
+        bits = self.select.emit("shl", f"{name}_bits", layout, "int32", [whole, 23])
+        made = self.w.buffer(name, layout, "float32")
+        groups = self.w.groups(layout.free, [made, bits])
+        source = self.w.view(bits, groups)
+        self.w.call(
+            "tensor_copy", dst=self.w.view(made, groups), src=replace(source, text=f"{source.text}.view(nl.float32)")
+        )
+        return made
 
     def _masked(self, s: Elementwise, layout: Layout) -> Place:
         """affine_select: the GpSimd engine counts coordinates itself."""

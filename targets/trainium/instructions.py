@@ -137,10 +137,12 @@ REDUCE: dict[str, str] = {
 # Engines that run a forced operator.
 GPSIMD_ONLY = frozenset({"power"})
 
-# numpy's names of the element types, spelled in nki.language. 64-bit integers become 32-bit ones, booleans a byte.
+# numpy's names of the element types, spelled in nki.language. 64-bit integers become 32-bit ones, booleans and scales a byte.
 DTYPES: dict[str, str] = {
     "float32": "float32", "bfloat16": "bfloat16", "float16": "float16",
     "float8_e4m3": "float8_e4m3", "float8_e5m2": "float8_e5m2", "float8_e4m3fn": "float8_e4m3fn",
     "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32", "uint32": "uint32",
     "bool": "uint8", "int64": "int32", "uint64": "uint32",
+    "float8_e8m0fnu": "uint8",
 }  # fmt: skip
+SCALE = "float8_e8m0fnu"  # held as bytes: nothing is computed with its codes but the powers of two they stand for

@@ -40,6 +40,7 @@ SIGNATURES: dict[str, str] = {
     "tensor.expand_dim": "dim",
     "tensor.reshape_dim": "dim shape",
     "tensor.reshape": "shape",
+    "tensor.view": "dtype",
     "tensor.ap": "pattern offset= scalar_offset= vector_offset= indirect_dim= dtype=",
 }
 

@@ -13,6 +13,8 @@ from porter.errors import CheckFailed
 from porter.formats import matmul
 from porter.targets.trainium import cost
 from porter.targets.trainium.emit import emit
+from porter.targets.trainium.flavour import LEGACY, OCP, flavoured
+from porter.targets.trainium.instructions import SCALE
 from porter.targets.trainium.limits import chip, limits
 from porter.targets.trainium.signatures import check
 from porter.targets.trainium.simulator import Machine
@@ -38,7 +40,7 @@ class Trainium(Target):
 
     def lower(self, kernel: Kernel, device: Device) -> Emitted:
         """NKI text. Raises CannotEmit with the reason, CheckFailed where a memory of the core is exceeded."""
-        emitter = emit(kernel.program, chip(device))
+        emitter = emit(flavoured(kernel.program, chip(device)), chip(device))
         check(emitter.text, f"kernel {kernel.name}")
         kernel = replace(kernel, program=emitter.source)
         grid = math.prod(a.steps for a in emitter.source.grid)
@@ -83,7 +85,8 @@ class Trainium(Target):
             machine.memories.lives.clear()
         _audit(emitted, machine.isa.products)
         return [
-            r.array.reshape(p.shape).astype(np.dtype(p.dtype)) for p, r in zip(program.outputs, results, strict=True)
+            _read(r.array.reshape(p.shape), OCP if p.dtype == LEGACY else p.dtype)
+            for p, r in zip(program.outputs, results, strict=True)
         ]
 
     def toolchain(self, device: Device) -> Toolchain | None:
@@ -100,6 +103,11 @@ class Trainium(Target):
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         return cost.seconds(program, device)
+
+
+def _read(array: np.ndarray, dtype: str) -> np.ndarray:
+    """An output in the dtype that the graph gives it; bytes that hold scales are their codes."""
+    return array.view(np.dtype(dtype)) if dtype == SCALE else array.astype(np.dtype(dtype))
 
 
 def _audit(emitted: Emitted, ran: set[str]) -> None:

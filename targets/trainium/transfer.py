@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from porter.formats import of
+from porter.targets.trainium.instructions import SCALE
 from porter.targets.trainium.layout import Layout, Plan, can_leave, contiguous, steps
 from porter.targets.trainium.writer import FREE_DIMENSIONS, Place, Size, View, Writer
 from porter.tile.affine import Affine
@@ -55,6 +59,8 @@ def store(w: Writer, p: Plan, s: Store, place: Place) -> None:
 def _pad(value: float | int | bool, dtype: str) -> float | int:
     if dtype in ("int64", "uint64") and abs(value) >= 2**31:  # the ends of a range that is 32 bits here
         return max(min(int(value), 2**31 - 1), -(2**31))
+    if dtype == SCALE:
+        return int(of(SCALE).encode(value).view(np.uint8))
     return int(value) if isinstance(value, bool) else value
 
 

@@ -182,6 +182,13 @@ class Tensor:
             raise refuse(f"reshape of {self}", "a layout that needs no copy", f"strides {self.array.strides}") from None
         return view
 
+    def view(self, dtype: object) -> Tensor:
+        """The same bits as another type of the same width."""
+        kind = np.dtype(dtype)  # type: ignore[call-overload]
+        if kind.itemsize != self.dtype.itemsize:
+            raise refuse(f"view of {self}", f"a type of {self.dtype.itemsize} bytes", kind.name)
+        return self._with(self.array.view(kind))
+
     def ap(
         self,
         pattern: Sequence[Sequence[int]],

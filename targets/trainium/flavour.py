@@ -1,0 +1,35 @@
+"""E4M3 by the chip's own name: cores before v4 multiply float8_e4m3, which ends at 240, and know no float8_e4m3fn.
+
+A graph holds float8_e4m3fn, ONNX's one E4M3. Codes up to 240 are the same bits in both, and porter's passes keep codes
+there (porter.precision.audit.flavours holds it), so that only the name changes. Beyond 240 the bits read as Inf or NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from porter.targets.trainium.simulator.memory import Chip
+from porter.tile.program import Param, Program, Tile, types
+
+OCP, LEGACY = "float8_e4m3fn", "float8_e4m3"
+FIRST_WITH_OCP = 4  # the generation of the core that multiplies float8_e4m3fn
+T = TypeVar("T")
+
+
+def flavoured(program: Program, chip: Chip) -> Program:
+    """The program with E4M3 as the chip has it."""
+    found = {p.dtype for p in program.params} | {t.dtype for t in types(program).values()}
+    return program if chip.generation >= FIRST_WITH_OCP or OCP not in found else _renamed(program)
+
+
+def _renamed(thing: T) -> T:
+    """The dataclass with every parameter's and every tile's E4M3 renamed."""
+    if isinstance(thing, tuple):
+        return tuple(_renamed(x) for x in thing)  # type: ignore[return-value]
+    if not is_dataclass(thing):
+        return thing
+    changed: dict[str, Any] = {f.name: _renamed(getattr(thing, f.name)) for f in fields(thing)}
+    if isinstance(thing, Param | Tile) and thing.dtype == OCP:
+        changed["dtype"] = LEGACY
+    return replace(thing, **changed)  # type: ignore[type-var]
