@@ -1,0 +1,116 @@
+"""Few bits in kernels: what each target multiplies, what lies in memory, and that the port passes all of its checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from porter import graph, ops, pipeline
+from porter.device import load_device
+from porter.formats import of
+from porter.graph import Model
+from porter.passes.quantization.packed import Packing
+from porter.porting.kernels import program_of
+from porter.porting.port import port
+from porter.tile.canonical import canonical
+from porter.tile.form import Dot, Load
+from tests.precision.test_pitfalls import linear
+
+WEIGHTS = ("int4w", "mxfp8w", "mxfp4w", "nvfp4w")
+DEFAULTS = ("gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200")
+FAST = {("int4w", "gpu:h200"), ("nvfp4w", "tpu:v6e"), ("mxfp4w", "trainium:trn2"), ("nvfp4w", "maia:200")}
+
+
+def ported(tmp_path: Path, target: str, precision: str, model: Model | None = None) -> tuple[dict[str, Any], Path]:
+    """The document of a port of two layers, and the bundle."""
+    graph.save(model or linear(), tmp_path / "m.onnx")
+    out = tmp_path / "out"
+    result = port(tmp_path / "m.onnx", targets=[load_device(target)], out=out, precision=precision)
+    found = result.to_json()["targets"][0]
+    assert found["status"] == "ok", found["message"]
+    return found, out
+
+
+def audit_of(document: dict[str, Any]) -> dict[str, Any]:
+    return next(s["metric"] for s in document["steps"] if s["name"] == "audit")
+
+
+@pytest.mark.parametrize("precision, target", [
+    pytest.param(p, t, marks=() if (p, t) in FAST else pytest.mark.slow) for p in WEIGHTS for t in DEFAULTS
+])  # fmt: skip
+def test_weights_of_few_bits_are_decoded_in_the_kernel_and_multiplied_as_bfloat16(
+    tmp_path: Path, precision: str, target: str
+) -> None:
+    document, out = ported(tmp_path, target, precision)
+    assert document["kernels"]["host"] == 0 and document["kernels"]["unique"] == document["kernels"]["calls"]
+    found = audit_of(document)
+    assert found["multiply_adds"] == {"bfloat16": 1.0}
+    coding = {"int4w": "int4", "mxfp8w": "float8_e4m3fn"}.get(precision, "float4_e2m1fn")
+    assert found["bytes"][coding] == 2 * 64 * 64 * of(coding).bits // 8
+    weights = (out / "weights.safetensors").stat().st_size
+    scales = {"int4w": 4 * 256, "mxfp8w": 256, "mxfp4w": 256, "nvfp4w": 512 + 8}[precision]
+    assert weights <= 2 * 64 * 64 * of(coding).bits // 8 + scales + 2048  # the rest is the header
+
+
+def test_fp8_on_trn2_is_multiplied_under_the_name_of_its_own_e4m3(tmp_path: Path) -> None:
+    document, out = ported(tmp_path, "trainium:trn2", "fp8")
+    assert audit_of(document)["multiply_adds"] == {"float8_e4m3": 1.0}
+    text = "".join(p.read_text() for p in (out / "kernels").glob("*.py"))
+    assert "nl.float8_e4m3," in text and "float8_e4m3fn" not in text
+
+
+def test_fp8_on_trn3_is_multiplied_as_ocps(tmp_path: Path) -> None:
+    document, _ = ported(tmp_path, "trainium:trn3", "fp8")
+    assert audit_of(document)["multiply_adds"] == {"float8_e4m3fn": 1.0}
+
+
+def packed_form(scheme: str) -> Any:
+    text = f"quantization.narrow{{scheme={scheme}}}, quantization.bf16, quantization.decoded, quantization.packed, tiling.partition"
+    model = pipeline.run(linear(), text, load_device("gpu:h200"), checks=False).model
+    kernels = [k for k in program_of(model).kernels.values() if k.form is not None]
+    assert all(k.form is not None for k in kernels)
+    return [canonical(k.form) for k in kernels if k.form is not None]
+
+
+@pytest.mark.parametrize("scheme", ["int4w", "mxfp4w", "nvfp4w"])
+def test_a_byte_is_loaded_once_for_its_two_codes_and_each_half_of_the_sum_is_a_product(scheme: str) -> None:
+    for form in packed_form(scheme):
+        nodes = [form[i] for i in form.reachable()]
+        assert sum(isinstance(n, Dot) for n in nodes) == 2
+        assert sum(isinstance(n, Load) and n.dtype == "uint8" for n in nodes) == 1
+        assert all(form[n.a].dtype == form[n.b].dtype == "bfloat16" for n in nodes if isinstance(n, Dot))
+
+
+@pytest.mark.parametrize("kind", ["int4", "uint4", "float4_e2m1fn"])
+@pytest.mark.parametrize("axis, group", [(0, 8), (0, 4), (1, 6), (2, 2)])
+def test_every_code_of_four_bits_comes_back_from_its_half_of_a_byte(kind: str, axis: int, group: int) -> None:
+    """The pass's function, run by the reference, decodes what `pack` wrote, bit for bit, on each axis."""
+    rng = np.random.default_rng(0)
+    codes = of(kind).codes()[rng.integers(0, 16, (8, 6, 2))]
+    codes[0, 0, 0], codes[1, 0, 0] = of(kind).codes()[8], of(kind).codes()[0]  # -0 of e2m1 beside 0
+    packing = Packing(kind, codes.shape, axis, group)
+    assert packing.pack(codes).size == codes.size // 2
+    text = f"""<ir_version: 10, opset_import: ["": 24]>
+    g (float[1] x, {onnx_name(kind)}[8,6,2] codes) => (float[8,6,2] y) {{
+      one = Constant <value = float {{1.0}}> ()
+      d = DequantizeLinear (codes, one)
+      y = Add (d, x)
+    }}"""
+    model = graph.parse(text)
+    held = graph.add_initializer(model, "w/codes", codes)
+    given = next(v for v in model.graph.inputs if v.name == "codes")
+    given.replace_all_uses_with(held)
+    model.graph.inputs.remove(given)
+    ops.infer(model)
+    after = pipeline.run(model, "quantization.packed{packed=1}", load_device("gpu:h200"), checks=False).model
+    assert any(n.domain == "porter" for n in after.graph)
+    x = {"x": np.zeros(1, np.float32)}
+    got = ops.evaluate(after, dict(x), ops.source)["y"]
+    np.testing.assert_array_equal(got, codes.astype(np.float32))
+
+
+def onnx_name(kind: str) -> str:
+    return {"float4_e2m1fn": "float4e2m1"}.get(kind, kind)
