@@ -67,9 +67,15 @@ def run(
             )
         for name, result in zip(launch.outputs, results, strict=True):
             memory.store(name, result)
-    outputs = {t.name: memory[t.buffer].reshape(t.shape).copy() for t in manifest.outputs}
+    arrays_of = ((t, memory[t.buffer]) for t in manifest.outputs)
+    outputs = {t.name: a.reshape(a.shape if t.shape is None else t.shape).copy() for t, a in arrays_of}
     languages = sorted({k.language for k in manifest.kernels} - {"onnx"})
-    how = How(f"simulated: the {', '.join(languages)} text of {device.name}", len(manifest.launches), len(ready), host)
+    on = (
+        f"simulated: the {', '.join(languages)} text of {device.name}"
+        if languages
+        else "simulated: all of it on the host"
+    )
+    how = How(on, len(manifest.launches), len(ready), host)
     return outputs, how
 
 
@@ -98,7 +104,7 @@ def _on_host(bundle: Bundle, kernel: Kernel, arrays: list[np.ndarray], ready: di
     from porter import graph, ops
 
     if kernel.name not in ready:
-        ready[kernel.name] = graph.load(bundle.path / kernel.file)
+        ready[kernel.name] = graph.read(bundle.path / kernel.file)  # its shapes may depend on data
     model = ready[kernel.name]
     given = {
         str(v.name): a if (shape := graph.shape(v)) is None else a.reshape(shape)
@@ -119,6 +125,8 @@ class _Memory:
         self._arrays: dict[str, np.ndarray] = {**bundle.weights, **inputs}
         arena = np.full(manifest.arena_bytes, 0xFF, np.uint8)  # NaN in every float format
         for b in manifest.buffers:
+            if b.shape is None:
+                continue
             if b.space == "arena":
                 part = arena[b.offset : b.offset + b.bytes]  # type: ignore[operator]
                 self._arrays[b.name] = part.view(np.dtype(b.dtype)).reshape(b.shape)
@@ -130,6 +138,9 @@ class _Memory:
 
     def store(self, name: str, result: np.ndarray) -> None:
         """Into the buffer's own bytes; the shape may be another view of the same elements, the dtype may not."""
+        if self._buffers[name].shape is None:
+            self._arrays[name] = result
+            return
         into = self._arrays[name]
         if result.dtype != into.dtype or result.size != into.size:
             raise PorterError(

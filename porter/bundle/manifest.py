@@ -16,7 +16,7 @@ from porter.errors import PorterError
 FORMAT = "porter-bundle"
 VERSION = 1
 
-Space = Literal["input", "output", "weight", "arena"]
+Space = Literal["input", "output", "weight", "arena", "host"]
 
 
 def bits(dtype: str) -> int:
@@ -30,26 +30,29 @@ def bits(dtype: str) -> int:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Memory of the program: a tensor, where it lives, and in the arena at which offset."""
+    """Memory of the program: a tensor, where it lives, and in the arena at which offset.
+
+    A shape of None depends on data: only the host computes and reads such a tensor, and keeps it.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     space: Space
     offset: int | None = None
 
     @property
     def bytes(self) -> int:
-        return prod(self.shape) * bits(self.dtype) // 8
+        return 0 if self.shape is None else prod(self.shape) * bits(self.dtype) // 8
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of the model, by its own name, and the buffer that holds it."""
+    """An input or output of the model, by its own name, and the buffer that holds it; an output's shape may depend on data."""
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     buffer: str
 
 

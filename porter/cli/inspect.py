@@ -99,7 +99,9 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
         "model": {"name": m.model.name, "sha256": m.model.sha256, "opset": m.model.opset, "dims": dict(m.model.dims)},
         "precision": m.precision,
         "inputs": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in m.inputs],
-        "outputs": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in m.outputs],
+        "outputs": [
+            {"name": t.name, "dtype": t.dtype, "shape": None if t.shape is None else list(t.shape)} for t in m.outputs
+        ],
         "launches": len(m.launches),
         "kernels": [
             {
@@ -116,7 +118,13 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
         "arena_bytes": m.arena_bytes,
         "bytes": dict(space),
         "buffers": [
-            {"name": b.name, "dtype": b.dtype, "shape": list(b.shape), "space": b.space, "offset": b.offset}
+            {
+                "name": b.name,
+                "dtype": b.dtype,
+                "shape": None if b.shape is None else list(b.shape),
+                "space": b.space,
+                "offset": b.offset,
+            }
             for b in m.buffers
         ],
         "versions": dict(m.versions),

@@ -43,7 +43,7 @@ from porter.graph.operators import HOME_OPSET, schema
 from porter.graph.parsing import parse
 from porter.graph.reading import read
 from porter.graph.repair import note, notes
-from porter.graph.saving import clone, save, to_proto
+from porter.graph.saving import alone, clone, save, to_proto
 from porter.graph.text import content_hash, node_text, tensors, text
 from porter.graph.upgrade import upgrade
 from porter.graph.validate import validate
@@ -84,6 +84,7 @@ __all__ = [
     "TypeAndShape",
     "Value",
     "add_initializer",
+    "alone",
     "attributes",
     "called",
     "captured",

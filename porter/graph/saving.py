@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from porter.errors import PorterError
-from porter.graph.values import every_graph
+from porter.graph.values import captured, every_graph
 
 _LIMIT = 2**31 - 1
 """Bytes of the longest protobuf message, https://protobuf.dev/programming-guides/proto-limits/."""
@@ -27,6 +27,13 @@ _INSIDE = 1024
 def clone(model: ir.Model) -> ir.Model:
     """A model that can be edited apart from this one; weights are shared, not copied."""
     return model.clone()
+
+
+def alone(node: ir.Node, opsets: Mapping[str, int]) -> ir.Graph:
+    """A copy of one node, subgraphs with it, as a graph; its inputs are what the node and its subgraphs read, each once."""
+    reads = dict.fromkeys(value for value in (*node.inputs, *captured(node)) if value is not None)
+    view = ir.GraphView(list(reads), list(node.outputs), nodes=[node], opset_imports=dict(opsets), name="alone")
+    return view.clone()
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

@@ -86,6 +86,8 @@ def _buffers(program: Program) -> list[Buffer]:
             else "weight"
             if name in program.weights
             else "arena"
+            if shape is not None
+            else "host"
         )
         found.append(Buffer(name, dtype.name, shape, space))
     return found

@@ -43,7 +43,9 @@ class Program:
     inputs: tuple[Value, ...] = ()
     outputs: tuple[Value, ...] = ()
     weights: dict[str, Value] = field(default_factory=dict)
-    types: dict[str, tuple[tuple[int, ...], np.dtype]] = field(default_factory=dict)
+    types: dict[str, tuple[tuple[int, ...] | None, np.dtype]] = field(
+        default_factory=dict
+    )  # no shape: it depends on data
 
     @property
     def host_ops(self) -> dict[str, str]:
@@ -70,11 +72,10 @@ def program_of(model: Model) -> Program:
                 found.kernels[distinct.name] = distinct
             by_content[key] = shared
         sources = tuple(graph.source_name(node).split("+"))
-        read = tuple(str(v.name) for v in dict.fromkeys(node.inputs) if v is not None)
+        reads = [v for v in dict.fromkeys((*node.inputs, *graph.captured(node))) if v is not None]
+        read = tuple(str(v.name) for v in reads)
         found.launches.append(Launch(by_content[key], read, tuple(str(v.name) for v in node.outputs), sources))
-        for used in [*node.inputs, *node.outputs]:
-            if used is None:
-                continue
+        for used in [*reads, *node.outputs]:
             _type(found, used)
             if used.producer() is None and used not in found.inputs:
                 found.weights[str(used.name)] = used
@@ -85,7 +86,7 @@ def program_of(model: Model) -> Program:
 
 def _type(found: Program, value: Value) -> None:
     shape, dtype = graph.shape(value), graph.dtype(value)
-    if shape is None or dtype is None:
+    if dtype is None or (shape is None and value.producer() is None):
         raise PorterError(f"value '{value.name}'", expected="a known shape and dtype", found=f"{shape}, {dtype}")
     found.types[str(value.name)] = (shape, dtype)
 
@@ -117,6 +118,8 @@ def _why(model: Model, node: Node) -> str:
 
     if has_subgraphs([node]):
         return "control flow"
+    if any(graph.shape(v) is None for v in node.inputs if v is not None):
+        return "data-dependent shape"
     alone = region(
         [node], boundary([node], list(node.outputs)), list(node.outputs), model.functions, opset=model.opset_imports[""]
     )
@@ -129,9 +132,12 @@ def _why(model: Model, node: Node) -> str:
 
 
 def graph_of_node(model: Model, node: Node) -> Model:
-    """One node as a model over its inputs."""
-    from porter.rewrite.regions import region
+    """One node as a model over its inputs, those that its subgraphs read from outside among them."""
+    from porter.rewrite.regions import has_subgraphs, region
 
+    if has_subgraphs([node]):
+        made = graph.alone(node, model.opset_imports)
+        return Model(made, ir_version=model.ir_version or 11, functions=list(model.functions.values()))
     inputs = list(dict.fromkeys(v for v in node.inputs if v is not None))
     return region([node], inputs, list(node.outputs), model.functions, opset=model.opset_imports[""])
 
@@ -162,7 +168,9 @@ def run(program: Program, inputs: Mapping[str, np.ndarray], execute: Execute) ->
         results = execute(program.kernels[launch.kernel], arrays)
         for name, result in zip(launch.outputs, results, strict=True):
             shape, dtype = program.types[name]
-            values[name] = np.asarray(result).reshape(shape).astype(dtype, copy=False)
+            values[name] = (
+                np.asarray(result).reshape(np.shape(result) if shape is None else shape).astype(dtype, copy=False)
+            )
         for name in {n for n in launch.inputs if last[n] == i} - outputs:
             values.pop(name, None)
     return {str(v.name): values[str(v.name)] for v in program.outputs}

@@ -90,7 +90,12 @@ class PortResult:
         return 3 if any(t.unchecked for t in self.targets) else 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"model": self.model, "dims": self.dims, "precision": self.precision, "targets": [t.json() for t in self.targets]}
+        return {
+            "model": self.model,
+            "dims": self.dims,
+            "precision": self.precision,
+            "targets": [t.json() for t in self.targets],
+        }
 
 
 @dataclass(frozen=True)

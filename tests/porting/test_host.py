@@ -1,0 +1,71 @@
+"""What a device cannot run is run by the host, from a bundle too: shapes that depend on data, bodies that read from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from porter import bundle
+from porter.device import load_device
+from porter.porting.port import port
+
+
+def made(nodes: list, inputs: dict, outputs: dict, weights: dict) -> onnx.ModelProto:  # type: ignore[type-arg]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(n, t, s) for n, (t, s) in inputs.items()],
+        [helper.make_tensor_value_info(n, t, None) for n, t in outputs.items()],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def ported(model: onnx.ModelProto, feeds: dict[str, np.ndarray], folder: Path) -> tuple[dict, dict]:  # type: ignore[type-arg]
+    onnx.save(model, folder / "m.onnx")
+    result = port(folder / "m.onnx", targets=[load_device("toy")], out=folder / "out", cache=False)
+    assert result.exit_code == 0
+    outputs, _ = bundle.run(bundle.read(folder / "out"), feeds)
+    return outputs, result.to_json()["targets"][0]["kernels"]["host_ops"]
+
+
+def test_a_shape_that_depends_on_data(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("NonZero", ["r"], ["places"]),
+        helper.make_node("Transpose", ["places"], ["rows"], perm=[1, 0]),
+    ]
+    model = made(nodes, {"x": (TensorProto.FLOAT, [2, 4])}, {"rows": TensorProto.INT64, "r": TensorProto.FLOAT}, {})
+    x = np.array([[1, -1, 2, 0], [0, 0, 0, 3]], np.float32)
+    outputs, host = ported(model, {"x": x}, tmp_path)
+    assert outputs["rows"].tolist() == [[0, 0], [0, 2], [1, 3]]
+    assert set(host) == {"NonZero", "Transpose"}
+
+
+def test_a_body_that_reads_from_outside(tmp_path: Path) -> None:
+    i, flag, state = ("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("s", TensorProto.FLOAT, [3])
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["s", "y"], ["t"]),  # y is computed outside
+            helper.make_node("ReduceSum", ["t"], ["total"], keepdims=0),
+            helper.make_node("Less", ["total", "limit"], ["go"]),
+            helper.make_node("Identity", ["t"], ["row"]),
+        ],
+        "body", [helper.make_tensor_value_info(n, t, s) for n, t, s in (i, flag, state)],
+        [helper.make_tensor_value_info(n, t, s) for n, t, s in (("go", TensorProto.BOOL, []), ("t", TensorProto.FLOAT, [3]),
+                                                                ("row", TensorProto.FLOAT, [3]))],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Mul", ["x", "two"], ["y"]),
+        helper.make_node("Loop", ["many", "", "x"], ["end", "rows"], body=body),
+    ]
+    model = made(
+        nodes, {"x": (TensorProto.FLOAT, [3]), "limit": (TensorProto.FLOAT, [])},
+        {"end": TensorProto.FLOAT, "rows": TensorProto.FLOAT}, {"two": np.float32(2), "many": np.int64(10)},
+    )  # fmt: skip
+    x = np.array([1, 2, 3], np.float32)
+    outputs, host = ported(model, {"x": x, "limit": np.float32(25)}, tmp_path)
+    assert outputs["rows"].tolist() == [[3, 6, 9], [5, 10, 15]]
+    assert outputs["end"].tolist() == [5, 10, 15]
+    assert set(host) == {"Loop"}
