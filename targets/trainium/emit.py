@@ -273,6 +273,8 @@ class Emitter:
                 "trunc", f"{s.name}_whole", Layout(layout.part, arg.layout.free), "float32", arg
             )
             self.put(s.name, self.select.copy(s.name, layout, new, whole))
+        elif old != "bool" and not floats and not _holds(new, old):
+            self.put(s.name, self.select.wrapped(s.name, Layout(layout.part, arg.layout.free), new, arg))
         else:
             self.put(s.name, self.select.copy(s.name, Layout(layout.part, arg.layout.free), new, arg))
 
@@ -413,3 +415,11 @@ class Emitter:
             moves.append((place, after))
         for place, after in moves:
             self.select.fill(place, after)
+
+
+def _holds(wide: str, narrow: str) -> bool:
+    """Whether one type's numbers are all another's: a float's, or an integer's of at least the same range."""
+    if np.dtype(wide).kind not in "iu":
+        return True
+    large, small = np.iinfo(DTYPES[wide]), np.iinfo(DTYPES[narrow])
+    return bool(large.min <= small.min and small.max <= large.max)

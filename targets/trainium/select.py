@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Selector:
     w: Writer
     generation: int
     totals: dict[str, Place] = field(default_factory=dict)  # where an activation leaves the sum of its results, by name
-    negatives: dict[Buffer, Place] = field(default_factory=dict)  # made in the blocks around us
+    negatives: dict[tuple[Buffer, str], Place] = field(default_factory=dict)  # made in the blocks around us
 
     def emit(self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument]) -> Place:
         """The result of an operation in a fresh tile."""
@@ -73,6 +73,9 @@ class Selector:
                 return self._compare_integers(op, name, layout, dtype, args)
             case _ if kind in "iu" and op in ALU and _int32(dtype):
                 return self._integers(op, name, layout, dtype, args, DTYPES[dtype])
+            case "add" | "sub" | "mul" | "neg" if kind in "iu" and not _int32(dtype):
+                wide = self.emit(op, f"{name}_wide", layout, "int32", [self._widened(a, name) for a in args])
+                return self.wrapped(name, layout, dtype, wide)
             case "neg" if kind in "iu":
                 return self._integers("mul", name, layout, dtype, [args[0], -1], DTYPES[dtype])
             case "neg":
@@ -200,11 +203,11 @@ class Selector:
     def _negative(self, x: Place | Scalar, name: str) -> Place | Scalar:
         if not isinstance(x, Place):
             return -x
-        if x.buffer not in self.negatives:
+        if (x.buffer, x.dtype) not in self.negatives:
             out = self.w.buffer(f"minus_{x.buffer.name}", x.layout, "float32")
             self.w.call("tensor_scalar", dst=out.view, data=x.view, op0="nl.multiply", operand0=-1.0)
-            self.negatives[x.buffer] = out
-        return self.negatives[x.buffer]
+            self.negatives[x.buffer, x.dtype] = out
+        return self.negatives[x.buffer, x.dtype]
 
     def _constant(self, value: Scalar, part: tuple[str, ...], name: str, dtype: str = "float32") -> Place:
         out = self.w.buffer(name, Layout(part, ()), dtype)
@@ -339,6 +342,26 @@ class Selector:
         self.w.call("tensor_copy", dst=self.w.view(out, groups), src=self.w.view(x, groups))
 
     # integers: exact where everything is 32 bits wide and in SBUF
+
+    def _widened(self, x: Argument, name: str) -> Argument:
+        if not isinstance(x, Place):
+            return x
+        return self.copy(f"{name}_wide", Layout(x.layout.part, x.layout.free), "int32", x)
+
+    def wrapped(self, name: str, layout: Layout, dtype: str, x: Place) -> Place:
+        """The lowest bits of integers as another integer type: a copy would hold them at the ends of its range."""
+        kind = np.dtype(DTYPES[dtype])
+        x = self.w.evicted(x)
+        if np.dtype(DTYPES[x.dtype]).itemsize < max(kind.itemsize, 2):
+            x = self.copy(f"{name}_wide", layout, "int32", x)
+        if np.dtype(DTYPES[x.dtype]).itemsize == kind.itemsize:
+            return replace(x, dtype=dtype, bits=True)
+        low = Step("and", (1 << 8 * kind.itemsize) - 1)
+        if kind.kind == "u":
+            return self._scalar(name, layout, dtype, x, low)
+        half = 1 << (8 * kind.itemsize - 1)  # ((x & 255) ^ 128) - 128
+        turned = self._scalar(f"{name}_low", layout, x.dtype, Pending(x, (low,)), Step("xor", half))
+        return self._scalar(name, layout, dtype, turned, Step("sub", half))
 
     def _integers(
         self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument], spelled: str

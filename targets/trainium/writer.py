@@ -64,10 +64,12 @@ class Place:
     layout: Layout
     dtype: str
     rows: str = ""  # a slice of the partitions, where not all are meant
+    bits: bool = False  # the buffer's bits, read as another type of the same width
 
     @property
     def text(self) -> str:
-        return f"{self.buffer.name}[{self.rows}, :]" if self.rows else self.buffer.name
+        text = f"{self.buffer.name}[{self.rows}, :]" if self.rows else self.buffer.name
+        return f"{text}.view(nl.{DTYPES[self.dtype]})" if self.bits else text
 
     @property
     def psum(self) -> bool:

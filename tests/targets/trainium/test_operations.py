@@ -75,6 +75,29 @@ def test_a_float_operation_is_right_to_the_ends_of_its_range(op: str) -> None:
     assert (apart <= units * 2.0**-24 * np.abs(wanted[finite].astype(np.float64)) + 2.0**-149).all()
 
 
+KINDS = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
+
+
+@pytest.mark.parametrize("new", KINDS)
+@pytest.mark.parametrize("old", KINDS)
+def test_an_integer_keeps_its_lowest_bits_in_another_type(old: str, new: str) -> None:
+    info = np.iinfo(old)
+    x = np.concatenate([rng.integers(info.min, info.max, 116, dtype=old, endpoint=True),
+                        np.array([info.min, info.max, 0, 1], old)]).reshape(8, 15)  # fmt: skip
+    got, wanted = both("cast", x, result=new)
+    assert np.array_equal(wanted, x.astype(new))
+    assert np.array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("op", ["add", "sub", "mul", "neg"])
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16"])
+def test_small_integers_wrap_around(op: str, kind: str) -> None:
+    info = np.iinfo(kind)
+    x, y = (rng.integers(info.min, info.max, (8, 15), dtype=kind, endpoint=True) for _ in range(2))
+    got, wanted = both(op, *((x,) if op == "neg" else (x, y)))
+    assert np.array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("op", PERIODIC)
 def test_a_periodic_function_reduces_its_argument_first(op: str) -> None:
     x = np.clip(X, -300, 300)
