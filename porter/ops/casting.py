@@ -27,21 +27,28 @@ def to_code(xp, x, dtype, saturate=1, round_mode="up"):
 
 def _to_power_of_two(xp, x, saturate, round_mode):
     """The exponent alone: rounded up, down, or to the nearest; E8M0 has no zero, no sign and no infinity."""
-    magnitude = xp.abs(x.astype(np.float64))  # where every code is a normal number
-    bits = xp.bitcast(magnitude, np.uint64)
-    exponent = xp.cast(xp.right_shift(bits, np.uint64(52)), np.int64) - (1023 - 127)
-    fraction = xp.bitwise_and(bits, np.uint64(2**52 - 1))
+    wide = x.dtype == np.float64
+    digits, lift = (52, 1023 - 127) if wide else (23, 0)
+    unsigned, signed = (np.uint64, np.int64) if wide else (np.uint32, np.int32)
+    bits = xp.bitcast(xp.abs(x), np.dtype(unsigned))
+    exponent = xp.cast(xp.right_shift(bits, unsigned(digits)), np.dtype(signed)) - lift
+    fraction = xp.bitwise_and(bits, unsigned(2**digits - 1))
+    half = unsigned(2 ** (digits - 1))
+    least = xp.logical_and(xp.equal(exponent, 0), not wide)  # a subnormal of float32, whose half is 2**-127
     if round_mode == "up":
-        exponent = exponent + xp.cast(xp.greater(fraction, np.uint64(0)), np.int64)
+        above = xp.where(least, xp.greater(fraction, half), xp.greater(fraction, unsigned(0)))
     elif round_mode == "nearest":
-        exponent = exponent + xp.cast(xp.greater_equal(fraction, np.uint64(2**51)), np.int64)
+        above = xp.greater_equal(fraction, xp.where(least, half + half // unsigned(2), half))
+    else:
+        above = xp.less(bits, unsigned(0))
+    exponent = exponent + xp.cast(above, np.dtype(signed))
     code = xp.minimum(xp.maximum(exponent, 0), 254)
     lost = xp.isnan(x)
     if not saturate:
-        outside = xp.logical_or(xp.less(magnitude, 2.0**-127), xp.greater(exponent, 254))
-        lost = xp.logical_or(lost, outside)
-    code = xp.where(lost, xp.full((), 255, np.int64), code)
-    return xp.bitcast(xp.cast(code, np.uint8), _E8M0)
+        tiny = xp.less(bits, unsigned(lift << digits) if wide else half)  # below 2**-127
+        lost = xp.logical_or(lost, xp.logical_or(tiny, xp.greater(exponent, 254)))
+    code = xp.where(lost, xp.full((), 255, np.dtype(signed)), code)
+    return xp.bitcast(xp.cast(code, np.dtype(np.uint8)), _E8M0)
 
 
 def convert(xp, x, dtype, saturate=1, round_mode="up"):
