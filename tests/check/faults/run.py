@@ -1,7 +1,11 @@
 """`make faults`: every known fault, planted mutations, and pairs that are equivalent; prints what was missed and what
 was a false alarm.
 
-    python tests/check/faults/run.py [--models DIR] [--only NAME] [--kinds rename,reorder] [--seconds S]
+    python tests/check/faults/run.py [--models DIR] [--only NAME] [--kinds rename,reorder] [--parts faults,mutations,equivalents]
+                                     [--jobs N] [--seconds S] [--results DIR]
+
+Each result is kept in build/faults by a hash of all that it depends on: a run that was stopped, or told to start nothing
+new after S seconds, goes on where it was (and exits 3 while something is left), and two may run at the same time.
 
 Optimizers that are not installed (extra `faults`) are left out and said to be. A model that an optimizer itself changes
 is no false alarm: onnxruntime, with its own optimizer off, is asked, and what it sees changed is listed as the tool's.
@@ -11,12 +15,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
+import os
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -24,92 +37,191 @@ from porter import check, graph
 from porter.check.execution import Subject
 from porter.check.result import DRAWS
 from porter.errors import PorterError
+from porter.pipeline.cache import Cache
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 from equivalents import KINDS, NotApplicable, changed_for_onnxruntime  # noqa: E402
 from pairs import pairs  # noqa: E402
+from planted import harmless, mutations  # noqa: E402
 
-MODELS = Path(__file__).parents[4] / "shared" / "models"
+ROOT = HERE.parents[2]
+MODELS = ROOT.parent / "shared" / "models"
 SIZES = (8, 64, 224)  # of free dims other than a first one, which is 1: the least on which the model runs
+PLANTED = 300_000  # bytes of a model in which faults are planted: more of them, not larger ones, show more
+PARTS = ("faults", "mutations", "equivalents")
+CHUNK = 25  # mutations of one unit of work
+TOOLS = ("onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "numpy", "ml-dtypes")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of work: a part, and the model, kind or slice of it."""
+
+    part: str
+    model: str = ""
+    kind: str = ""
+    start: int = 0
+
+    def key(self) -> str:
+        content = Path(self.model).read_bytes() if self.model else b""
+        return hashlib.sha256(f"{self} {_sources()}".encode() + content).hexdigest()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=MODELS)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="Models whose path has this in it.")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="Start no new model after so long.")
-    parser.add_argument("--skip-faults", action="store_true")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="Start nothing new after so long.")
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "faults")
+    parser.add_argument("--verbose", action="store_true", help="Each result as it comes.")
     said = parser.parse_args()
-    bad = 0 if said.skip_faults else faults() + mutations()
-    return int(bool(bad + equivalents(said.models, said.only, said.kinds.split(","), said.seconds)))
+    with tempfile.TemporaryDirectory() as folder:
+        models = _models(said.models, said.only, Path(folder))
+        units = list(_units(said.parts.split(","), models, said.kinds.split(",")))
+        done, left = _work(units, Cache(said.results), said.jobs, said.seconds, said.verbose)
+    bad = sum(tell(done) for part, tell in REPORTS.items() if part in said.parts.split(","))
+    if left:
+        print(f"{left} of {len(units)} pieces of work are left: run it again")
+    return int(bool(bad)) or 3 * bool(left)
 
 
-def faults() -> int:
-    """Known faults that are not told from their originals, or not at the right tensor."""
-    wrong = []
+def _models(folder: Path, only: str, made: Path) -> list[Path]:
+    """The real models, smallest first; where they are not there, some that are built here."""
+    found = sorted(folder.glob("*/*.onnx"), key=lambda p: p.stat().st_size)
+    if not found:
+        from decoder import decoder
+        from test_mutations import MODELS as SMALL
+        from test_mutations import proto_of
+
+        print(f"{folder} is not there: models that are built here stand in")
+        protos = {**{n: proto_of(n) for n in SMALL}, "decoder": decoder(2), "decoder fused": decoder(2, fused=True)}
+        for name, proto in protos.items():
+            (made / name).mkdir()
+            onnx.save(proto, made / name / "model.onnx")
+        found = sorted(made.glob("*/*.onnx"))
+    return [p for p in found if only in str(p)]
+
+
+def _units(parts: Sequence[str], models: Sequence[Path], kinds: Sequence[str]) -> Iterator[Unit]:
+    if "faults" in parts:
+        yield Unit("faults")
+    for path in reversed(models):  # the longest first
+        if "equivalents" in parts:
+            yield from (Unit("equivalents", str(path), kind) for kind in kinds)
+    for path in reversed(models):
+        if "mutations" in parts and _whole(path) <= PLANTED and not path.parent.name.startswith("reject"):
+            proto = onnx.load(path)
+            count = sum(1 for _ in mutations(proto))
+            yield from (Unit("mutations", str(path), "", start) for start in range(0, count, CHUNK))
+
+
+def _whole(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.parent.iterdir() if p.suffix in (".onnx", ".bin"))
+
+
+def _work(
+    units: Sequence[Unit], kept: Cache, jobs: int, seconds: float, verbose: bool
+) -> tuple[list[tuple[Unit, Any]], int]:
+    """Results of the units, and how many have none yet."""
+    began, done = time.monotonic(), list[tuple[Unit, Any]]()
+    pending: list[Unit] = []
+    for unit in units:
+        found = kept.get(unit.key())
+        if found is None:
+            pending.append(unit)
+        else:
+            done.append((unit, found))
+    with ProcessPoolExecutor(max(1, min(jobs, len(pending)))) as pool:
+        running: dict[Any, Unit] = {}
+        while running or (pending and time.monotonic() - began < seconds):
+            while pending and len(running) < jobs and time.monotonic() - began < seconds:
+                if (found := kept.get(pending[0].key())) is not None:  # another run was faster
+                    done.append((pending.pop(0), found))
+                    continue
+                unit = pending.pop(0)
+                running[pool.submit(measured, unit)] = unit
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                unit = running.pop(future)
+                found = future.result()
+                kept.put(unit.key(), found)
+                done.append((unit, found))
+                if verbose:
+                    lines = (
+                        found["rows"] if unit.part == "equivalents" else [r for r in found["rows"] if r[0] != "found"]
+                    )
+                    print(f"{found['seconds']:6.1f} s {unit.part} {Path(unit.model).parent.name} {unit.kind}{unit.start or ''}",
+                          *(f"\n    {row}" for row in lines), flush=True)  # fmt: skip
+    order = {unit: i for i, unit in enumerate(units)}
+    return sorted(done, key=lambda pair: order[pair[0]]), len(units) - len(done)
+
+
+def measured(unit: Unit) -> dict[str, Any]:
+    began = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = {"faults": _faults, "mutations": _mutations, "equivalents": _equivalent}[unit.part](unit)
+    return {"rows": rows, "seconds": time.monotonic() - began}
+
+
+def _faults(_: Unit) -> list[list[str]]:
+    """Known faults: found, or not told from their originals at the right tensor."""
+    rows = []
     for pair in pairs():
         result = check(graph.load(pair.before), graph.load(pair.after))
         first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
         place = result.cause if first is None else first.tensor
-        if result.verdict != "different" or place != pair.blame:
-            wrong.append(f"  {result.verdict} at {place}, expected {pair.blame}: {pair.title} ({pair.source})")
-    print(f"known faults: {len(pairs())}, found at the right place: {len(pairs()) - len(wrong)}")
-    print(*wrong, sep="\n" if wrong else "")
-    return len(wrong)
+        right = result.verdict == "different" and place == pair.blame and (first is None or bool(first.node))
+        found = f"{result.verdict} at {place}, expected {pair.blame}: {pair.title} ({pair.source})"
+        rows.append(["found" if right else "missed", found])
+    return rows
 
 
-def mutations() -> int:
-    """Mutations that change the function and were not seen."""
-    from test_mutations import HARMLESS, MODELS, mutations, outcome, proto_of
-
-    seen: dict[str, str] = {}
-    for name in MODELS:
-        original = graph.load(proto_of(name))
-        seen |= {what: outcome(original, proto) for what, proto in mutations(name)}
-    kept = {w for w, verdict in seen.items() if verdict == "equivalent"}
-    missed = {w for w in kept if not any(w.startswith(known) for known in HARMLESS)}
-    counts = Counter(v.partition(":")[0] for v in seen.values())
-    print(f"planted mutations: {len(seen)}; {dict(counts)}; missed: {len(missed)}")
-    for what in sorted(kept):
-        print(f"  {what}: " + next((why for k, why in HARMLESS.items() if what.startswith(k)), "MISSED"))
-    return len(missed)
-
-
-def equivalents(models: Path, only: str, kinds: list[str], seconds: float) -> int:
-    """False alarms among pairs that are equivalent."""
-    if not (models / "catalog.json").is_file():
-        print(f"equivalent pairs: none, {models} is not there")
-        return 0
-    counts: Counter[str] = Counter()
-    lines: list[str] = []
-    began = time.monotonic()
-    for path in sorted(models.glob("*/*.onnx"), key=lambda p: p.stat().st_size):
-        if only not in str(path) or time.monotonic() - began > seconds:
+def _mutations(unit: Unit) -> list[list[str]]:
+    """Mutations: found, invalid, harmless and why, or missed."""
+    path = unit.model
+    try:
+        dims, original, samples = _opened(path, first=2)  # along an axis of one, much is the same
+    except PorterError as error:
+        return [["refused", str(error.where)]]
+    rows = []
+    for number, (what, node, proto) in enumerate(mutations(onnx.load(path))):
+        if not unit.start <= number < unit.start + CHUNK:
             continue
         try:
-            dims, original, samples = _opened(path)
+            mutant = graph.load(proto, dims)
+            result = check(original, mutant, inputs=samples)
         except PorterError as error:
-            lines.append(f"  refused {path.parent.name}: {error.where}")
+            rows.append(["invalid", f"{what}: {error.where}"])
             continue
-        for kind in kinds:
-            at = time.monotonic()
-            word, why = _pair(path, dims, original, samples, kind)
-            counts[word] += 1
-            line = f"  {word:15} {path.parent.name} {kind} {time.monotonic() - at:.1f} s {why}"
-            print(line, flush=True)
-            if word != "equivalent":
-                lines.append(line)
-    total = sum(n for word, n in counts.items() if word in ("equivalent", "false alarm", "unknown"))
-    print(f"equivalent pairs: {total}; {dict(counts)}")
-    return counts["false alarm"] + counts["unknown"]
+        first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
+        if result.verdict == "different":
+            at = first.node if first is not None else "the interface"
+            rows.append(["found", f"{what}: at {at}, done to {node}"])
+            continue
+        why = harmless(what, original, Subject(mutant), samples)
+        rows.append(["harmless" if why else "missed", f"{what}: {why or result.message}"])
+    return rows
 
 
-def _opened(path: Path) -> tuple[dict[str, int], Subject, list]:
+def _equivalent(unit: Unit) -> list[list[str]]:
+    try:
+        dims, original, samples = _opened(unit.model)
+    except PorterError as error:
+        return [["refused", str(error.where)]]
+    word, why = _pair(Path(unit.model), dims, original, samples, unit.kind)
+    return [[word, why]]
+
+
+@cache
+def _opened(path: str, first: int = 1) -> tuple[dict[str, int], Subject, list]:
     """A model at the least dims on which it runs, with draws and edges. PorterError where it runs at none."""
     free = [d for d in graph.dims(graph.read(path)) if d.follows is None]
     for size in SIZES:
-        dims = {d.name: 1 if all(p.endswith("[0]") for p in d.places) else size for d in free}
+        dims = {d.name: first if all(p.endswith("[0]") for p in d.places) else size for d in free}
         try:
             original = Subject(graph.load(path, dims))
             samples = [*(check.draw(original.model, i) for i in range(DRAWS)), *check.edges(original.model)]
@@ -117,13 +229,15 @@ def _opened(path: Path) -> tuple[dict[str, int], Subject, list]:
             return dims, original, samples
         except PorterError as error:
             last = error
+    if first > 1:
+        return _opened(path)
     raise last
 
 
 def _pair(path: Path, dims: dict[str, int], original: Subject, samples: list, kind: str) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 made = KINDS[kind](path, Path(folder))
         except NotApplicable as reason:
             return "not applicable", str(reason)
@@ -132,7 +246,7 @@ def _pair(path: Path, dims: dict[str, int], original: Subject, samples: list, ki
         try:
             known = {d.name for d in graph.dims(graph.read(made))}
             other = graph.load(made, {k: v for k, v in dims.items() if k in known})
-            result = check(original, other, inputs=samples)
+            result = check(original, other)
         except PorterError as error:
             return "false alarm" if not _broken(made) else "tool broke it", str(error).replace("\n", " ")[:150]
         if result.verdict == "equivalent":
@@ -149,6 +263,60 @@ def _broken(made: Path) -> bool:
     except Exception:
         return True
     return False
+
+
+def _rows(part: str, done: list[tuple[Unit, Any]]) -> Iterator[tuple[str, str, str]]:
+    for unit, found in done:
+        if unit.part == part:
+            for word, why in found["rows"]:
+                yield word, f"{Path(unit.model).parent.name} {unit.kind}".strip(), why
+
+
+def _known(done: list[tuple[Unit, Any]]) -> int:
+    rows = list(_rows("faults", done))
+    wrong = [why for word, _, why in rows if word != "found"]
+    print(f"known faults: {len(rows)}, found at the right place: {len(rows) - len(wrong)}")
+    print(*(f"  {why}" for why in wrong), sep="\n" if wrong else "", end="\n" if wrong else "")
+    return len(wrong)
+
+
+def _planted(done: list[tuple[Unit, Any]]) -> int:
+    rows = list(_rows("mutations", done))
+    counts = Counter(word for word, _, _ in rows if word != "refused")
+    models = len({model for _, model, _ in rows})
+    print(f"planted mutations: {sum(counts.values())} in {models} models; {dict(counts)}")
+    for word, model, why in rows:
+        if word in ("harmless", "missed"):
+            print(f"  {word:8} {model} {why}")
+    return counts["missed"]
+
+
+def _equivalents(done: list[tuple[Unit, Any]]) -> int:
+    rows = list(_rows("equivalents", done))
+    counts = Counter(word for word, _, _ in rows)
+    pairs = [(word, why) for word, _, why in rows if word in ("equivalent", "false alarm", "unknown")]
+    how = Counter(why for word, why in pairs if word == "equivalent")
+    print(f"equivalent pairs: {len(pairs)}; {dict(counts)}; decided by {dict(how)}")
+    for word, model, why in rows:
+        if word != "equivalent":
+            print(f"  {word:14} {model} {why}")
+    return counts["false alarm"] + counts["unknown"]
+
+
+REPORTS = {"faults": _known, "mutations": _planted, "equivalents": _equivalents}
+
+
+@cache
+def _sources() -> str:
+    """A hash of what computes a verdict: the checker and what it stands on, these scripts, and the tools."""
+    digest = hashlib.sha256()
+    folders = [ROOT / "porter" / name for name in ("formats", "graph", "ops", "check")] + [HERE]
+    for path in sorted(p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".onnxtxt")):
+        digest.update(f"{path.relative_to(ROOT)}".encode() + path.read_bytes())
+    for name in TOOLS:
+        with contextlib.suppress(PackageNotFoundError):
+            digest.update(f"{name}{version(name)}".encode())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":
