@@ -100,7 +100,7 @@ class Check(Instrument):
 
     def _region(self, stage: Stage, rewrite: Rewrite, contract: Contract) -> dict[str, Any]:
         assert rewrite.before is not None and rewrite.after is not None
-        before = _unrounded(rewrite.before, rewrite.exact) if contract.kind is Kind.ALGEBRAIC else rewrite.before
+        before = unrounded(rewrite.before, rewrite.exact) if contract.kind is Kind.ALGEBRAIC else rewrite.before
         sample = check.draw(rewrite.before, self.seed)
         verdict = check.compare(before, rewrite.after, contract, sample, subject=stage.name)
         if not verdict.ok:
@@ -172,7 +172,7 @@ def weaker(a: Contract, b: Contract) -> Contract:
     return max(a, b, key=lambda contract: _STRICTNESS.index(contract.kind))
 
 
-def _unrounded(model: Model, exact: Mapping[str, np.ndarray]) -> Model:
+def unrounded(model: Model, exact: Mapping[str, np.ndarray]) -> Model:
     """The region with its constants as the rule means them, in float64: what `algebraic` is about."""
     if not exact:
         return model
