@@ -1,9 +1,8 @@
 """A batch normalization folded into the convolution before it."""
 
-import numpy as np
-
 from porter.pipeline import rounding
 from porter.rewrite import rewrite
+from porter.rewrite.terms import lift
 
 contract = rounding
 
@@ -21,10 +20,10 @@ def constants(m):
 
 
 @conv_batchnorm.to
-def folded(op, x, m, *, scale, bias, mean, var, epsilon, conv):
-    w, b = m.constant("w"), m.constant("b")
-    wide = np.float64
-    factor = scale.astype(wide) / np.sqrt(var.astype(wide) + epsilon)
-    weight = w.astype(wide) * factor.reshape(-1, *[1] * (w.ndim - 1))
-    shift = bias.astype(wide) + ((0.0 if b is None else b.astype(wide)) - mean.astype(wide)) * factor
-    return op.Conv(x, weight.astype(w.dtype), shift.astype(w.dtype), **conv)
+def folded(op, x, w, b=None, *, m, scale, bias, mean, var, epsilon, conv):
+    factor = scale / op.Sqrt(lift(var) + epsilon)
+    columns = (-1, *[1] * (len(m.shape("w")) - 1))
+    shifted = lift(-mean if b is None else b - mean)
+    dtype = m.constant("w").dtype
+    weight = op.folded(w * op.Reshape(factor, columns), dtype)
+    return op.Conv(x, weight, op.folded(bias + shifted * factor, dtype), **conv)

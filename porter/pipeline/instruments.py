@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from porter import check, graph, ops
+from porter import check, formats, graph, ops
 from porter.check import Contract, Kind, Verdict
 from porter.check.execution import Subject
 from porter.check.field import agree
-from porter.errors import PorterError
+from porter.errors import CheckFailed, PorterError
 from porter.graph import Model, make_tensor
 from porter.pipeline.cache import Cache, key
 from porter.pipeline.failure import Evidence, StepFailed
@@ -106,8 +106,14 @@ class Check(Instrument):
         if not verdict.ok:
             self._stop(stage, verdict, rewrite, Evidence(rewrite.before, rewrite.after, sample), contract)
         metric = verdict.metric
-        if contract.kind is Kind.ALGEBRAIC:
-            agreement = agree(before, rewrite.after, seed=self.seed)
+        for stored, exact in rewrite.folded:
+            beyond = np.abs(stored.astype(np.float64) - exact) > formats.of(stored.dtype.name).ulp(exact) / 2
+            if beyond.any():
+                found = f"{int(beyond.sum())} of {beyond.size} stored elements are further off"
+                where = f"{stage.name}: a constant folded at node {rewrite.place}"
+                raise CheckFailed(where, expected="what its expression comes to, within half an ulp", found=found)
+        if contract.kind is Kind.ALGEBRAIC or rewrite.meant is not None:
+            agreement = agree(unrounded(rewrite.before, rewrite.exact), rewrite.meant or rewrite.after, seed=self.seed)
             metric["field_chance"] = agreement.chance  # of agreeing there although they differ; 1 where undecided
         return metric
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ from porter.graph import (
     new_node,
     new_value,
 )
-from porter.rewrite.regions import canonical
+from porter.ops import evaluate, float64
+from porter.rewrite.regions import canonical, region
 from porter.rewrite.rule import Match, Rule
-from porter.rewrite.terms import REST, Apply, Const, Param, Rest, Term, Var, first
+from porter.rewrite.terms import REST, Apply, Const, Folded, Param, Rest, Term, Var, first
 
 #: the domain of fused operators that ONNX has no name for
 DOMAIN = "porter"
@@ -34,26 +36,47 @@ DOMAIN = "porter"
 @dataclass(frozen=True)
 class Built:
     """New nodes in order of evaluation, not yet in the graph; the values that replace the outputs; the weights made
-    for them.
+    for them; those of the weights that were folded from terms, with what these came to in float64.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
     weights: tuple[Value, ...]
+    folded: Mapping[Value, np.ndarray]
+
+    def drop(self, graph: Graph) -> None:
+        """Undo the building: nothing uses what it read, and its weights are no initializers."""
+        for value in self.weights:
+            del graph.initializers[value.name or ""]
+        for node in reversed(self.nodes):
+            for position in range(len(node.inputs)):
+                node.replace_input_with(position, None)
 
 
-def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...], used: set[str]) -> Built:
+def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...], used: set[str], *, fold: bool = True) -> Built:
     """The nodes of the terms. Numbers take the type of the pattern's first output, sequences of integers are int64.
 
-    `used` are the names of the graph; those of new values are added.
+    `used` are the names of the graph; those of new values are added. Without `fold`, terms that would be folded into
+    weights stay nodes: what the rewrite means before it rounds.
     """
     if m.rule.fused and m.rule.target is None and not m.rule.is_onnx:
         terms = _with_function(model, m, terms)
     nodes: list[Node] = []
     weights: list[Value] = []
+    folded: dict[Value, np.ndarray] = {}
     done: dict[object, Any] = {}
     stem = m.outputs[0].name or m.rule.name
     floating = dtype(m.outputs[0])
+
+    def stored(array: np.ndarray) -> Value:
+        key = (array.dtype, array.shape, array.tobytes())
+        if key not in done:
+            name = fresh(f"{stem}/{'x'.join(map(str, array.shape)) or 'scalar'}", used)
+            done[key] = new_value(name, array.dtype, array.shape)
+            done[key].const_value = make_tensor(array, name=name)
+            graph.register_initializer(done[key])
+            weights.append(done[key])
+        return done[key]
 
     def value(term: Term | None) -> Value | None:
         term = first(term)
@@ -63,15 +86,15 @@ def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...], used: s
             case Var(name):
                 return m.binding.values[name]
             case Const(data):
-                array = _array(data, floating)
-                key = (array.dtype, array.shape, array.tobytes())
-                if key not in done:
-                    name = fresh(f"{stem}/{'x'.join(map(str, array.shape)) or 'scalar'}", used)
-                    done[key] = new_value(name, array.dtype, array.shape)
-                    done[key].const_value = make_tensor(array, name=name)
-                    graph.register_initializer(done[key])
-                    weights.append(done[key])
-                return done[key]
+                return stored(_array(data, floating))
+            case Folded(computed, to) if fold:
+                if term not in done:
+                    exact = _computed(model, graph, m, computed, used)
+                    done[term] = stored(exact.astype(to))
+                    folded[done[term]] = exact
+                return done[term]
+            case Folded(computed):
+                return value(computed)
             case Given(known):
                 return known
             case Apply():
@@ -91,7 +114,15 @@ def build(model: Model, graph: Graph, m: Match, terms: tuple[Term, ...], used: s
         raise TypeError(f"{type(term).__name__} cannot be built")
 
     outputs = tuple(value(term) for term in terms)
-    return Built(tuple(nodes), outputs, tuple(weights))  # type: ignore[arg-type]
+    return Built(tuple(nodes), outputs, tuple(weights), folded)  # type: ignore[arg-type]
+
+
+def _computed(model: Model, graph: Graph, m: Match, term: Term, used: set[str]) -> np.ndarray:
+    """What a term over constants comes to in float64."""
+    made = build(model, graph, m, (term,), set(used))
+    found = evaluate(region(made.nodes, [], made.outputs), {}, float64)
+    made.drop(graph)
+    return np.asarray(next(iter(found.values())))
 
 
 @dataclass(frozen=True, eq=False)

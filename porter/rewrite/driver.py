@@ -16,6 +16,7 @@ from porter.graph import (
     Model,
     Node,
     Value,
+    constant,
     constant_tensor,
     dtype,
     fresh,
@@ -44,6 +45,8 @@ class Rewrite:
     is compared then. `key` is equal for equal regions. `exact` holds constants of `before` that the rule knows
     without their rounding (sqrt(2) for 1.4142135): `algebraic` is about these. `rounds` says that a number was
     rounded to be stored on the other side (a merged scale): such a change is `rounding`, whatever its rule claims.
+    `meant` is `after` with such constants as the expressions that they were folded from, `folded` holds what was stored
+    and what that came to.
     """
 
     number: int
@@ -55,6 +58,8 @@ class Rewrite:
     exact: Mapping[str, np.ndarray] = field(default_factory=dict)
     key: str = ""
     rounds: bool = False
+    meant: Model | None = None
+    folded: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @property
     def place(self) -> str:
@@ -128,14 +133,10 @@ def rewrite_once(model: Model, graph: Graph, m: Match, number: int, known: Known
     functions = set(model.functions)
     built = build(model, graph, m, m.terms, known.used(graph))
     reason = _cannot_stand(m, built)
-    record = None if reason else _record(model, m, built, number, known.types)
+    record = None if reason else _record(model, graph, m, built, number, known)
     if record is None:
         m.refuse(reason or m.reason or "the replacement has another type or shape")
-        for value in built.weights:
-            del graph.initializers[value.name or ""]
-        for node in reversed(built.nodes):
-            for position in range(len(node.inputs)):
-                node.replace_input_with(position, None)
+        built.drop(graph)
         for key in set(model.functions) - functions:
             del model.functions[key]
         return None
@@ -143,7 +144,7 @@ def rewrite_once(model: Model, graph: Graph, m: Match, number: int, known: Known
     return record
 
 
-def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, list[Value]]) -> Rewrite | None:
+def _record(model: Model, graph: Graph, m: Match, built: Built, number: int, known: Known) -> Rewrite | None:
     nodes = m.nodes
     sources = _sources(nodes)
     kinds = tuple(node.op_type for node in nodes)
@@ -160,10 +161,10 @@ def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, 
     if content(before) == content(after):
         m.refuse("the replacement is what is there already")
         return None
-    if key not in types:
+    if key not in known.types:
         ops.infer(after)
-        types[key] = [value for node in after.graph for value in node.outputs] + list(after.graph.outputs)
-    found = types[key]
+        known.types[key] = [value for node in after.graph for value in node.outputs] + list(after.graph.outputs)
+    found = known.types[key]
     for old, new in zip(m.outputs, found[len(found) - len(m.outputs) :], strict=True):
         if dtype(old) is not None and (
             dtype(new) != dtype(old) or (_static(old) and tuple(new.shape or ()) != tuple(old.shape or ()))
@@ -178,9 +179,14 @@ def _record(model: Model, m: Match, built: Built, number: int, types: dict[str, 
     for value, wanted in m.binding.exact.items():
         if value in copies:
             exact[copies[value]] = np.broadcast_to(np.asarray(wanted), shape(value) or ())
-    return Rewrite(
-        number, m.rule.name, kinds, sources, before, after, exact, key, any(_rounds(node) for node in built.nodes)
-    )
+    meant, folded = None, tuple[tuple[np.ndarray, np.ndarray], ...]()
+    if built.folded:
+        spelled = build(model, graph, m, m.terms, set(known.used(graph)), fold=False)
+        meant = region(spelled.nodes, inputs, spelled.outputs, model.functions, opset=model.opset_imports.get("", 24))
+        spelled.drop(graph)
+        folded = tuple((constant(value), exact) for value, exact in built.folded.items())  # type: ignore[misc]
+    rounds = bool(folded) or any(_rounds(node) for node in built.nodes)
+    return Rewrite(number, m.rule.name, kinds, sources, before, after, exact, key, rounds, meant, folded)
 
 
 def _without(nodes: Sequence[Node], reads: Sequence[Value]) -> list[Node]:

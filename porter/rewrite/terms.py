@@ -25,6 +25,8 @@ REST = "__rest__"
 class Term:
     """One value of a pattern; Python's operators build ONNX's."""
 
+    __array_ufunc__ = None  # an array on the left leaves the operator to the term
+
     def __add__(self, other: Any) -> Term:
         return Apply("Add", (self, lift(other)))
 
@@ -121,6 +123,16 @@ class Shared(Term):
     term: Term
 
 
+@dataclass(frozen=True, eq=False)
+class Folded(Term):
+    """What a term over constants comes to: computed in float64 and rounded once, to be stored. Checks of algebra see
+    the term itself.
+    """
+
+    term: Term
+    dtype: np.dtype
+
+
 def lift(value: Any) -> Term | None:
     """The term of a Python value: terms and None stay, numbers and arrays become constants."""
     return value if value is None or isinstance(value, Term) else Const(value)
@@ -158,6 +170,10 @@ class Operators:
         """a * b * c, however it is bracketed."""
         a, b, c = lift(a), lift(b), lift(c)
         return Either((a * b * c, a * (b * c), b * (a * c)))
+
+    def folded(self, term: Term, dtype: Any) -> Term:
+        """The value of a term over constants, as a stored constant of a type."""
+        return Folded(term, np.dtype(dtype))
 
     def scaled(self, x: Term, factor: float) -> Term:
         """x times a known number, or divided by its reciprocal."""

@@ -43,7 +43,7 @@ class Decided(Instrument):
         if rewrite.before is None or rewrite.after is None:
             return
         if rewrite.key not in self._known:
-            found = agree(unrounded(rewrite.before, rewrite.exact), rewrite.after)
+            found = agree(unrounded(rewrite.before, rewrite.exact), rewrite.meant or rewrite.after)
             self._known[rewrite.key] = "" if found.equal else str(found)
         self._count(stage, self._known[rewrite.key], f"{rewrite.rule} at {rewrite.place}")
 
@@ -112,7 +112,7 @@ def main() -> int:
             print(f"refused {name}: {error.where}", flush=True)
             continue
         good, total = sum(n for (_, y), n in seen.counts.items() if y), sum(seen.counts.values())
-        print(f"{name:28} {good:5} of {total:5}  {good / max(total, 1):6.1%}", flush=True)
+        print(f"{name:28} {good:5} of {total:5}  {good / total if total else 1:6.1%}", flush=True)
         if said.undecided:
             print(*(f"    {place}: {why}" for place, why in seen.undecided.items()), sep="\n")
         rows.append((name, seen.counts))
