@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all bench lint faults
+.PHONY: help setup demo test test-all bench lint faults formats
 help:
 	@echo "make demo      port a real sentence encoder to the four default targets and show what it cost"
 	@echo "make test      lint-free fast tests        make test-all  all tests"
 	@echo "make bench     seconds, memory and kernels per model and target, the checker beside polygraphy: build/bench/"
 	@echo "make faults    known miscompilations and planted ones are found, equivalent models are not: both counts"
+	@echo "make formats   every code of every number format, every conversion, ONNX's low-bit cases on each target"
 	@echo "make lint      ruff, mypy, import-linter"
 
 $(STAMP): pyproject.toml
@@ -36,6 +37,9 @@ bench: $(STAMP)
 faults: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,faults]'
 	OMP_NUM_THREADS=1 $(BIN)/python tests/check/faults/run.py
+
+formats: $(STAMP)
+	$(BIN)/python -W ignore tests/formats/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

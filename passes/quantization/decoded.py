@@ -54,6 +54,8 @@ def _plain(node: Node) -> bool:
     zero = constant(node.inputs[2])
     if zero is None or zero.astype("float32").any():
         return False
+    if node.op_type == "QuantizeLinear" and zero.dtype.name == "float4_e2m1fn":
+        return False  # there it turns -0 into 0
     if node.op_type == "QuantizeLinear":
         kind = dtype(node.inputs[2])
         assert kind is not None

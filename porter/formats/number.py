@@ -216,7 +216,9 @@ def _step(x: np.ndarray, rounding: Rounding) -> np.ndarray:
         case "down":
             return np.floor(x)
         case "away":
-            return np.copysign(np.floor(np.abs(x) + 0.5), x)
+            size = np.abs(x)
+            low = np.floor(size)  # size + 0.5 would round: the number below 0.5 plus 0.5 is 1
+            return np.copysign(np.where(size - low >= 0.5, low + 1, low), x)
     raise PorterError(f"rounding {rounding!r}", expected="nearest, zero, up, down or away")
 
 

@@ -68,6 +68,9 @@ def quantize_linear(
         x = xp.cast(x, scale.dtype)
     ratio = x / scale
     if dtype in FLOAT_CODES:
+        if y_zero_point is not None and dtype.name == "float4_e2m1fn":
+            # the zero point is added: -0 becomes 0, in ONNX's case of this type alone
+            ratio = xp.where(xp.equal(ratio, 0), xp.full((), 0, ratio.dtype), ratio)
         return to_code(xp, ratio, dtype, saturate)
     rounded = xp.round(ratio)
     if y_zero_point is not None:

@@ -260,10 +260,11 @@ class Emitter:
         old, new = self.plan.types[s.arg].dtype, s.type.dtype
         arg = self.place(s.arg, layout.part)
         floats = np.dtype(old).kind not in "biu"
-        if old == SCALE and new == "float32":
-            self.put(s.name, self._power_of_two(s.name, arg))
-        elif SCALE in (old, new):
-            raise CannotEmit(f"a cast of {old} to {new}: only what codes of {SCALE} stand for is computed with")
+        if old == SCALE and new != SCALE:
+            number = self._power_of_two(s.name, arg)
+            self.put(s.name, number if new == "float32" else self.select.copy(s.name, number.layout, new, number))
+        elif new == SCALE:
+            raise CannotEmit(f"a cast of {old} to {new}: NKI has no conversion to it")
         elif DTYPES.get(old) == DTYPES.get(new) and "bool" not in (old, new):
             self.put(s.name, arg)
         elif new == "bool":
@@ -279,10 +280,15 @@ class Emitter:
             self.put(s.name, self.select.copy(s.name, Layout(layout.part, arg.layout.free), new, arg))
 
     def _power_of_two(self, name: str, codes: Place) -> Place:
-        """2 to the code less 127, as the float32 whose exponent the code is; code 0 (2**-127) becomes 0."""
-        layout = codes.layout
+        """2 to the code less 127: the float32 whose exponent is the code. Codes 0 (a subnormal) and 255 (NaN) have a bit more."""
+        layout, emit = codes.layout, self.select.emit
         whole = self.select.copy(f"{name}_code", layout, "int32", codes)
-        bits = self.select.emit("shl", f"{name}_bits", layout, "int32", [whole, 23])
+        bits = emit("shl", f"{name}_exponent", layout, "int32", [whole, 23])
+        for end in (0, 255):
+            there = self.select.copy(f"{name}_is{end}", layout, "int32",
+                                     emit("eq", f"{name}_at{end}", layout, "bool", [whole, end]))  # fmt: skip
+            there = emit("shl", f"{name}_bit{end}", layout, "int32", [there, 22])
+            bits = emit("or", f"{name}_bits{end}", layout, "int32", [bits, there])
         made = self.w.buffer(name, layout, "float32")
         groups = self.w.groups(layout.free, [made, bits])
         source = self.w.view(bits, groups)

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from porter.targets.trainium.simulator.memory import Chip
-from porter.tile.program import Param, Program, Tile, types
+from porter.tile.program import Dot, Param, Program, Tile, walk
 
 OCP, LEGACY = "float8_e4m3fn", "float8_e4m3"
 FIRST_WITH_OCP = 4  # the generation of the core that multiplies float8_e4m3fn
@@ -18,9 +18,10 @@ T = TypeVar("T")
 
 
 def flavoured(program: Program, chip: Chip) -> Program:
-    """The program with E4M3 as the chip has it."""
-    found = {p.dtype for p in program.params} | {t.dtype for t in types(program).values()}
-    return program if chip.generation >= FIRST_WITH_OCP or OCP not in found else _renamed(program)
+    """The program with E4M3 as the chip's matrix unit has it; without a product there is no such unit to please."""
+    if chip.generation >= FIRST_WITH_OCP or not any(isinstance(s, Dot) for s in walk(program.body)):
+        return program
+    return _renamed(program)
 
 
 def _renamed(thing: T) -> T:
