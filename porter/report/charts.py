@@ -172,3 +172,106 @@ def timeline(lines: Mapping[str, Sequence[int]]) -> str:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
         said = "; ".join(f"{n.replace(chr(10), ', ')}: at most {max(v):,} bytes" for n, v in lines.items())
         return _svg(figure, "timeline", "Memory over time", f"Bytes of intermediates alive at each launch. {said}.")
+
+
+EXACT = 300.0  # dB that stand for 'equal'; drawn at the top of what else is there
+
+
+def _lines(axes: Any, series: Mapping[str, Sequence[float | None]], top: float, marks: Sequence[str]) -> None:
+    """Decibels along the graph, one series each: a line, or marks alone where there is no line style."""
+    for i, (name, values) in enumerate(series.items()):
+        places = [(x, min(y, top)) for x, y in enumerate(values, 1) if y is not None]
+        if not places:
+            continue
+        dots = marks[i] == "."
+        axes.plot(*zip(*places, strict=True), color=SERIES[i % 8], label=name, linewidth=0 if dots else 1.5,
+                  linestyle="" if dots else marks[i], marker="." if dots else "", markersize=4)  # fmt: skip
+
+
+def _top(series: Mapping[str, Sequence[float | None]]) -> float:
+    return max((y for values in series.values() for y in values if y is not None and y < EXACT), default=150.0) + 8
+
+
+def along(
+    key: str,
+    title: str,
+    series: Mapping[str, Sequence[float | None]],
+    x: str,
+    first: tuple[int, str] | None = None,
+    marks: Sequence[str] = ("-", "--", ".", "-.", ":", "-", "--", "."),
+) -> str:
+    """Signal to error along the graph; `first` marks a place with its name. '' without figures."""
+    if not any(y is not None for values in series.values() for y in values):
+        return ""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes()
+        top = _top(series)
+        _lines(axes, series, top, marks)
+        if first is not None:
+            axes.axvline(first[0], color=INK, linewidth=1, linestyle=":")
+            for i, values in enumerate(series.values()):
+                if first[0] <= len(values) and (y := values[first[0] - 1]) is not None:
+                    axes.plot(first[0], min(y, top), "o", color=SERIES[i % 8], markersize=7, fillstyle="none")
+            right = first[0] > 0.6 * max(len(v) for v in series.values())
+            axes.annotate(first[1], (first[0], 1), xycoords=("data", "axes fraction"), textcoords="offset points",
+                          xytext=(-5 if right else 5, 4), ha="right" if right else "left", color=INK)  # fmt: skip
+        axes.set_xlabel(x)
+        axes.set_ylabel("signal to error, dB")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=min(len(series), 4), fontsize=9)
+        said = "; ".join(
+            f"{name}: from {worst[0]:.1f} to {worst[1]:.1f} dB"
+            for name, values in series.items()
+            if (known := [y for y in values if y is not None])
+            for worst in [(min(known), max(known))]
+        )
+        mark = f" The models part at number {first[0]}, {first[1]}." if first is not None else ""
+        return _svg(figure, key, title, f"{title}. {said}.{mark}")
+
+
+def histogram(key: str, tensor: str, decades: Sequence[float], counts: Mapping[str, Sequence[int]]) -> str:
+    """How many elements differ by how much, by power of ten; '' where none does."""
+    if not any(map(sum, counts.values())):
+        return ""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=3.0)
+        for i, (name, heights) in enumerate(counts.items()):
+            axes.stairs(heights, decades, color=SERIES[i], label=name, linewidth=1.6, linestyle=("-", "--")[i % 2],
+                        fill=False)  # fmt: skip
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"1e{x:g}"))
+        axes.set_xlabel("difference from float64")
+        axes.set_ylabel("elements")
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize=9)
+        peaks = "; ".join(
+            f"{name}: most often about 1e{decades[max(range(len(h)), key=h.__getitem__)]:.1f}"
+            for name, h in counts.items()
+            if sum(h)
+        )
+        return _svg(figure, key, f"Differences at {tensor}", f"Elements by size of their difference. {peaks}.")
+
+
+def shares(key: str, steps: Sequence[str], parts: Mapping[str, Sequence[float]]) -> str:
+    """Stacked bars, one a step: what part of the final error it made, split by cause; '' without steps."""
+    if not steps:
+        return ""
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(height=0.9 + 0.34 * len(steps))
+        rows = range(len(steps))
+        for sign in (1, -1):
+            left = [0.0] * len(steps)
+            for i, (name, values) in enumerate(parts.items()):
+                width = [100 * v if v * sign > 0 else 0.0 for v in values]
+                axes.barh(rows, width, left=left, color=SERIES[i], edgecolor=PAPER, linewidth=0.6, height=0.62,
+                          label=name if sign > 0 else None, hatch=("", "//")[i % 2])  # fmt: skip
+                left = [a + b for a, b in zip(left, width, strict=True)]
+        axes.set_yticks(list(rows), steps)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.axvline(0, color=RULE, linewidth=1)
+        axes.set_xlabel("share of the final error, percent")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.5 / (0.9 + 0.34 * len(steps))), ncols=2, fontsize=9)
+        said = "; ".join(
+            f"{step}: " + ", ".join(f"{name} {100 * v[i]:.1f} percent" for name, v in parts.items())
+            for i, step in enumerate(steps)
+        )
+        return _svg(figure, key, "Error ledger", said + ".")

@@ -38,3 +38,10 @@ def percent(part: float, whole: float) -> str:
     """A share; below a hundredth of a percent it says so."""
     share = 100 * part / whole if whole else 0.0
     return "<0.01 %" if 0 < share < 0.01 else f"{share:.3g} %"
+
+
+def decibel(value: Any) -> str:
+    """Signal to error; 300 and more is exact."""
+    if not isinstance(value, int | float):
+        return "–" if value is None else str(value)
+    return "exact" if value >= 300 else f"{value:.1f} dB"

@@ -10,6 +10,7 @@ from porter.errors import PorterError
 if TYPE_CHECKING:
     from porter.compare import Comparison
     from porter.compare.trial import Trial
+    from porter.report.divergence import Divergence
 
 HEAT = 60  # layers in the heat map, the worst first; the rest are in the JSON and CSV
 
@@ -57,10 +58,26 @@ def of_port(document: Mapping[str, Any]) -> str:
     )
 
 
-def of_check(document: Mapping[str, Any]) -> str:
-    """The page of a check."""
+def of_check(document: Mapping[str, Any], seen: Divergence | None = None) -> str:
+    """The page of a check; with `seen`, where the models part along the graph."""
     models = " and ".join(document.get("models", ()))
-    return _render(title=f"porter check {models}".rstrip(), kind="check", document=document)
+    words: dict[str, Any] = {"growth": "", "histogram": "", "rows": [], "bars": []}
+    if seen is not None:
+        charts = _charts()
+        at = next(((i, p.node) for i, p in enumerate(seen.points, 1) if p.tensor == seen.first), None)
+        series = {
+            "first model": [p.own_db for p in seen.points],
+            "second model, accumulated": [p.after_db for p in seen.points],
+            "second model, isolated": [p.alone_db for p in seen.points],
+        }
+        words["growth"] = charts.along("growth", "Error along the graph", series, "tensor", at)
+        least = sorted(seen.points, key=lambda p: (p.alone_db if p.alone_db is not None else 400.0, p.after_db))
+        words["rows"] = least[:HEAT]
+        if (h := seen.histogram) is not None:
+            counts = {"first model": h.before, "second model": h.after}
+            words["histogram"] = charts.histogram("differences-chart", h.tensor, h.decades, counts)
+            words["bars"] = list(zip(h.decades, h.before, h.after, strict=False))
+    return _render(title=f"porter check {models}".rstrip(), kind="check", document=document, seen=seen, **words)
 
 
 def _charts() -> Any:
@@ -94,6 +111,7 @@ def _render(**words: Any) -> str:
         "seconds": numbers.seconds,
         "figure": numbers.figure,
         "percent": numbers.percent,
+        "decibel": numbers.decibel,
     }
     return env.get_template("page.html").render(**words)
 
