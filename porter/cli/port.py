@@ -97,6 +97,7 @@ def command(
             force=force,
             cache=not no_cache,
             progress=say,
+            details=bool(report),
         )
         document = result.to_json()
         for t, device in zip(document["targets"], devices, strict=True):
@@ -114,7 +115,7 @@ def command(
         if report:
             from porter.report import of_port
 
-            options.write_text(report, of_port(document))
+            options.write_text(report, of_port(document, result))
         emit(document)
     if not as_json:
         click.echo(show(document))

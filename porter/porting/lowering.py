@@ -14,6 +14,7 @@ from porter.device import Device
 from porter.errors import CheckFailed
 from porter.pipeline.cache import Cache, sources
 from porter.porting.checks import KernelCheck, check_kernel
+from porter.porting.coverage import coverage
 from porter.porting.kernels import Distinct, Program
 from porter.tile.form import Cut
 from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Step, Target, Whole
@@ -39,6 +40,15 @@ class Lowered:
             "languages": dict(Counter(e.language for e in self.kernels.values())),
             "host": sum(calls[name] for name in self.host), "host_ops": host_ops,
         }  # fmt: skip
+
+    def coverage(self, program: Program) -> list[dict[str, Any]]:
+        """Of each kernel: sizes, tiles and edges that its checks covered."""
+        calls = Counter(launch.kernel for launch in program.launches)
+        return [
+            {"name": n, "language": e.language, "calls": calls[n], "ok": n in self.checks and self.checks[n].ok,
+             **coverage(e.kernel.program, self.checks.get(n))}
+            for n, e in self.kernels.items()
+        ]  # fmt: skip
 
     def metric(self) -> dict[str, Any]:
         """The worst kernel of each check."""

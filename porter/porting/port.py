@@ -22,13 +22,29 @@ from porter.device import Device
 from porter.errors import CheckFailed
 from porter.graph import Model
 from porter.pipeline.cache import Cache
+from porter.pipeline.ledger import Steps
 from porter.porting import assemble, endtoend, lowering
-from porter.porting.kernels import program_of
+from porter.porting.kernels import Program, program_of
+from porter.porting.lowering import Lowered
 from porter.precision import plans
 from porter.tile.target import target_of
 
 PIPELINES = {name: plans.pipeline(name) for name in plans.PRECISIONS}
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Found:
+    """What one target's port was made of, for who wants to show it: filled in as far as the port came."""
+
+    device: Device
+    model: Model
+    sample: Mapping[str, np.ndarray]
+    steps: Steps = field(default_factory=Steps)
+    final: Model | None = None
+    program: Program | None = None
+    lowered: Lowered | None = None
+    audit: list[Any] = field(default_factory=list)  # rows of porter.precision.audit, where a narrow format was asked
 
 
 @dataclass
@@ -43,8 +59,10 @@ class TargetReport:
     end_to_end: dict[str, Any] = field(default_factory=dict)
     toolchain: dict[str, Any] | None = None
     estimate: dict[str, Any] = field(default_factory=dict)
+    coverage: list[dict[str, Any]] = field(default_factory=list)  # what the checks of each kernel covered
     message: str = ""
     unchecked: str = ""  # what could not be checked here, and the extra that would
+    found: Found | None = None  # with details=True
 
     def step(
         self, name: str, contract: str, metric: dict[str, Any], began: float, rewrites: int = 0, status: str = "ok"
@@ -64,7 +82,17 @@ class TargetReport:
     def json(self) -> dict[str, Any]:
         document = {
             k: getattr(self, k)
-            for k in ("target", "status", "bundle", "steps", "kernels", "end_to_end", "toolchain", "estimate")
+            for k in (
+                "target",
+                "status",
+                "bundle",
+                "steps",
+                "kernels",
+                "end_to_end",
+                "toolchain",
+                "estimate",
+                "coverage",
+            )
         }
         return {
             **document,
@@ -110,22 +138,26 @@ class Options:
     force: bool = False
     cache: bool = True
     calibrate: str = ""
+    details: bool = False
 
 
 def port(
     model: Path | str, *, targets: Sequence[Device], out: Path | str, dims: Mapping[str, int] | None = None,
     precision: str = "fp32", budgets: Sequence[Budget] = (), inputs: Mapping[str, np.ndarray] | None = None,
     emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, calibrate: str = "",
-    progress: Progress | None = None,
+    progress: Progress | None = None, details: bool = False,
 ) -> PortResult:  # fmt: skip
-    """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception."""
+    """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception.
+
+    `details` keeps what each port was made of, in `TargetReport.found`.
+    """
     plans.known(precision)
     path, out = Path(model), Path(out)
     assemble.check_destination(out, force)
     loaded = graph.load(path, dims or {})
     if inputs is not None:
         inputs = checked_inputs(loaded, inputs)
-    options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache, calibrate)
+    options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache, calibrate, details)
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     bound = {d: int(n) for d, n in (dims or {}).items()}
     say = progress or (lambda *_: None)
@@ -169,17 +201,22 @@ def _port_one(
     target = target_of(device.family)
     sample = dict(options.inputs) if options.inputs is not None else check.draw(model)
     kept = evidence.with_name(f"{evidence.name}-failed")
+    found = Found(device, model, sample)
+    report.found = found if options.details else None
     plan = plans.plan(options.precision, options.budgets, model, device, sample, options.calibrate, progress)
     result = pipeline.run(
         model, plan.stages, device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
+        instruments=[found.steps] if options.details else [],
     )  # fmt: skip
     report.steps += [s.json() for s in result.steps]
 
     began = time.perf_counter()
     program = program_of(result.model)
+    found.final, found.program = result.model, program
     cache = Cache.open("kernels", no_cache=not options.cache)
     lowered = lowering.emit(program, target, device)
+    found.lowered = lowered
     report.kernels = lowered.json(program)
     # the toolchain works in processes of its own: it compiles while the checks run here
     pool = ThreadPoolExecutor(2)
@@ -193,7 +230,7 @@ def _port_one(
         lowering.check(
             program, lowered, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of)
         )
-        report.kernels = lowered.json(program)
+        report.kernels, report.coverage = lowered.json(program), lowered.coverage(program)
         report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
         began = time.perf_counter()
         report.toolchain, report.unchecked = compiled.result()
@@ -210,7 +247,7 @@ def _port_one(
         report.step(
             "audit",
             "exact",
-            plans.audited(plan, model, device, result.model, lowering.products(program, lowered)),
+            plans.audited(plan, model, device, result.model, lowering.products(program, lowered), found.audit),
             began,
         )
 

@@ -94,11 +94,13 @@ def audited(
     device: Device,
     final: Model,
     launches: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]],
+    rows: list[audit.Row] | None = None,
 ) -> dict[str, Any]:
     """The audit of a port as a metric. Raises CheckFailed where what was built differs from the plan without a rule.
 
     launches    (source layers, products asked of the kernel's text, products in the compiled kernel); a kernel on the host
                 multiplies as 'host'
+    rows        receives the rows of the audit, one a layer, for who wants to show them
     """
     if plan.formats is None:
         return {}
@@ -109,6 +111,8 @@ def audited(
     audit.integers(narrow, device)
     built, compiled = (audit.products_of((s, row) for s, row in ((x[0], x[i]) for x in seen)) for i in (1, 2))
     found = audit.audit(before, final, plan.formats, device, built, compiled)
+    if rows is not None:
+        rows += found.rows
     found.settle(device)
     extra = (
         {"seconds_bf16": plan.found.seconds_bf16, "seconds": plan.found.seconds, "bound": plan.found.bound}

@@ -45,3 +45,8 @@ def decibel(value: Any) -> str:
     if not isinstance(value, int | float):
         return "–" if value is None else str(value)
     return "exact" if value >= 300 else f"{value:.1f} dB"
+
+
+def share(value: float) -> str:
+    """A part of one as a percentage; nothing is not negative."""
+    return f"{100 * value + 0.0:.1f} %".replace("-0.0 %", "0.0 %")

@@ -10,6 +10,7 @@ from porter.errors import PorterError
 if TYPE_CHECKING:
     from porter.compare import Comparison
     from porter.compare.trial import Trial
+    from porter.porting.port import PortResult
     from porter.report.divergence import Divergence
 
 HEAT = 60  # layers in the heat map, the worst first; the rest are in the JSON and CSV
@@ -48,14 +49,57 @@ def of_comparison(result: Comparison) -> str:
     )
 
 
-def of_port(document: Mapping[str, Any]) -> str:
-    """The page of a port."""
+def of_port(document: Mapping[str, Any], result: PortResult | None = None) -> str:
+    """The page of a port; with the result of `port(..., details=True)`, its kernels, errors and formats too."""
+    words: dict[str, Any] = {"devices": [], "timeline": "", "memories": [], "heat": {}, "sources": []}
+    words |= {"ledgers": [], "audits": [], "layers": "", "inputs": {}}
+    if result is not None:
+        words |= _ported(document, result)
     return _render(
         title=f"porter port {document['model']}",
         kind="port",
         document=document,
         steps=[(t["target"], t["steps"]) for t in document["targets"]],
+        **words,
     )
+
+
+def _ported(document: Mapping[str, Any], result: PortResult) -> dict[str, Any]:
+    from porter.compare.matrix import matrix
+    from porter.porting.coverage import said
+    from porter.report import ported
+
+    charts = _charts()
+    able = [("", t) for r in result.targets if (t := ported.trial(r)) is not None]
+    devices = [_device(charts, phase, t, i) for i, (phase, t) in enumerate(able) if t.rows]
+    covered = {t["target"]: {c["name"]: c | {"said": said(c)} for c in t["coverage"]} for t in document["targets"]}
+    for device in devices:
+        for k in device["kernels"]:
+            k["coverage"] = covered[device["name"]].get(k["used"].name)
+    ledgers = []
+    for i, r in enumerate(result.targets):
+        entries = ported.ledger(r)
+        if not entries:
+            continue
+        worst = max(entries, key=lambda e: e["error_db"])["output"]
+        kept = [e for e in entries if e["output"] == worst]
+        parts = {k: [e[k] for e in kept] for k in ("format", "accumulation")}
+        ledgers.append((r.target, charts.shares(f"ledger{i}", [e["step"] for e in kept], parts), kept))
+    series = {t.device.name: [row.error_db for row in t.rows] for _, t in able}
+    lines = ("-", "--", "-.", ":")
+    return {
+        "devices": devices,
+        "timeline": charts.timeline({t.device.name: t.memory.timeline for _, t in able}),
+        "memories": [(t.device.name, t.memory) for _, t in able],
+        "heat": _heat(matrix([t for _, t in able])),
+        "sources": _linked([(t.device.name, t) for _, t in able]),
+        "ledgers": ledgers,
+        "audits": [(r.target, rows) for r in result.targets if (rows := ported.audit(r))],
+        "layers": charts.along(
+            "layers-chart", "Error by layer", series, "launch", marks=[lines[i % 4] for i in range(64)]
+        ),
+        "inputs": ported.inputs(result.targets[0]) if result.targets else {},
+    }
 
 
 def of_check(document: Mapping[str, Any], seen: Divergence | None = None) -> str:
@@ -112,6 +156,7 @@ def _render(**words: Any) -> str:
         "figure": numbers.figure,
         "percent": numbers.percent,
         "decibel": numbers.decibel,
+        "share": numbers.share,
     }
     return env.get_template("page.html").render(**words)
 
@@ -142,6 +187,7 @@ def _device(charts: Any, phase: str, trial: Trial, number: int) -> dict[str, Any
                 "layers": [r.layer for r in rows],
                 "id": f"k-{number}-{used.name}",
                 "sources": sorted({s for r in rows for s in r.sources}),
+                "coverage": None,
             }
         )
         # x from the bytes that the model of the device counts, so that a kernel bound by memory lies on the slope
@@ -186,14 +232,16 @@ def _heat(matrix: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(able: list[tuple[str, Trial]], result: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
+    return _linked([(_name(phase, trial, result), trial) for phase, trial in able])
+
+
+def _linked(able: list[tuple[str, Trial]]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Each node of the source model, and the kernels that it went into: name of the device, id of the kernel."""
     found: dict[str, dict[str, str]] = {}
-    for number, (phase, trial) in enumerate(able):
+    for number, (name, trial) in enumerate(able):
         known = {k.name for k in trial.kernels}
         for row in trial.rows:
             if row.kernel in known:
                 for source in row.sources:
-                    found.setdefault(source, {})[f"k-{number}-{row.kernel}"] = (
-                        f"{_name(phase, trial, result)} {row.kernel}"
-                    )
+                    found.setdefault(source, {})[f"k-{number}-{row.kernel}"] = f"{name} {row.kernel}"
     return [(s, sorted((label, key) for key, label in ks.items())) for s, ks in found.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -18,10 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 pytest.importorskip("jinja2", reason="the extra 'report' is not installed")
 pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")
 
-from porter import report
+from porter import check, graph, report
 from porter.compare.comparing import compare
 from porter.device import load_device
+from porter.porting import coverage
+from porter.porting.port import port
 from porter.report import charts, numbers
+from porter.report.divergence import divergence, sample_of
 
 TARGETS = ("gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200")
 
@@ -49,7 +53,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in (("w", (20, 7)), ("b", (7,)))
@@ -64,6 +68,11 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ),
         path,
     )
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(path: Path) -> Any:
     return compare(path, targets=[load_device(n) for n in TARGETS], dims={"batch": 6})
 
 
@@ -72,17 +81,69 @@ def text(result: Any) -> str:
     return report.of_comparison(result)
 
 
-def test_the_page_asks_nobody_for_anything(text: str) -> None:
-    page = Page(text)
-    assert all(s.startswith("#") for s in page.sources), page.sources
-    assert not {"link", "iframe", "img", "object"} & set(page.tags)
-    assert not re.search(r"@import|url\((?!#)|\bfetch\(|XMLHttpRequest", text)
+@pytest.fixture(scope="module")
+def ported(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
+    """The document of a port and its page."""
+    out = tmp_path_factory.mktemp("port") / "out"
+    made = port(path, targets=[load_device("trainium")], out=out, dims={"batch": 6}, precision="bf16", details=True)
+    return made.to_json(), report.of_port(made.to_json(), made)
 
 
-def test_links_lead_somewhere_and_ids_are_unique(text: str) -> None:
-    page = Page(text)
-    assert len(page.ids) == len(set(page.ids))
-    assert page.links and all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+@pytest.fixture(scope="module")
+def checked(path: Path) -> str:
+    """The page of a check of the model against one whose bias is another."""
+    wrong = onnx.load(path)
+    bias = wrong.graph.initializer[1]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(1.5), bias.name))
+    onnx.save(wrong, other := path.with_name("wrong.onnx"))
+    found = check.check(str(path), str(other), dims={"batch": 6}, explain=True)
+    before, after = (graph.load(p, {"batch": 6}) for p in (path, other))
+    assert found.first_divergence is not None
+    seen = divergence(before, after, sample_of(before, found.draws[-1]), found.first_divergence.tensor)
+    return report.of_check(found.json(), seen)
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest) -> str:
+    """The page of each command."""
+    match request.param:
+        case "compare":
+            return request.getfixturevalue("text")
+        case "port":
+            return request.getfixturevalue("ported")[1]
+    return request.getfixturevalue("checked")
+
+
+every_page = pytest.mark.parametrize("page", ["compare", "port", "check"], indirect=True)
+
+
+@every_page
+def test_the_page_asks_nobody_for_anything(page: str) -> None:
+    found = Page(page)
+    assert all(s.startswith("#") for s in found.sources), found.sources
+    assert not {"link", "iframe", "img", "object"} & set(found.tags)
+    assert not re.search(r"@import|url\((?!#)|\bfetch\(|XMLHttpRequest", page)
+
+
+@every_page
+def test_links_lead_somewhere_and_ids_are_unique(page: str) -> None:
+    found = Page(page)
+    assert len(found.ids) == len(set(found.ids))
+    assert found.links and all(link.startswith("#") and link[1:] in found.ids for link in found.links)
+
+
+@every_page
+def test_who_listens_or_has_no_mouse_can_use_it(page: str) -> None:
+    """A language, one first heading, headings without a gap, cells with heads, charts with names, what scrolls has focus."""
+    found = Page(page)
+    assert '<html lang="en">' in page and found.tags.count("h1") == 1 and found.tags.count("main") == 1
+    levels = [int(t[1]) for t in found.tags if re.fullmatch("h[1-6]", t)]
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels
+    assert not re.search(r"<th(?![^>]*scope=)[ >]", page)
+    assert all(re.search(r'tabindex="0" aria-label="[^"]+"', pre) for pre in re.findall(r"<pre[^>]*>", page))
+    for chart in found.charts:
+        assert chart["role"] == "img" and all(i in found.ids for i in str(chart["aria-labelledby"]).split())
+    assert found.tags.count("table") >= len(found.charts) > 0
 
 
 def test_every_chart_has_a_title_and_its_table(text: str) -> None:
@@ -127,6 +188,50 @@ def test_equal_comparisons_give_equal_pages(result: Any, text: str) -> None:
     assert report.of_comparison(result) == text
 
 
+def test_a_port_shows_what_its_checks_covered(ported: tuple[Any, str]) -> None:
+    document, page = ported
+    covered = document["targets"][0]["coverage"]
+    assert {c["name"] for c in covered} and all(c["ok"] and c["grid"] >= c["points"] >= 1 for c in covered)
+    assert all(a["tile"] <= a["extent"] or a["steps"] == 1 for c in covered for a in c["axes"])
+    for c in covered:
+        assert f"source of {c['name']}" in page and coverage.said(c) in page
+    for words in (
+        "Error ledger",
+        "quantization.bf16",
+        "Precision audit",
+        "Error by layer",
+        "Memory over time",
+        "standard normal",
+    ):
+        assert words in page
+
+
+def test_an_edge_that_no_point_met_is_said() -> None:
+    axes = [{"name": "m", "extent": 9, "tile": 4, "role": "grid", "steps": 3, "edge": 1}]
+    said = coverage.said({"points": 1, "grid": 3, "axes": axes, "edges": {"met": [], "not met": ["m"]}})
+    assert said == "text on 1 of 3 grid points, tile program on all; edges not met: m: 1 of 4 lanes"
+
+
+def test_a_check_shows_where_the_models_part(checked: str) -> None:
+    way = re.search(r'<ol class="way".*?</ol>', checked, re.DOTALL)
+    assert way is not None
+    roles = re.findall(r'<li class="(\w*)">.*?<code>(.*?)</code>', way[0], re.DOTALL)
+    assert roles == [("input", "/dense&lt;&amp;&gt;"), ("first", "/bias"), ("output", "/softmax")]
+    row = re.search(r'<tr class="here"><th scope="row">/bias</th>.*?</tr>', checked, re.DOTALL)
+    assert row is not None, "the table marks the node"
+    alone, after, own = re.findall(r'<td class="n">([-\d.]+) dB</td>', row[0])
+    assert float(own) > 100 > float(alone) and float(after) < 100, "what is isolated there is the fault"
+
+
+def test_isolated_error_tells_the_fault_from_what_follows(path: Path) -> None:
+    wrong = onnx.load(path)
+    bias = wrong.graph.initializer[1]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(1.5), bias.name))
+    before, after = graph.load(path, {"batch": 6}), graph.load(wrong, {"batch": 6})
+    seen = {p.tensor: p for p in divergence(before, after, sample_of(before, "draw 0"), "s").points}
+    assert seen["y"].after_db < 40 < 100 < (seen["y"].alone_db or 0), "the softmax is right on right inputs"
+
+
 def test_a_port_and_a_check_have_pages_too() -> None:
     step = {
         "name": "cleanup",
@@ -147,7 +252,7 @@ def test_a_port_and_a_check_have_pages_too() -> None:
         "estimate": {},
         "message": "it differs",
     }
-    page = report.of_port({"model": "m.onnx", "dims": {"n": 2}, "targets": [failed]})
+    page = report.of_port({"model": "m.onnx", "dims": {"n": 2}, "targets": [failed | {"coverage": []}]})
     assert "it differs" in page and "max_abs 0.25" in page and "0 of 1 steps" in page
     page = report.of_check(
         {
@@ -167,13 +272,15 @@ addEventListener("error", e => seen.push("error: " + e.message));
 addEventListener("securitypolicyviolation", e => seen.push("blocked: " + e.blockedURI));
 for (const n of ["log", "warn", "error"]) console[n] = (...a) => seen.push(n + ": " + a.join(" "));
 addEventListener("load", () => setTimeout(() => {
-  const link = document.querySelector('#devices a[href^="#k-"]'); link.click();
+  const link = document.querySelector('#devices a[href^="#k-"]') ?? document.querySelector("nav a"); link.click();
   setTimeout(() => {
-    const open = document.querySelector(link.getAttribute("href")).open;
+    const to = document.querySelector(link.getAttribute("href"));
+    const open = to.tagName !== "DETAILS" || to.open;
+    const here = to.getBoundingClientRect().top < innerHeight;
     const wide = document.documentElement.scrollWidth > innerWidth;
     const out = document.createElement("pre"); out.id = "probe";
     const asked = performance.getEntriesByType("resource").map(r => r.name);
-    out.textContent = JSON.stringify({seen, asked, open, wide}); document.body.append(out);
+    out.textContent = JSON.stringify({seen, asked, open, here, wide}); document.body.append(out);
   }, 50);
 }, 50));
 </script>"""
@@ -181,14 +288,15 @@ addEventListener("load", () => setTimeout(() => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
 @pytest.mark.parametrize("width", [1280, 420])
-def test_a_browser_shows_it_without_a_complaint(text: str, tmp_path: Path, width: int) -> None:
+@every_page
+def test_a_browser_shows_it_without_a_complaint(page: str, tmp_path: Path, width: int) -> None:
     """No error or message in the console, no request, kernels open by their links, no sideways scrolling of the page."""
     file = tmp_path / "report.html"
-    file.write_text(text.replace("<title>", PROBE + "<title>", 1), encoding="utf-8")
+    file.write_text(page.replace("<title>", PROBE + "<title>", 1), encoding="utf-8")
     run = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
            f"--window-size={width},900",
            "--virtual-time-budget=4000", "--dump-dom", file.as_uri()]  # fmt: skip
     shown = subprocess.run(run, capture_output=True, text=True, timeout=120, check=True).stdout
     probe = re.search(r'<pre id="probe">(.*?)</pre>', shown)
     assert probe is not None
-    assert json.loads(probe[1]) == {"seen": [], "asked": [], "open": True, "wide": False}
+    assert json.loads(probe[1]) == {"seen": [], "asked": [], "open": True, "here": True, "wide": False}
