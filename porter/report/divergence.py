@@ -114,7 +114,7 @@ def divergence(before: Model, after: Model, sample: Mapping[str, np.ndarray], fi
     worst = min((p for p in points if p.tensor in outputs), key=lambda p: p.after_db, default=None)
     shown = first if first in shared else worst.tensor if worst is not None else ""
     bars = _histogram(shown, truth[names[shown]], own[names[shown]], theirs[shown]) if shown else None
-    path, links = _path(after, first, {p.tensor: p for p in points}, set(outputs)) if first else ((), ())
+    path, links = _path(after, first, {p.tensor: p for p in points}, list(outputs)) if first else ((), ())
     return Divergence(
         str(getattr(sample, "label", "the given inputs")), tuple(points), first, bars, path, links,
         dict(getattr(sample, "why", {})), max(0, len(shared) - len(alone)),
@@ -161,7 +161,7 @@ def _histogram(name: str, truth: np.ndarray, own: np.ndarray, after: np.ndarray)
 
 
 def _path(
-    model: Model, first: str, points: Mapping[str, Point], outputs: set[str]
+    model: Model, first: str, points: Mapping[str, Point], outputs: list[str]
 ) -> tuple[tuple[Stop, ...], tuple[tuple[int, int], ...]]:
     """The producers of the first diverging node's inputs, the node, and the shortest way to an output."""
     flow = nx.DiGraph()
