@@ -61,8 +61,11 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
+    """In another dtype: the nearest number there, or (`bits`) what the same bits mean there."""
+
     arg: int
     dtype: str
+    bits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +297,16 @@ def _simplify(form: Form, node: Node) -> Node | int:
     match node:
         case Iota(affine=affine, dtype=dtype) if not affine.terms:
             return Const(affine.const, dtype)
-        case Cast(arg=arg, dtype=dtype):
+        case Cast(arg=arg, dtype=dtype, bits=bits):
             inner = form[arg]
             if inner.dtype == dtype:
                 return arg
+            if bits:
+                if isinstance(inner, Cast) and inner.bits:
+                    return form.add(Cast(inner.arg, dtype, bits=True))
+                if isinstance(inner, Const):
+                    return Const(_python(np.asarray(inner.value).astype(inner.dtype).view(dtype)), dtype)
+                return node
             if isinstance(inner, Const):
                 with np.errstate(all="ignore"):
                     return Const(_python(np.asarray(inner.value, inner.dtype).astype(dtype)), dtype)

@@ -27,8 +27,8 @@ def show(form: Form) -> str:
                 what = f"iota {affine}"
             case Elementwise(op=op, args=args):
                 what = f"{op} {', '.join(names[a] for a in args)}"
-            case Cast(arg=arg):
-                what = f"cast {names[arg]}"
+            case Cast(arg=arg, bits=bits):
+                what = f"cast {'bits ' if bits else ''}{names[arg]}"
             case Reduce(op=op, arg=arg, axes=over):
                 what = f"reduce {op} {names[arg]} over {', '.join(over)}"
             case Dot(a=a, b=b, axes=over):

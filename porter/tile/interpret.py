@@ -209,6 +209,8 @@ class _Machine:
                 arrays = [_computed(self.values[a]) for a in args]
                 with np.errstate(all="ignore"):
                     return ELEMENTWISE[op][1](*arrays)
+            case Cast(arg=arg, type=t, bits=True):
+                return np.asarray(self.values[arg], order="C").view(np.dtype(t.dtype))
             case Cast(arg=arg, type=t):
                 with np.errstate(all="ignore"):
                     return self.values[arg].astype(np.dtype(t.dtype))

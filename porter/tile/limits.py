@@ -37,6 +37,9 @@ class Limits:
     integer: bool = False  # the matrix unit multiplies int8 by int8 into int32, faster than bf16
     subbyte: bool = False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
 
+    lacking: frozenset[str] = frozenset()  # number formats that the language has no word for: their codes lie in bytes
+    saturating: frozenset[str] = frozenset()  # those whose casts saturate where numpy's overflow
+
     @property
     def apart(self) -> int:
         """How many of the last positions of an access the tiler must not merge with their neighbours."""

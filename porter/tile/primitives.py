@@ -94,6 +94,13 @@ def _cast(p: Puller, e: Equation, at: Position, _: int) -> int:
     return p.form.add(Cast(p.pull(e.operands[0], at), str(np.dtype(e.settings["new_dtype"]))))
 
 
+def _bits(p: Puller, e: Equation, at: Position, _: int) -> int:
+    source, dtype = p.dtype(e.operands[0]), str(np.dtype(e.settings["new_dtype"]))
+    if p.shape(e.operands[0]) != p.shape(e.outputs[0]):
+        raise Cut(f"{source} read as {dtype}, which has another width")
+    return p.form.add(Cast(p.pull(e.operands[0], at), dtype, bits=True))
+
+
 def _logical_shift(p: Puller, e: Equation, at: Position, _: int) -> int:
     if np.dtype(p.dtype(e.outputs[0])).kind != "u":
         raise Cut("a logical shift of signed integers")
@@ -309,7 +316,8 @@ RULES: dict[str, Rule] = {
     **{primitive: _elementwise(op) for primitive, op in _ELEMENTWISE.items()},
     "integer_pow": _power, "square": _square, "clamp": _clamp, "round": _round, "erfc": _erfc,
     "shift_right_logical": _logical_shift, "select_n": _select,
-    "convert_element_type": _cast, "copy": _same, "copy_p": _same, "stop_gradient": _same, "optimization_barrier": _same,
+    "convert_element_type": _cast, "bitcast_convert_type": _bits,
+    "copy": _same, "copy_p": _same, "stop_gradient": _same, "optimization_barrier": _same,
     "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "transpose": _transpose, "slice": _slice,
     "split": _split, "rev": _rev, "pad": _pad, "concatenate": _concatenate, "iota": _iota, "gather": gather,
     "dynamic_slice": dynamic_slice, "dynamic_update_slice": dynamic_update_slice, "scatter": scatter("last"),

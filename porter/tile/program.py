@@ -117,11 +117,13 @@ class Elementwise:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """name = arg in another dtype, rounded to nearest even; float to integer truncates."""
+    """name = arg in another dtype, rounded to nearest even; float to integer truncates. bits: the same bits, read as that
+    dtype, which is as wide (a code of fewer than eight bits lies in a byte)."""
 
     name: str
     type: Tile
     arg: str
+    bits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

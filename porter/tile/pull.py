@@ -204,7 +204,7 @@ class Puller:
     def _pad_load(self, node: int, leaving: list[tuple[Index, int]], pad: Const) -> int | None:
         """A load (perhaps cast) that leaves its tensor exactly where the pad value is wanted: the load pads."""
         n = self.form[node]
-        if isinstance(n, Cast):
+        if isinstance(n, Cast) and not n.bits:
             back = np.asarray(pad.value, pad.dtype).astype(n.dtype).astype(self.form[n.arg].dtype)
             inner = self._pad_load(n.arg, leaving, Const(_scalar(back), self.form[n.arg].dtype))
             return None if inner is None else self.form.add(Cast(inner, n.dtype))

@@ -9,11 +9,12 @@ A scale per block of the sum stays where it is: it belongs to the terms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from porter.tile import program
-from porter.tile.form import Cast, Dot, Elementwise, Form, Node
+from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Node
 
 FLOAT_CODES = {
     "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e5m2", "float8_e3m4", "float8_e4m3fnuz", "float8_e5m2fnuz",
@@ -91,20 +92,20 @@ def joined(form: Form, node: Node, *, integer: bool = False) -> Node | int:
     return replace(node, a=operands[0], b=operands[1])
 
 
-def clamped(made: Mapping[str, program.Elementwise | program.Full], name: str, limit: float) -> bool:
-    """Whether every number of a tile program's value lies within +-limit (or is NaN): min(max(x, -limit), limit), perhaps
-    beside a NaN that a select lets through. `made` is what elementwise operations and fills define, by name."""
+def clamped(made: Callable[[Any], Any], value: Any, limit: float) -> bool:
+    """Whether every number of a value lies within +-limit (or is NaN): min(max(x, -limit), limit), perhaps beside a NaN
+    that a select lets through. `made` is what defines a value: a node of a form, a statement of a tile program."""
 
-    def bound(arg: str, sign: int) -> bool:
-        d = made.get(arg)
-        return isinstance(d, program.Full) and sign * float(d.value) <= limit
+    def bound(arg: Any, sign: int) -> bool:
+        d = made(arg)
+        return isinstance(d, Const | program.Full) and sign * float(d.value) <= limit
 
-    d = made.get(name)
-    if not isinstance(d, program.Elementwise):
+    d = made(value)
+    if not isinstance(d, Elementwise | program.Elementwise):
         return False
     if d.op == "select":
-        test = made.get(d.args[0])
-        if not isinstance(test, program.Elementwise) or test.op != "ne" or test.args[0] != test.args[1]:
+        test = made(d.args[0])
+        if not isinstance(test, Elementwise | program.Elementwise) or test.op != "ne" or test.args[0] != test.args[1]:
             return False
         return test.args[0] in d.args[1:] and any(clamped(made, a, limit) for a in d.args[1:])
     if d.op in ("min", "max"):
@@ -112,10 +113,10 @@ def clamped(made: Mapping[str, program.Elementwise | program.Full], name: str, l
         bounds = [a for a in d.args if bound(a, sign)]
         rest = [a for a in d.args if a not in bounds]
         other = "max" if d.op == "min" else "min"
-        inner = made.get(rest[0]) if len(rest) == 1 else None
+        inner = made(rest[0]) if len(rest) == 1 else None
         return (
             bool(bounds)
-            and isinstance(inner, program.Elementwise)
+            and isinstance(inner, Elementwise | program.Elementwise)
             and inner.op == other
             and any(bound(a, -sign) for a in inner.args)
         )

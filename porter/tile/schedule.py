@@ -14,6 +14,7 @@ import numpy as np
 
 from porter.tile import form as F
 from porter.tile import program as P
+from porter.tile.codes import BYTE, is_code
 from porter.tile.elementwise import ELEMENTWISE, identity
 
 
@@ -72,6 +73,9 @@ class _Scheduler:
         t = self.types[name]
         if axes <= set(t.axes):
             return name
+        if is_code(t.dtype):  # no arithmetic on codes, but on the bytes that they lie in
+            byte = self._emit(P.Cast, P.Tile(BYTE, t.axes), name, True)
+            return self._emit(P.Cast, self._type(t.dtype, axes | set(t.axes)), self._along(byte, axes), True)
         nothing: P.Scalar = 0
         if t.dtype == "bool":
             nothing = False
@@ -147,11 +151,11 @@ class _Scheduler:
                 return self._emit(P.Full, P.Tile(dtype), value)
             case F.Iota(affine=affine, dtype=dtype):
                 return self._emit(P.Iota, self._type(dtype, axes), affine)
-            case F.Cast(arg=arg, dtype=dtype):
+            case F.Cast(arg=arg, dtype=dtype, bits=bits):
                 source = self.value(arg)
-                name = self._emit(P.Cast, self._type(dtype, axes), source)
+                name = self._emit(P.Cast, self._type(dtype, axes), source, bits)
                 for a in axes & self.ragged:
-                    if (source, a) in self.beyond:
+                    if (source, a) in self.beyond and not bits:
                         self.beyond[name, a] = self.beyond[source, a]
                 return name
             case F.Elementwise(op=op, args=args, dtype=dtype):

@@ -66,8 +66,8 @@ def _block(body: tuple[Statement, ...], indent: str) -> Iterator[str]:
                 yield f"{indent}{name}: {_type(t)} = iota {affine}"
             case Elementwise(name, t, op, args):
                 yield f"{indent}{name}: {_type(t)} = {op} {', '.join(args)}"
-            case Cast(name, t, arg):
-                yield f"{indent}{name}: {_type(t)} = cast {arg}"
+            case Cast(name, t, arg, bits):
+                yield f"{indent}{name}: {_type(t)} = cast {'bits ' if bits else ''}{arg}"
             case Mask(name, t, arg, axis, identity):
                 yield f"{indent}{name}: {_type(t)} = mask {arg} on {axis} to {_scalar(identity)}"
             case Reduce(name, t, op, arg, axes):
@@ -96,7 +96,7 @@ _FORMS = {
     "load": rf"{_TYPE} = load {_ACCESS}( pad (?P<pad>\S+))?",
     "full": rf"{_TYPE} = full (?P<value>\S+)",
     "iota": rf"{_TYPE} = iota (?P<affine>.+)",
-    "cast": rf"{_TYPE} = cast (?P<arg>\S+)",
+    "cast": rf"{_TYPE} = cast (?P<bits>bits )?(?P<arg>\S+)",
     "mask": rf"{_TYPE} = mask (?P<arg>\S+) on (?P<axis>\w+) to (?P<identity>\S+)",
     "reduce": rf"{_TYPE} = reduce (?P<op>\w+) (?P<arg>\S+) over (?P<over>.+)",
     "dot": rf"{_TYPE} = dot (?P<a>[^\s,]+), (?P<b>\S+) over (?P<over>.+?)( plus (?P<acc>\S+))? as (?P<precision>\w+)",
@@ -177,7 +177,7 @@ def _parse_block(
             case "iota":
                 body.append(Iota(g["name"], t, Affine.parse(g["affine"])))
             case "cast":
-                body.append(Cast(g["name"], t, g["arg"]))
+                body.append(Cast(g["name"], t, g["arg"], g["bits"] is not None))
             case "mask":
                 body.append(Mask(g["name"], t, g["arg"], g["axis"], _number(g["identity"])))
             case "reduce":

@@ -7,6 +7,7 @@ from typing import Any
 
 from porter.tile.canonical import canonical
 from porter.tile.choose import choose
+from porter.tile.codes import spelled
 from porter.tile.form import Form
 from porter.tile.limits import Limits
 from porter.tile.program import Program
@@ -25,7 +26,7 @@ def tile(
 
 def tile_form(form: Form, limits: Limits, *, name: str = "kernel") -> Program:
     """The tile program of an axis form."""
-    form = canonical(form, keep_last=limits.apart, integer=limits.integer)
+    form = spelled(canonical(form, keep_last=limits.apart, integer=limits.integer), limits.lacking, limits.saturating)
     program = schedule(form, choose(form, limits), name, product=limits.float32_product)
     verify(program)
     return program

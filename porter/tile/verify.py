@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from porter.errors import CheckFailed
 from porter.tile.elementwise import ELEMENTWISE
 from porter.tile.program import (
@@ -128,8 +130,10 @@ class _Verifier:
                 axes -= set(over)
                 if isinstance(s, Dot) and s.acc is not None and set(visible[s.acc].axes) - axes:
                     axes |= set(visible[s.acc].axes)
-            case Cast():
-                pass
+            case Cast(arg=arg, bits=True):
+                wide, given = np.dtype(s.type.dtype).itemsize, np.dtype(visible[arg].dtype).itemsize
+                if wide != given:
+                    self._fail(s.name, f"a value of {wide} bytes to read as {s.type.dtype}", f"{given}")
         if set(s.type.axes) != axes:
             self._fail(s.name, f"axes {sorted(axes)}", str(sorted(s.type.axes)))
 

@@ -19,9 +19,13 @@ TYPES: dict[str, tuple[str, str]] = {
     "float16": ("tl.float16", "fp16"), "bfloat16": ("tl.bfloat16", "bf16"),
     "float32": ("tl.float32", "fp32"), "float64": ("tl.float64", "fp64"),
     "float8_e4m3fn": ("tl.float8e4nv", "fp8e4nv"), "float8_e5m2": ("tl.float8e5", "fp8e5"),
-    "float8_e8m0fnu": ("tl.uint8", "u8"),  # codes in bytes: nothing is computed with them but what they stand for
 }  # fmt: skip
-SCALE = "float8_e8m0fnu"
+# Codes that Triton has no type for lie in bytes; porter.tile.codes spells out what they mean.
+CODES = frozenset(
+    {"float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4", "int2", "uint2"}
+)
+SATURATING = frozenset({"float8_e4m3fn", "float8_e5m2"})  # cvt.rn.satfinite
+TYPES |= dict.fromkeys(CODES, TYPES["uint8"])
 NARROW = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 _BINARY = {"add": "+", "sub": "-", "mul": "*", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
@@ -37,6 +41,8 @@ def kind(dtype: str) -> str:
     """'bool', 'integer', 'unsigned' or 'float'."""
     if dtype == "bool":
         return "bool"
+    if dtype in CODES:
+        return "unsigned"
     letter = np.dtype(_ml(dtype)).kind
     return {"i": "integer", "u": "unsigned"}.get(letter, "float")
 
@@ -56,6 +62,8 @@ def word(dtype: str) -> str:
 
 def literal(value: float | int | bool, dtype: str) -> str | None:
     """The value as a literal that Triton reads as this dtype beside a tile of it; None where that widens the tile."""
+    if dtype in CODES:
+        return str(int(np.asarray(value).astype(_ml(dtype)).view(np.uint8)))
     if kind(dtype) == "bool":
         return str(bool(value))
     if kind(dtype) != "float":

@@ -12,7 +12,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from porter.formats import of
 from porter.tile.elementwise import COMPARISONS
@@ -39,7 +39,7 @@ from porter.tile.target import CannotEmit
 from porter.triton import dots
 from porter.triton.access import address, affine
 from porter.triton.dots import Product
-from porter.triton.elementwise import NARROW, SCALE, TYPES, expression, fold, library, literal, word
+from porter.triton.elementwise import CODES, NARROW, SATURATING, TYPES, expression, fold, library, literal, word
 from porter.triton.scope import Plan, Scope, Value
 
 SHORT = ("bool", "int8", "int16", "uint8", "uint16")
@@ -192,8 +192,6 @@ class _Writer:
             other = f", mask={at.mask}"
             if s.pad is not None:
                 pad = ("1" if s.pad else "0") if boolean else literal(s.pad, s.type.dtype)
-                if s.type.dtype == SCALE:
-                    pad = str(int(of(SCALE).encode(s.pad).view("uint8")))
                 other += f", other={pad if pad is not None else '0.0'}"
         text = f"tl.load({text}{other})" + (" != 0" if boolean else "")
         axes = at.axes
@@ -241,17 +239,18 @@ class _Writer:
         scope, value = self.scope, self.scope.values[s.arg]
         if value.literal is not None:
             value = Value(scope.tensor(value, ()), (), value.dtype)
-        if s.type.dtype.startswith("float8") and not value.dtype.startswith("float8") and not self._saturated(s):
+        if s.bits:
+            if word(s.type.dtype) == word(value.dtype):
+                scope.values[s.name] = replace(value, dtype=s.type.dtype)
+            else:
+                scope.bind(s.name, f"{value.text}.to({word(s.type.dtype)}, bitcast=True)", value.axes, s.type.dtype)
+            return
+        if CODES & {s.type.dtype, value.dtype}:
+            raise CannotEmit(f"Triton has no type {(CODES & {s.type.dtype, value.dtype}).pop()}")
+        if s.type.dtype in SATURATING and value.dtype not in SATURATING and not self._saturated(s):
             raise CannotEmit(f"Triton's conversion to {s.type.dtype} saturates where the cast overflows")
         if s.type.dtype == value.dtype:
             scope.values[s.name] = value
-        elif s.type.dtype == SCALE:
-            raise CannotEmit(f"Triton has no conversion to {SCALE}")
-        elif value.dtype == SCALE:
-            scope.functions.add("power_of_two")
-            text = f"power_of_two({value.text})"
-            text = text if s.type.dtype == "float32" else f"{text}.to({word(s.type.dtype)})"
-            scope.bind(s.name, text, value.axes, s.type.dtype)
         elif s.type.dtype == "bool":
             text = f"{value.text}.to(tl.float32)" if value.dtype in NARROW else value.text
             scope.bind(s.name, f"{text} != 0", value.axes, "bool")
@@ -261,7 +260,7 @@ class _Writer:
     def _saturated(self, s: Cast) -> bool:
         """Whether what is cast was clamped to the format's range before, as QuantizeLinear does: then both conversions agree."""
         made = {d.name: d for d in walk(self.program.body) if isinstance(d, Elementwise | Full)}
-        return clamped(made, s.arg, of(s.type.dtype).max)
+        return clamped(made.get, s.arg, of(s.type.dtype).max)
 
     def _mask(self, s: Mask) -> None:
         scope, value = self.scope, self.scope.values[s.arg]

@@ -286,8 +286,12 @@ def _numpy(dtype: str) -> np.dtype:
 
 
 def _storage(dtype: str) -> np.dtype:
-    """How the interpreter holds elements in memory: bool as int8, bfloat16 and float8 as their bits."""
+    """How the interpreter holds elements in memory: bool as int8, bfloat16 and codes as their bits."""
     if dtype == "bool":
         return np.dtype(np.int8)
     kind = _numpy(dtype)
-    return np.dtype(f"uint{8 * kind.itemsize}") if dtype.startswith(("bfloat", "float8")) else kind
+    return (
+        np.dtype(f"uint{8 * kind.itemsize}")
+        if kind.kind not in "iubf" or (kind.itemsize == 1 and kind.kind == "f")
+        else kind
+    )

@@ -51,13 +51,6 @@ def nearest(x):
 
 
 @triton.jit
-def power_of_two(code):
-    """What a code of E8M0 stands for: 2 to the code less 127; 255 is NaN, 0 a subnormal float32."""
-    bits = tl.where(code == 255, 0x7FC00000, code.to(tl.int32) << 23)
-    return tl.where(code == 0, 0x00400000, bits).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def tanh(x):
     """Cephes below 0.625, else 1 - 2 / (exp(2 |x|) + 1)."""
     z = x * x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from porter.device import Device
 from porter.formats.matmul import PRECISIONS
 from porter.tile.limits import Limits
+from porter.triton.elementwise import CODES, SATURATING
 from porter.triton.roofline import rate
 
 # A product's tile, rows by columns by depth. Measured with Triton 3.9 for sm_90 and sm_100, float32 as bf16x6, 8 warps:
@@ -33,6 +34,8 @@ def limits(device: Device) -> Limits:
         cores=int(device["cores.count"]),
         least=(64, 16),  # one wgmma.m64n16: smaller tiles leave the warpgroup's instruction
         grid=int(device["grid.max"][0]),
+        lacking=CODES,
+        saturating=SATURATING,
         float32_product=float32_product(device),
         integer=device.get("peak.int8", 0.0) > device["peak.bf16"],
     )

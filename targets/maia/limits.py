@@ -6,6 +6,7 @@ from porter.device import Device
 from porter.tile.buffer import bufferize
 from porter.tile.limits import Limits
 from porter.tile.program import Full, Load, Program, walk
+from porter.triton.elementwise import CODES, SATURATING
 
 STEPS = 8  # of the tensor unit's rows, columns and depth in one product: long enough to hide its start, an assumption
 ELEMENTWISE_BYTES = 1 << 14  # of a tile that only elementwise operations touch: 64-byte DMA bursts, hundreds of them
@@ -27,6 +28,8 @@ def limits(device: Device) -> Limits:
         resident=elements // 2,
         whole=STEPS * columns,
         elementwise=ELEMENTWISE_BYTES // 4,
+        lacking=CODES,
+        saturating=SATURATING,
         float32_product="bf16x6",  # the tensor unit has no float32: its rates are of bf16 and narrower
     )
 

@@ -84,8 +84,8 @@ def _block(body: tuple[Statement, ...], pad: str) -> Iterator[str]:
                 yield f"{pad}toy.iota({n}, {_affine(affine)})"
             case Elementwise(name=n, op=op, args=args):
                 yield f"{pad}toy.vector({op!r}, {n}, {', '.join(args)})"
-            case Cast(name=n, arg=arg):
-                yield f"{pad}toy.move({n}, {arg})"
+            case Cast(name=n, arg=arg, bits=bits):
+                yield f"{pad}toy.{'bits' if bits else 'move'}({n}, {arg})"
             case Mask(name=n, arg=arg, axis=axis, identity=v):
                 yield f"{pad}toy.mask({n}, {arg}, {axis}, {_number(v)})"
             case Reduce(name=n, op=op, arg=arg, axes=axes):

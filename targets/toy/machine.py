@@ -197,6 +197,9 @@ class Machine:
     def move(self, to: Tile, source: Tile) -> None:
         self._write("move", MOVE, to, [source], source.data)
 
+    def bits(self, to: Tile, source: Tile) -> None:
+        self._write("bits", MOVE, to, [source], np.asarray(source.data, order="C").view(to.data.dtype))
+
     def vector(self, op: str, to: Tile, *args: Tile) -> None:
         with np.errstate(all="ignore"):
             self._write(op, VECTOR[op], to, args, np.asarray(VECTOR[op].run(*(a.data for a in args))))

@@ -81,6 +81,8 @@ class Body:
                 return Value(self.names(name), dtype, None, iota=affine)
             case Elementwise():
                 return self.elementwise(s)
+            case Cast(bits=True):
+                raise CannotEmit(f"{s.name} reads the bits of {s.arg} as {s.type.dtype}")
             case Cast(name=name, type=t, arg=arg):
                 dtype = instructions.held(t.dtype)
                 x = self.laid(self.values[arg])

@@ -257,6 +257,8 @@ class Emitter:
         return made
 
     def _cast(self, s: Cast, layout: Layout) -> None:
+        if s.bits:
+            raise CannotEmit(f"{s.name} reads the bits of {s.arg} as {s.type.dtype}")
         old, new = self.plan.types[s.arg].dtype, s.type.dtype
         arg = self.place(s.arg, layout.part)
         floats = np.dtype(old).kind not in "biu"
