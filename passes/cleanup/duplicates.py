@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from porter.graph import Graph, Model, Node, Value, attributes, constant_tensor, graphs, remove, replace_uses
+from porter.graph import Graph, Model, Node, Value, attributes, constant_tensor, graphs, is_unread, remove, replace_uses
 from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite, all_graphs, note
 
@@ -50,6 +50,8 @@ class Duplicates(Pass):
         for value in list(graph.initializers.values()):
             tensor = constant_tensor(value)
             if tensor is None or tensor.size > self.elements or value.is_graph_input() or value.is_graph_output():
+                continue
+            if is_unread(value):
                 continue
             array = tensor.numpy()
             data: Hashable = tuple(array.reshape(-1).tolist()) if array.dtype == object else array.tobytes()

@@ -17,6 +17,7 @@ from porter.graph import (
     Value,
     add_initializer,
     attributes,
+    blank,
     called,
     constant_tensor,
     dtype,
@@ -24,6 +25,7 @@ from porter.graph import (
     inherit,
     insert_after,
     insert_before,
+    is_unread,
     names,
     new_node,
     new_value,
@@ -158,7 +160,9 @@ def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:
     """Stores a weight in bfloat16; every reader gets it cast to float32."""
     tensor = constant_tensor(weight)
     assert tensor is not None
-    stored = add_initializer(graph, f"{weight.name}/bf16", tensor.numpy().astype(BFLOAT16))
+    name = f"{weight.name}/bf16"
+    narrow = blank(name, BFLOAT16, tensor.shape.numpy()) if is_unread(weight) else tensor.numpy().astype(BFLOAT16)
+    stored = add_initializer(graph, name, narrow)
     readers = list(weight.uses())
     cast = _cast(stored, np.dtype(np.float32), fresh(f"{weight.name}/float32", used))
     insert_before(min((user for user, _ in readers if user.graph is graph), key=_place(graph)), [cast])

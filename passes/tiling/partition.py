@@ -276,7 +276,7 @@ def kernel_inputs(nodes: list[Node], outputs: list[Value]) -> list[Value]:
 
 def _embedded(value: Value, user: Node) -> bool:
     tensor = graph.constant_tensor(value)
-    if tensor is None:
+    if tensor is None or graph.is_unread(value):
         return False
     if user.op_type in ("QuantizeLinear", "DequantizeLinear") and user.domain == "":
         return False  # scales are weights: they differ from layer to layer

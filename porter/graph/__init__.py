@@ -45,6 +45,7 @@ from porter.graph.reading import read
 from porter.graph.repair import note, notes
 from porter.graph.saving import alone, clone, save, to_proto
 from porter.graph.text import content_hash, node_text, tensors, text
+from porter.graph.unread import ShapeOnly, blank, unread
 from porter.graph.upgrade import upgrade
 from porter.graph.validate import validate
 from porter.graph.values import (
@@ -58,6 +59,7 @@ from porter.graph.values import (
     dtype,
     every_graph,
     graphs,
+    is_unread,
     nodes_of,
     parameters,
     shape,
@@ -78,6 +80,7 @@ __all__ = [
     "RefAttr",
     "Reference",
     "Shape",
+    "ShapeOnly",
     "SymbolicDim",
     "Tensor",
     "TensorType",
@@ -86,6 +89,7 @@ __all__ = [
     "add_initializer",
     "alone",
     "attributes",
+    "blank",
     "called",
     "captured",
     "check_types",
@@ -103,6 +107,7 @@ __all__ = [
     "inline",
     "insert_after",
     "insert_before",
+    "is_unread",
     "load",
     "make_tensor",
     "names",
@@ -127,6 +132,7 @@ __all__ = [
     "text",
     "to_proto",
     "type_text",
+    "unread",
     "upgrade",
     "validate",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import onnx
 
@@ -13,11 +13,14 @@ from porter.graph.protocheck import byte_size
 External = onnx.TensorProto.EXTERNAL
 
 
-def confine(where: str, folder: str | None, proto: onnx.ModelProto) -> None:
-    """Raises PorterError, naming the tensor, for external data that is missing, short, or outside `folder`."""
+def confine(where: str, folder: str | None, proto: onnx.ModelProto, unread: Collection[str] = ()) -> None:
+    """Raises PorterError, naming the tensor, for external data that is missing, short, or outside `folder`.
+
+    `unread` are weights whose data nobody will ask for.
+    """
     sizes: dict[str, int] = {}
     for tensor in tensors(proto):
-        if tensor.data_location == External:
+        if tensor.data_location == External and tensor.name not in unread:
             _confine(f"{where}: tensor '{tensor.name}'", folder, tensor, sizes)
 
 

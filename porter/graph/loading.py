@@ -15,13 +15,13 @@ from porter.graph.upgrade import upgrade
 from porter.graph.validate import validate
 
 
-def load(source: Source, dims: Mapping[str, int] | None = None) -> ir.Model:
+def load(source: Source, dims: Mapping[str, int] | None = None, *, weights: bool = True) -> ir.Model:
     """The model with its dims bound, at the home opset, repaired and valid; weights stay mapped.
 
     `dims` gives a number to each free dim of the inputs, by name or by place ('input[1]'); what follows from others
-    may be left out. What was repaired stands in `notes(model)`. Raises PorterError, with the place and the mend.
+    may be left out. Without `weights` external ones stay shapes (`unread`). What was repaired stands in `notes(model)`. Raises PorterError, with the place and the mend.
     """
-    model = read(source)
+    model = read(source, weights=weights)
     bind(model, dims or {})
     check_types(model)  # arity and attributes, as the model's own opset has them
     note(model, infer_types(model))

@@ -17,20 +17,23 @@ from porter.graph.external import confine
 from porter.graph.inference import innermost
 from porter.graph.protocheck import check_proto, redefined_constants
 from porter.graph.repair import repair
+from porter.graph.unread import forget, unread_names
 from porter.graph.values import every_graph
 
 Source = str | os.PathLike | bytes | onnx.ModelProto
 
 
-def read(source: Source) -> ir.Model:
+def read(source: Source, *, weights: bool = True) -> ir.Model:
     """The model as the file has it: parsed, checked, repaired, not bound to dims and at its own opset.
 
-    External data is mapped, never copied, and must lie in the model's folder. Raises PorterError for what is not a
-    complete and well-formed ONNX model of operators that porter knows.
+    External data is mapped, never copied, and must lie in the model's folder; without `weights` it is not even looked
+    for, except integers. Raises PorterError for what is not a complete and well-formed ONNX model of operators that porter
+    knows.
     """
     where, folder, proto = _proto(source)
     notes = check_proto(where, proto, contrib.OPERATORS)
-    confine(where, folder, proto)
+    without = frozenset() if weights else unread_names(proto)
+    confine(where, folder, proto, without)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # whatever the library could not read, it has said why in its own words
@@ -38,6 +41,7 @@ def read(source: Source) -> ir.Model:
     if folder is not None:
         for graph in every_graph(model):
             ir.external_data.set_base_dir(graph, folder)
+    forget(model, without)
     contrib.adopt(model)
     repair(model, notes)
     remember_sources(model)

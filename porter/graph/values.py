@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from porter.errors import PorterError
 from porter.graph.operators import holders
+from porter.graph.unread import ShapeOnly
 
 SOURCE = "porter.source"
 """The metadata key under which a node keeps the name of the source model's node that it comes from."""
@@ -26,12 +27,12 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     """The array of an initializer or of a Constant node's output; None for anything computed.
 
     External data stays mapped: reading the array touches only the pages that are used. Narrow formats come as
-    `ml_dtypes` types, strings as an object array of bytes.
+    `ml_dtypes` types, strings as an object array of bytes. A weight of which only the shape is known (`unread`) has none.
     """
     if value is None:
         return None
     tensor = constant_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    return None if tensor is None or isinstance(tensor, ShapeOnly) else tensor.numpy()
 
 
 def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
@@ -57,6 +58,11 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
                 strings = [text.encode() for text in attribute.value]
                 return ir.StringTensor(strings, shape=ir.Shape([len(strings)]))
     return None
+
+
+def is_unread(value: ir.Value | None) -> bool:
+    """Whether a value is a weight of which only the shape is known."""
+    return value is not None and isinstance(constant_tensor(value), ShapeOnly)
 
 
 def attributes(node: ir.Node, bound: Mapping[str, object] | None = None) -> dict[str, object]:

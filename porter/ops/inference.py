@@ -21,6 +21,7 @@ from porter.graph import (
     constant,
     dtype,
     graphs,
+    is_unread,
     shape,
     source_name,
 )
@@ -46,7 +47,7 @@ def infer(model: Model) -> None:
     weights = {}
     for value in graph.initializers.values():
         stored = value.const_value
-        if stored is not None and stored.size > _KNOWN:
+        if stored is not None and (stored.size > _KNOWN or is_unread(value)):
             weights[value] = (tuple(stored.shape.numpy()), np.dtype(stored.dtype.numpy()))
     abstract = {v: d for v, d in (given | weights).items() if d is not None}
     values = list(abstract)
