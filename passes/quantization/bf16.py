@@ -184,8 +184,9 @@ def round_value(value: Value, used: set[str]) -> Value:
         insert_after(producer, [narrow, wide])
         inherit([narrow, wide], [producer])
     else:
-        assert readers[0][0].graph is not None
-        insert_before(readers[0][0].graph[0], [narrow, wide])
+        graph = readers[0][0].graph  # before its first reader: at the head of the graph it would live until then
+        assert graph is not None
+        insert_before(min((user for user, _ in readers if user.graph is graph), key=_place(graph)), [narrow, wide])
     for user, position in readers:
         user.replace_input_with(position, wide.outputs[0])
     return wide.outputs[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,19 @@ from porter.graph import (
     Node,
     Value,
     add_initializer,
+    blank,
     constant,
     dtype,
     fresh,
     inherit,
     insert_before,
+    is_unread,
     names,
     new_node,
     new_value,
     shape,
     source_name,
+    unread,
 )
 from porter.pipeline import Pass, precision
 from porter.precision.calibrate import Observer, Samples, observe
@@ -79,6 +82,8 @@ class Narrow(Pass):
             {_input(layer): Moments(layer.axis) for layer, _ in fed if len(shape(layer.weight) or ()) == 2}
             if self.rounding == "gptq" else {}
         )  # fmt: skip
+        if unread(model):  # it cannot be run: ranges of 1, for the sake of types
+            return Ranges({name: Histogram(top=np.ones(1), amax=np.ones(1)) for name in ranges}, "minmax"), {}
         watched: dict[str, list[Observer]] = {name: [h] for name, h in ranges.items()}
         for (name, _), m in moments.items():
             watched.setdefault(name, []).append(m)
@@ -123,12 +128,17 @@ def _stored(
     weight = layer.weight
     if weight in done:
         return []
+    assert weight.name is not None
+    where = f"weight '{weight.name}' of layer {layer.name}"
     array = constant(weight)
-    assert array is not None and weight.name is not None
-    where, second = f"weight '{weight.name}' of layer {layer.name}", seen.second if seen is not None else None
-    made = encode(where, np.asarray(array), coding, layer, clip, second)
-    codes = add_initializer(model, fresh(f"{weight.name}/{coding.format}", used), made.codes)
-    scale = add_initializer(model, fresh(f"{weight.name}/scale", used), made.scale)
+    second = seen.second if seen is not None else None
+    made = _blank(where, weight, coding, layer) if array is None else encode(where, array, coding, layer, clip, second)
+
+    def added(word: str, values: np.ndarray) -> Value:
+        name = fresh(f"{weight.name}/{word}", used)
+        return add_initializer(model, name, values if array is not None else blank(name, values.dtype, values.shape))
+
+    codes, scale = added(coding.format, made.codes), added("scale", made.scale)
     whole = None
     if made.tensor != 1.0:
         whole = add_initializer(model, fresh(f"{weight.name}/tensor_scale", used), np.asarray(made.tensor, np.float32))
@@ -142,6 +152,21 @@ def _stored(
         del model.graph.initializers[weight.name]
     done[weight] = codes
     return kinds
+
+
+def _blank(where: str, weight: Value, coding: Coding, layer: Layer) -> Scaled:
+    """What `encode` makes of a weight without data: types and shapes, from one line along the contraction."""
+    dims = shape(weight)
+    assert dims is not None and is_unread(weight)
+    line = [n if i == layer.sums else 1 for i, n in enumerate(dims)]
+    made = encode(where, np.ones(line, np.float32), coding, layer, "none")
+    scales: tuple[int, ...] = ()
+    if made.block:
+        scales = tuple(made.scale.shape[i] if i == made.axis else n for i, n in enumerate(dims))
+    elif made.scale.ndim:
+        scales = (dims[made.axis],)
+    codes, scale = made.codes.reshape(-1)[0], made.scale.reshape(-1)[0]
+    return replace(made, codes=np.broadcast_to(codes, dims), scale=np.broadcast_to(scale, scales))
 
 
 def _decoded(codes: Value, scale: Value, whole: Value | None, made: Scaled, name: str, used: set[str]) -> list[Node]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from porter.tile.program import Cast, Dot, Elementwise, For, Load, Program, Reduce, Statement, Store, Tile, types
+from porter.tile.program import Cast, Dot, Elementwise, For, Load, Program, Reduce, Statement, Store, Tile, types, walk
 
 
 @dataclass
@@ -16,7 +16,8 @@ class Counts:
     """Totals over the whole grid, padding lanes included: what the device executes, not what the model needs.
 
     products: multiply-adds by product ('bfloat16', 'bf16x6', 'fp32', 'int8', ...); elementwise: lanes by operation;
-    loaded, stored: bytes between device memory and tiles if nothing is cached; touched: bytes of all parameters once.
+    loaded, stored: bytes between device memory and tiles if nothing is cached; touched: bytes of what is read or written
+    of each parameter, once (of a table that is gathered from, at most a row for each index).
     """
 
     products: Counter[str] = field(default_factory=Counter)
@@ -34,9 +35,20 @@ class Counts:
 def count(program: Program) -> Counts:
     """The counts of one launch."""
     found = Counts(instances=math.prod(a.steps for a in program.grid))
-    found.touched = sum(math.prod(p.shape) * np.dtype(p.dtype).itemsize for p in program.params)
-    _block(program, program.body, found.instances, types(program), found)
+    kinds = types(program)
+    _block(program, program.body, found.instances, kinds, found)
+    found.touched = _touched(program, kinds)
     return found
+
+
+def _touched(program: Program, kinds: dict[str, Tile]) -> int:
+    """Bytes of the distinct elements that loads and stores reach, no parameter counted beyond its size."""
+    reached: Counter[str] = Counter()
+    for s in walk(program.body):
+        if isinstance(s, Load | Store):
+            axes = {a for i in s.access.index for a in (*i.affine.axes, *(kinds[i.gather].axes if i.gather else ()))}
+            reached[s.access.param] += math.prod(program.axis(a).extent for a in axes)
+    return sum(min(math.prod(p.shape), reached[p.name]) * np.dtype(p.dtype).itemsize for p in program.params)
 
 
 def _block(program: Program, body: tuple[Statement, ...], times: int, kinds: dict[str, Tile], found: Counts) -> None:
