@@ -104,6 +104,9 @@ def graph(shape: Shape, past: bool, dtype: int = TensorProto.FLOAT) -> onnx.Mode
     x = d.node("Gather", [d.weight("embed.weight", shape.vocabulary, shape.hidden), "input_ids"], "embed.out")
     for i in range(shape.layers):
         x = d.layer(x, i, past)
+    if not past:  # who serves asks the prompt for one token
+        d.nodes.append(helper.make_node("Constant", [], ["last"], value_ints=[-1]))
+        x = d.node("Gather", [x, "last"], "last.out", axis=1)
     d.node("MatMul", [d.norm(x, "norm"), d.weight("head.weight", shape.hidden, shape.vocabulary)], "logits")
     info = helper.make_tensor_value_info
     names = [f"{i}.{w}" for i in range(shape.layers) for w in ("key", "value")]
@@ -111,7 +114,7 @@ def graph(shape: Shape, past: bool, dtype: int = TensorProto.FLOAT) -> onnx.Mode
     if past:
         inputs += [info(f"past.{n}", dtype, ["batch", shape.kv_heads, "past", shape.head]) for n in names]
     total = "past + 1" if past else tokens
-    outputs = [info("logits", dtype, ["batch", tokens, shape.vocabulary])]
+    outputs = [info("logits", dtype, ["batch", 1, shape.vocabulary])]
     outputs += [info(f"present.{n}", dtype, ["batch", shape.kv_heads, total, shape.head]) for n in names]
     made = helper.make_graph(d.nodes, "decoder", inputs, outputs, d.weights)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)

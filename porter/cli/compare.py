@@ -21,7 +21,9 @@ WIDTH = 100  # columns of a terminal that everything fits in
 @click.option("--target", "target", default="", metavar="T[,T...]|all", help="Devices (gpu:h200), families, or all.")
 @click.option("--device-file", multiple=True, metavar="F", help="A device of your own, as a TOML file. Repeatable.")
 @options.dim_option
-@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32 or bf16.")
+@click.option(
+    "--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16, fp8, fp8w, int8, int8w, int4w, ..."
+)
 @click.option(
     "--budget", multiple=True, metavar="METRIC=X", help="Exit 1 where it is missed: latency_ms=5, ttft_ms=200, sqnr=30."
 )
@@ -36,6 +38,12 @@ WIDTH = 100  # columns of a terminal that everything fits in
 @click.option("--output", type=click.IntRange(1), help="Tokens of each answer.")
 @click.option("--mesh", default="auto", show_default=True, metavar="N|auto", help="Chips that the model is split over.")
 @click.option("--quick", is_flag=True, help="Only estimate: run no kernel, compute no error.")
+@click.option(
+    "--weights",
+    type=click.Choice(["data", "shapes"]),
+    default="data",
+    help="shapes: external weights need not be there; nothing is run.",
+)
 @options.inputs_option
 @click.option("--no-cache", is_flag=True, help="Check everything again.")
 @click.option("--baseline", metavar="F", help="A document of --json from before: say what changed.")
@@ -58,6 +66,7 @@ def command(
     output: int | None,
     mesh: str,
     quick: bool,
+    weights: str,
     inputs: str | None,
     no_cache: bool,
     baseline: str | None,
@@ -100,6 +109,7 @@ def command(
             request=request,
             chips=chips,
             quick=quick,
+            weights=weights == "data",
             inputs=samples,
             baseline=baseline,
             cache=not no_cache,
@@ -167,11 +177,8 @@ def show(document: dict[str, Any]) -> str:
     said = [
         f"{t['target']}: {'' if t['runs'] else 'does not run: '}{t['why']}" for t in document["targets"] if t["why"]
     ]
-    said += [
-        f"{t['target']} is dominated by {t['dominated_by']}: nowhere better, somewhere worse"
-        for t in document["targets"]
-        if t["dominated_by"]
-    ]
+    if dominated := [f"{t['target']} by {t['dominated_by']}" for t in document["targets"] if t["dominated_by"]]:
+        said.append(f"dominated (nowhere better, somewhere worse): {', '.join(dominated)}")
     parts.append(
         "\n".join(
             fill(line, WIDTH, subsequent_indent="  ")
@@ -204,7 +211,9 @@ def _title(document: dict[str, Any]) -> str:
         else ""
     )
     phase = f", {document['phase']}" if document["phase"] else ""
-    return f"{document['model']}  {document['precision']}{phase}{served}\n{dims}".rstrip()
+    if document["proposed"] and r:
+        dims += f"  (proposed: {', '.join(document['proposed'])}; --dim, --batch, --context, --output change that)"
+    return f"{document['model']}  {document['precision']}{phase}{served}\n{fill(dims, WIDTH)}".rstrip()
 
 
 def _line(t: dict[str, Any], tokens: bool) -> tuple[str, ...]:

@@ -37,11 +37,15 @@ def budgets(values: Sequence[str]) -> tuple[Budget, ...]:
 
 
 def targets(text: str, files: Sequence[str] = ()) -> list[Device]:
-    """--target T[,T...]|all and --device-file, as devices in the order given. Raises PorterError for unknown names."""
+    """--target T[,T...]|all and --device-file, as devices in the order given; a T may be a device's file.
+
+    Raises PorterError for unknown names.
+    """
     from porter.device import default_devices, load_device, load_file
 
     names = [t.strip() for t in text.split(",") if t.strip()]
-    devices = [load_device(n) for name in names for n in (default_devices() if name == "all" else (name,))]
+    each = [n for name in names for n in (default_devices() if name == "all" else (name,))]
+    devices = [load_file(n) if n.endswith(".toml") else load_device(n) for n in each]
     devices += [load_file(f) for f in files]
     if not devices:
         raise PorterError(

@@ -60,6 +60,7 @@ def compare(
     request: Request | None = None,
     chips: int | None = None,
     quick: bool = False,
+    weights: bool = True,
     inputs: Mapping[str, np.ndarray] | None = None,
     baseline: Path | str | None = None,
     cache: bool = True,
@@ -68,19 +69,22 @@ def compare(
     """Compare a model (or a decoder's two graphs, prompt and step) on devices. Raises PorterError for bad input.
 
     limits: budgets of latency, memory and cost (`porter.compare.budget.LIMITS`); budgets: of the error. chips: the width
-    that a model is split over, None for the smallest that fits.
+    that a model is split over, None for the smallest that fits. weights: without, external weights are only shapes,
+    whether they are there or not, and nothing can be run: an estimate, as with `quick`.
     """
     paths = [Path(p) for p in ([model] if isinstance(model, str | Path) else model)]
-    if quick and budgets:
+    if budgets and (quick or not weights):
+        option = "--weights shapes" if not weights else "--quick"
         raise PorterError(
-            "--quick", expected="budgets of latency, memory or cost", found=f"a budget of the error, {budgets[0]}"
+            option, expected="budgets of latency, memory or cost", found=f"a budget of the error, {budgets[0]}"
         )
+    quick = quick or not weights
     before = _baseline(baseline)
     options = dict(precision=precision, quick=quick, budgets=budgets, cache=cache, progress=progress)
-    graphs = serving.graphs(paths, request, dims or {})
+    graphs = serving.graphs(paths, request, dims or {}, weights)
     benches = {}
     for phase, (path, bound) in graphs.items():
-        loaded = graph.load(path, bound)
+        loaded = graph.load(path, bound, weights=weights)
         given = checked_inputs(loaded, inputs) if inputs is not None and len(graphs) == 1 else None
         benches[phase] = Bench(loaded, inputs=given, **options)  # type: ignore[arg-type]
     if len(benches) == 1 and "" in benches and (found := benches[""].decoder) is not None:
@@ -90,7 +94,7 @@ def compare(
     served: str | None = "both" if len(benches) > 1 else next(iter(benches)) or None
     parts = [_target({p: ts[i] for p, ts in trials.items()}, request, prices or {}, chips) for i in range(len(targets))]
     if limits and request is not None and any(m in limits for m in ("ttft_ms", "tpot_ms")):
-        serving.largest_batch(parts, targets, graphs, request, dims or {}, limits, precision, chips, progress)
+        serving.largest_batch(parts, targets, graphs, request, dims or {}, limits, precision, chips, weights, progress)
     for t in parts:
         t["missed"] += budget.missed(t, limits or {}) if t["runs"] else []
     ranking.rank(parts)
@@ -100,9 +104,11 @@ def compare(
         "phase": served,
         "precision": precision,
         "checked": not quick,
+        "weights": "data" if weights else "shapes",
+        "proposed": sorted({n for _, bound in graphs.values() for n in bound} - {*(dims or {})}),
         "request": request.json() if request is not None else None,
         "targets": parts,
-        "hangs_on": ranking.hangs_on(parts, quick),
+        "hangs_on": ranking.hangs_on(parts, quick, weights),
         "matrix": matrix(trials["decode" if served == "both" else served or ""]),
         "changes": [],
     }
@@ -143,11 +149,12 @@ def _target(
     trials: Mapping[str, Trial], request: Request | None, prices: Mapping[str, float], asked: int | None
 ) -> dict[str, Any]:
     """A target's part of the document; figures of several phases added up as a request does."""
-    trial = trials["decode"] if "decode" in trials else next(iter(trials.values()))
+    trial = _slowest(trials)
     device = trial.device
     failed = next((t for t in trials.values() if not t.runs), None)
     memory = _memory(trials, request)
-    split = mesh.width(memory, device, asked) if failed is None else Mesh(1)
+    heads = trial.decoder.heads if trial.decoder is not None else 0
+    split = mesh.width(memory, device, asked, heads) if failed is None else Mesh(1)
     runs = failed is None and not split.why
     host = {op: why for t in trials.values() for op, why in t.host.items()}
     cost = price(device, prices)
@@ -173,16 +180,18 @@ def _target(
             "arena_bytes": memory.arena,
             "hbm_bytes": int(device["memory.hbm.bytes"]),
             "io_bytes": memory.io,
-            "chip_bytes": mesh.needed(memory, split.chips),
+            "chip_bytes": mesh.needed(memory, split.chips, heads),
         },
         **figures,
         "error": _error(trials),
         "price": cost.json() if cost is not None else None,
-        "origin": {k: "model" for k, v in figures.items() if v is not None}
-        | {"memory": "model"}
-        | ({"error": "model"} if trial.error else {}),
+        "origin": {k: "model" for k, v in figures.items() if v is not None and k != "bound"}
+        | dict.fromkeys(
+            ("chips", "memory", *(["error"] if trial.error else []), *(["serving"] if served else [])), "model"
+        ),
         "assumed": [f"{p} ({why})" for p, why in facts.items()]
         + (mesh.unknowns(device, split.chips, trial.decoder is not None) if runs else []),
+        "spent_s": _spent(trial, split.chips) if runs else None,
         "label": str(device.get("remarks.label", "")),
         "title": device.title,
         "host": host,
@@ -235,9 +244,10 @@ def _figures(
         latency, tokens = next(iter(trials.values())).latency(chips), None
     rate = 1 / latency if latency > 0 else 0.0
     thousand = per_million(hourly, chips, rate)
+    spent = _spent(_slowest(trials), chips)
     figures = {
         "latency_s": latency,
-        "bound": _bound(trials),
+        "bound": max(spent, key=spent.__getitem__) if any(spent.values()) else "overhead",
         "per_second": rate,
         "tokens_per_s": tokens,
         "usd_per_million_tokens": per_million(hourly, chips, tokens) if tokens is not None else None,
@@ -246,6 +256,11 @@ def _figures(
     return figures, served
 
 
-def _bound(trials: Mapping[str, Trial]) -> str:
-    """Of the phase that takes longest for one token: the step where there is one."""
-    return (trials["decode"] if "decode" in trials else next(iter(trials.values()))).bound
+def _spent(trial: Trial, chips: int) -> dict[str, float]:
+    """The seconds of one run by what they go to, the links between chips included."""
+    return trial.spent(chips) | ({"link": serving.link(trial, chips)} if chips > 1 else {})
+
+
+def _slowest(trials: Mapping[str, Trial]) -> Trial:
+    """The phase that takes longest for one token: the step where there is one."""
+    return trials["decode"] if "decode" in trials else next(iter(trials.values()))

@@ -6,6 +6,7 @@ in one axis only, which grew; a prompt graph makes such outputs from token ids a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from porter import graph
@@ -141,6 +142,21 @@ def takes_cache(model: Model) -> bool:
     """Whether an input is a float tensor of rank 3 or more beside token ids: the step graph of a decoder, dims unbound."""
     inputs = (v for v in model.graph.inputs if not v.is_initializer())
     return _ids(model) is not None and any(_float(v) and v.shape is not None and len(v.shape) >= 3 for v in inputs)
+
+
+def makes_cache(model: Model) -> bool:
+    """Whether token ids come in and tensors of rank 4 or more go out that are as long: a prompt graph, dims unbound."""
+    ids = _ids(model)
+    if ids is None or ids.shape is None:
+        return False
+    tokens = str(ids.shape[1])
+    outputs = (v for v in model.graph.outputs if _float(v) and v.shape is not None and len(v.shape) >= 4)
+    return any(tokens in map(str, v.shape or ()) for v in outputs)
+
+
+def free(model: Model, dims: Mapping[str, int]) -> list[str]:
+    """The free dims that nobody has bound and that follow from no other."""
+    return [d.name for d in graph.dims(model) if d.follows is None and not {d.name, *d.places} & dims.keys()]
 
 
 def proposed(model: Model, batch: int, context: int) -> dict[str, int]:

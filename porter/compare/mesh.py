@@ -12,27 +12,27 @@ from porter.errors import PorterError
 
 @dataclass(frozen=True)
 class Mesh:
-    """`chips` that split every kernel evenly, and the seconds that a run spends in collectives."""
+    """`chips` that split every kernel evenly."""
 
     chips: int
-    collective_s: float = 0.0
     why: str = ""  # why the model does not fit however it is split
 
 
-def needed(memory: Memory, chips: int) -> int:
-    """Bytes on each chip: weights and cache are split, intermediates, inputs and outputs are not."""
-    return -(-memory.weights // chips) - (-memory.kv // chips) + memory.arena + memory.io
+def needed(memory: Memory, chips: int, heads: int = 0) -> int:
+    """Bytes on each chip: weights are split, and the cache by its heads (0: by any number), which more chips hold again;
+    intermediates, inputs and outputs are not."""
+    return -(-memory.weights // chips) - (-memory.kv // min(chips, heads or chips)) + memory.arena + memory.io
 
 
-def width(memory: Memory, device: Device, asked: int | None) -> Mesh:
-    """The smallest power of two that fits (asked None), or the width asked for. No collectives yet."""
+def width(memory: Memory, device: Device, asked: int | None, heads: int = 0) -> Mesh:
+    """The smallest power of two that fits (asked None), or the width asked for."""
     hbm, most = int(device["memory.hbm.bytes"]), int(device.get("interconnect.chips", 1))
     chips = asked or 1
     if chips > most:
         return Mesh(chips, why=f"{chips} chips, but the link joins {most}")
-    while needed(memory, chips) > hbm:
+    while (bytes_ := needed(memory, chips, heads)) > hbm:
         if asked or chips * 2 > most:
-            return Mesh(chips, why=f"needs {needed(memory, chips):,} bytes on each of {chips} chips, has {hbm:,}")
+            return Mesh(chips, why=f"needs {bytes_:,} bytes on each of {chips} chips, has {hbm:,}")
         chips *= 2
     return Mesh(chips)
 
@@ -64,6 +64,8 @@ def unknowns(device: Device, chips: int, priced: bool) -> list[str]:
     if chips == 1:
         return []
     said = ["each kernel splits evenly over the chips"]
+    if priced:
+        said.append("a collective starts at once")
     if not priced:
         said.append("what the chips say to each other takes no time (known for decoders only)")
     elif device.get("interconnect.bytes_per_s_per_direction") is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from porter.compare.budget import at
@@ -19,6 +19,7 @@ COLUMNS = {
     "chips": False,
     "memory.chip_bytes": False,
 }
+TIMELESS = ("error.sqnr_db", "chips", "memory.chip_bytes")
 DECIDES = {"latency_s": False, "cost": False, "error.sqnr_db": True}  # what one choice must beat another in
 EPSILON = 1e-9
 
@@ -32,26 +33,35 @@ def cost_of(target: dict[str, Any]) -> float | None:
 
 
 def rank(targets: Sequence[dict[str, Any]]) -> None:
-    """Writes into each target: "best" (columns), "dominated_by", "break_even_usd_per_hour"."""
+    """Writes into each target: "best" (columns), "dominated_by", "break_even_usd_per_hour".
+
+    A target that leaves more to the host than another is untimed there: it is neither best at anything that takes time,
+    nor does it dominate.
+    """
     able = [t for t in targets if t["runs"]]
+    fair = [t for t in able if not untimed(t, able)]
     for t in targets:
         t["best"], t["dominated_by"], t["break_even_usd_per_hour"] = [], None, None
     for path, more in COLUMNS.items():
-        values = [(_shown(path, at(t, path)), t) for t in able if at(t, path) is not None]
+        among = able if path in TIMELESS else fair
+        values = [(_shown(path, at(t, path)), t) for t in among if at(t, path) is not None]
         if len({v for v, _ in values}) > 1:
             top = max(v for v, _ in values) if more else min(v for v, _ in values)
             for v, t in values:
                 if v == top:
                     t["best"].append(path)
     for t in able:
-        t["dominated_by"] = next((o["target"] for o in able if o is not t and _dominates(o, t)), None)
-    priced = [c for t in able if (c := cost_of(t)) is not None]
+        t["dominated_by"] = next((o["target"] for o in fair if o is not t and _dominates(o, t)), None)
     for t in able:
-        others = [c for o in able if o is not t and (c := cost_of(o)) is not None]
-        if t["price"] is None and priced:
-            t["break_even_usd_per_hour"] = _price_for(t, min(priced))
-        elif others and cost_of(t) is not None and cost_of(t) > min(others):  # type: ignore[operator]
+        others = [c for o in fair if o is not t and (c := cost_of(o)) is not None]
+        mine = cost_of(t)
+        if others and (mine is None or mine > min(others)):
             t["break_even_usd_per_hour"] = _price_for(t, min(others))
+
+
+def untimed(target: dict[str, Any], among: Sequence[dict[str, Any]]) -> list[str]:
+    """The operators that a target leaves to the host while another does not: its figures have no time for them."""
+    return sorted({op for o in among for op in target["host"].keys() - o["host"].keys()})
 
 
 def _shown(path: str, value: float) -> float:
@@ -84,41 +94,92 @@ def _dominates(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return better
 
 
-def hangs_on(targets: Sequence[dict[str, Any]], quick: bool) -> list[str]:
+def hangs_on(targets: Sequence[dict[str, Any]], quick: bool, weights: bool = True) -> list[str]:
     """What the order rests on, in sentences: prices, origins, assumptions."""
     able = [t for t in targets if t["runs"]]
     unit = "a million tokens" if any(t["tokens_per_s"] is not None for t in able) else "a thousand runs"
     priced = sorted((t for t in able if cost_of(t) is not None), key=lambda t: cost_of(t) or 0.0)
-    said = []
-    if priced:
-        first = priced[0]
-        said.append(
-            f"{first['target']} makes {unit} cheapest, at {cost_of(first):.4g} dollars, if its price holds: {_priced(first)}."
-        )
-        said += [
-            f"{t['target']}: {_priced(t)}; it would be cheapest below {t['break_even_usd_per_hour']:.3g} dollars."
-            if t["break_even_usd_per_hour"] is not None
-            else f"{t['target']}: {_priced(t)}."
-            for t in priced[1:]
-        ]
-    for t in able:
-        if t["price"] is None:
-            price = t["break_even_usd_per_hour"]
-            would = f"; it would be cheapest below {price:.3g} dollars per chip hour" if price is not None else ""
-            said.append(f"{t['target']}: no public price{would}.")
+    ranked = [t for t in priced if not untimed(t, able)]
+    said = [_decision(ranked, unit)] if ranked else []
+    if (start := _starts(able)) is not None:
+        said.append(start)
+    said += [f"{t['target']}: {_priced(t)}{_would(t)}." for t in priced]
+    if free := [t for t in able if t["price"] is None]:
+        said.append(f"no public price: {', '.join(t['target'] + _would(t) for t in free)}.")
+    said += [
+        f"{t['target']} leaves {', '.join(ops)} to the host, which is not timed: its figures are no match for the others'."
+        for t in able
+        if (ops := untimed(t, able))
+    ]
     said.append(
         "Latency, throughput and cost come from a model in which every peak rate is reached: bounds, not measurements."
     )
     said.append(
-        "The error was not computed (--quick)."
+        "Weights are shapes only: numerics were not checked, and there is no error to compare."
+        if not weights
+        else "The error was not computed (--quick)."
         if quick
         else "The error is that of the tile programs, run here under the device's number formats."
     )
-    said += [f"{t['target']}: {t['label']}." for t in able if t["label"]]
     said += [
-        f"{t['target']} assumes {', '.join(a.split(' (')[0] for a in t['assumed'])}." for t in able if t["assumed"]
+        f"{', '.join(names)}: {label}." for label, names in _by(able, lambda t: [t["label"]] if t["label"] else [])
     ]
+    assumed = _by(able, lambda t: [a.split(" (")[0] for a in t["assumed"]])
+    together: dict[tuple[str, ...], list[str]] = {}
+    for parameter, names in assumed:
+        together.setdefault(tuple(names), []).append(parameter)
+    said += [f"assumed of {_names(names, able)}: {', '.join(ps)}." for names, ps in together.items()]
     return said
+
+
+def _decision(ranked: Sequence[dict[str, Any]], unit: str) -> str:
+    """What is cheapest, and how much has to change until it is not."""
+    first = ranked[0]
+    text = f"{first['target']} makes {unit} cheapest, at {cost_of(first):.4g} dollars"
+    if len(ranked) == 1:
+        return f"{text}: the only one with a price."
+    second = ranked[1]
+    ratio = (cost_of(second) or 0.0) / (cost_of(first) or 1.0)
+    hour = first["price"]["usd_per_hour"] * ratio
+    return (
+        f"{text}. That hangs on its price, {first['price']['usd_per_hour']:.4g} dollars per chip hour: above {hour:.3g}"
+        f" ({ratio:.2g} times as much) {second['target']} is cheaper."
+    )
+
+
+def _starts(able: Sequence[dict[str, Any]]) -> str | None:
+    """A sentence where an assumed start of kernels is most of the time of a choice."""
+    found = [
+        t
+        for t in able
+        if t["spent_s"] is not None
+        and t["spent_s"]["overhead"] > sum(t["spent_s"].values()) / 2
+        and any(a.startswith("overhead.launch_s") for a in t["assumed"])
+    ]
+    if not found:
+        return None
+    share = [f"{t['target']} {100 * t['spent_s']['overhead'] / sum(t['spent_s'].values()):.0f} %" for t in found]
+    return f"The order by time hangs on the start of kernels, whose figure is assumed: {', '.join(share)} of the time."
+
+
+def _would(t: dict[str, Any]) -> str:
+    price = t["break_even_usd_per_hour"]
+    return f" (cheapest below {price:.3g} dollars per chip hour)" if price is not None else ""
+
+
+def _by(
+    targets: Sequence[dict[str, Any]], words: Callable[[dict[str, Any]], Sequence[str]]
+) -> list[tuple[str, list[str]]]:
+    """Each word, and the targets that have it."""
+    found: dict[str, list[str]] = {}
+    for t in targets:
+        for word in dict.fromkeys(words(t)):
+            found.setdefault(word, []).append(t["target"])
+    return list(found.items())
+
+
+def _names(names: Sequence[str], able: Sequence[dict[str, Any]]) -> str:
+    return "all" if len(names) == len(able) > 1 else ", ".join(names)
 
 
 def _priced(t: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from porter.compare.price import per_million
 from porter.compare.trial import Bench, Trial
 from porter.device import Device
 from porter.errors import PorterError
+from porter.graph import Model
 
 BATCHES = tuple(2**i for i in range(11))  # where the largest batch within a budget is looked for
 ITEM = {"bf16": 2, "fp32": 4}  # bytes of an activation that a collective moves; other precisions compute in bf16
@@ -40,24 +41,30 @@ class Request:
 
 
 def graphs(
-    paths: Sequence[Path], request: Request | None, dims: Mapping[str, int]
+    paths: Sequence[Path], request: Request | None, dims: Mapping[str, int], weights: bool = True
 ) -> dict[str, tuple[Path, dict[str, int]]]:
     """The graph and the dims of each phase; of a model that is served in none, under ''.
 
-    Two graphs are told apart by their inputs: the step's takes a cache. Raises PorterError where a phase has no graph.
+    Two graphs are told apart by their inputs: the step's takes a cache. A decoder's dims that nobody bound are bound as
+    the request says, or as the usual one. Raises PorterError where a phase has no graph.
     """
     if len(paths) > 2:
         raise PorterError(
             "porter compare", expected="a model, or a decoder's prompt and step graphs", found=f"{len(paths)} models"
         )
+    read = {path: graph.read(path, weights=weights) for path in paths}
     if request is None and len(paths) == 1:
-        return {"": (paths[0], dict(dims))}
+        (alone,) = read.values()
+        served = decoder.takes_cache(alone) or decoder.makes_cache(alone)
+        if not served or not decoder.free(alone, dims):
+            return {"": (paths[0], dict(dims))}
+        request = Request(_phase(alone))
     request = request or Request()
     found: dict[str, Path] = {}
     models = {}
     for path in paths:
-        model = graph.read(path)
-        phase = "decode" if decoder.takes_cache(model) else "prefill"
+        model = read[path]
+        phase = _phase(model)
         if phase in found:
             raise PorterError(
                 f"{found[phase]} and {path}",
@@ -93,7 +100,11 @@ def graphs(
 
 def phase_of(path: Path) -> str:
     """The phase that a graph serves, by whether it takes a cache."""
-    return "decode" if decoder.takes_cache(graph.read(path)) else "prefill"
+    return _phase(graph.read(path, weights=False))
+
+
+def _phase(model: Model) -> str:
+    return "decode" if decoder.takes_cache(model) else "prefill"
 
 
 def served(trials: Mapping[str, Trial], request: Request, chips: int, hourly: float | None) -> dict[str, Any] | None:
@@ -102,7 +113,7 @@ def served(trials: Mapping[str, Trial], request: Request, chips: int, hourly: fl
         return None
     spent, shared = {}, 0.0
     for phase, t in trials.items():
-        traffic = mesh.collectives(t.decoder, chips, ITEM.get(_item(t), 2), t.device)
+        traffic = link(t, chips)
         spent[phase] = t.latency(chips) + traffic
         shared += traffic
     first, step = spent.get("prefill"), spent.get("decode")
@@ -136,6 +147,11 @@ def served(trials: Mapping[str, Trial], request: Request, chips: int, hourly: fl
     }
 
 
+def link(trial: Trial, chips: int) -> float:
+    """Seconds of one run that chips talk to each other."""
+    return mesh.collectives(trial.decoder, chips, ITEM.get(_item(trial), 2), trial.device)
+
+
 def _item(trial: Trial) -> str:
     """'fp32' where most of the products are of float32 operands, else 'bf16'."""
     return "fp32" if trial.realized.split(", ")[0] in ("fp32", "bf16x6", "tf32x3", "float32") else "bf16"
@@ -150,13 +166,14 @@ def largest_batch(
     limits: Mapping[str, float],
     precision: str,
     chips: int | None,
+    weights: bool,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     """Writes the largest batch (a power of two) at which the latency budgets hold and memory suffices; 0 where none does."""
     open_ = {d.name for d, part in zip(targets, parts, strict=True) if part["serving"] is not None}
     best = dict.fromkeys(open_, 0)
     paths = [p for p, _ in graphs_of.values()]
-    alone, many = (graphs(paths, replace(request, batch=b), {}) for b in (1, 2))
+    alone, many = (graphs(paths, replace(request, batch=b), {}, weights) for b in (1, 2))
     of_batch = {n for phase, (_, bound) in alone.items() for n, v in bound.items() if many[phase][1][n] != v}
     own = {n: v for n, v in dims.items() if n not in of_batch}
     made: dict[int, dict[str, Bench]] = {}
@@ -165,8 +182,10 @@ def largest_batch(
         asked = replace(request, batch=batch)
         if batch not in made:
             made[batch] = {
-                phase: Bench(graph.load(path, bound), precision=precision, quick=True, progress=progress)
-                for phase, (path, bound) in graphs(paths, asked, own).items()
+                phase: Bench(
+                    graph.load(path, bound, weights=weights), precision=precision, quick=True, progress=progress
+                )
+                for phase, (path, bound) in graphs(paths, asked, own, weights).items()
             }
         return _holds(
             {phase: bench.trial(device) for phase, bench in made[batch].items()}, asked, device, limits, chips
@@ -194,7 +213,7 @@ def _holds(
         max(m.arena for m in every),
         max(m.io for m in every),
     )
-    split = mesh.width(memory, device, chips)
+    split = mesh.width(memory, device, chips, known.heads)
     figures = served(trials, request, split.chips, None)
     if split.why or figures is None:
         return False

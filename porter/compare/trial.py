@@ -11,7 +11,7 @@ original model computes.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -112,15 +112,14 @@ class Trial:
     def latency(self, chips: int = 1) -> float:
         return sum(row.seconds(chips) for row in self.rows)
 
-    @property
-    def bound(self) -> str:
-        """What most of the time goes to: compute, memory or overhead."""
-        totals: defaultdict[str, float] = defaultdict(float)
+    def spent(self, chips: int = 1) -> dict[str, float]:
+        """The latency by what it goes to: compute, memory, overhead."""
+        totals = {"compute": 0.0, "memory": 0.0, "overhead": 0.0}
         for row in self.rows:
             if row.bounds:
-                totals[row.bound] += row.bounds[row.bound]
+                totals[row.bound] += row.bounds[row.bound] / chips
                 totals["overhead"] += row.bounds.get("overhead", 0.0)
-        return max(totals, key=lambda b: totals[b]) if totals else "overhead"
+        return totals
 
     @property
     def host(self) -> dict[str, str]:

@@ -238,12 +238,18 @@ def _follows(equation: Equation, values: dict[str, Size], guess: Kind) -> tuple[
 def _reached(
     equation: Equation, left: Size, right: Size, values: dict[str, Size], guess: Kind
 ) -> tuple[str, int] | None:
-    """Where nothing else decides a dim that is only read by index, it is as long as the indices reach."""
+    """Where nothing else decides a dim that is only read by index, it is as long as the indices reach; a constant index says
+    no more than that it is there (the last token, the first).
+    """
     if left.number is not None and right.number is not None:
         if left.number < right.number:
             raise _contradiction(equation, values)
         return None
-    return _single(equation, left, right, values) if guess is Kind.REACH else None
+    return _single(equation, left, right, values) if guess is Kind.REACH and not _constant(equation) else None
+
+
+def _constant(equation: Equation) -> bool:
+    return equation.kind is Kind.REACH and equation.right.number is not None
 
 
 def _single(equation: Equation, left: Size, right: Size, values: dict[str, Size]) -> tuple[str, int] | None:
@@ -341,7 +347,7 @@ def _eliminate(equations: list[Equation], order: list[str]) -> dict[str, Size]:
 
     exact()
     for equation in sorted(equations, key=lambda equation: equation.kind):
-        if equation.kind is not Kind.EQUAL:
+        if equation.kind is not Kind.EQUAL and not _constant(equation):
             eliminate(equation.left, equation.right)
             if equation.result is not None:
                 settle(equation.result, equation.left.at(found))

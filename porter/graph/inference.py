@@ -15,6 +15,7 @@ import onnx_ir as ir
 from porter.errors import PorterError
 from porter.graph.contrib import shapes
 from porter.graph.operators import schema
+from porter.graph.unread import ShapeOnly
 from porter.graph.values import constant_tensor, every_graph, graphs, source_name
 
 _SMALL = 4096
@@ -36,7 +37,8 @@ def without_weights(model: ir.Model) -> Iterator[onnx.ModelProto]:
     try:
         for graph in every_graph(model):
             for value in graph.initializers.values():
-                if value.const_value is not None and value.const_value.nbytes > _SMALL:
+                tensor = value.const_value
+                if tensor is not None and (tensor.nbytes > _SMALL or isinstance(tensor, ShapeOnly)):
                     swapped.append((value, value.const_value))
                     value.const_value = _stub(value.const_value, value.name or "")
             for node in graph:

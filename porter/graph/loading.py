@@ -19,7 +19,8 @@ def load(source: Source, dims: Mapping[str, int] | None = None, *, weights: bool
     """The model with its dims bound, at the home opset, repaired and valid; weights stay mapped.
 
     `dims` gives a number to each free dim of the inputs, by name or by place ('input[1]'); what follows from others
-    may be left out. Without `weights` external ones stay shapes (`unread`). What was repaired stands in `notes(model)`. Raises PorterError, with the place and the mend.
+    may be left out. Without `weights` external ones stay shapes (see `unread`). What was repaired stands in
+    `notes(model)`. Raises PorterError, with the place and the mend.
     """
     model = read(source, weights=weights)
     bind(model, dims or {})

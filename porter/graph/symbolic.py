@@ -95,7 +95,8 @@ class Shapes:
             data = self.data(value)
             if data is None or len(data) != 1 or data[0] is None:
                 return None
-            self.reaches[value] = (data[0] + Size.of(1),)
+            last = data[0].number
+            self.reaches[value] = (Size.of(-last) if last is not None and last < 0 else data[0] + Size.of(1),)
         return self.reaches[value]
 
     def at_least(self, size: Size | None, reach: Size | None) -> None:

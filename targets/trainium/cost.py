@@ -16,6 +16,9 @@ PEAKS = {
     "float16": "peak.fp16",
     "int8": "peak.bf16",
     "uint8": "peak.bf16",
+    "float8_e4m3fn": "peak.fp8",  # codes of either E4M3; the MX rate is for block scales alone
+    "float8_e4m3": "peak.fp8",
+    "float8_e5m2": "peak.fp8",
 }
 
 
@@ -23,8 +26,8 @@ def seconds(program: Program, device: Device) -> Mapping[str, float]:
     """'compute' (of the busiest engine), 'memory' and 'overhead' of one run of the whole grid, spread over all cores.
 
     Tensor engine: the chip's peak for the operands' format, small integers as bfloat16. Scalar engine: table functions,
-    Vector engine: the rest, as many elements a clock as the device file says. Memory: what is loaded and stored,
-    nothing is cached. Overhead: the start of the first and of the last DMA, which nothing hides.
+    Vector engine: the rest, as many elements a clock as the device file says. Memory: what is read and written, once, as
+    for every family: a bound. Overhead: the start of the first and of the last DMA, which nothing hides.
     """
     done = count(program)
     cores = device["cores.count"]
@@ -33,5 +36,5 @@ def seconds(program: Program, device: Device) -> Mapping[str, float]:
     plain = sum(n * (DIVISION if op == "div" else 1) for op, n in done.elementwise.items() if op not in TABLE)
     scalar = table / (device["engines.scalar.elements_per_cycle"] * device["clock.scalar"] * cores)
     vector = plain / (device["engines.vector.elements_per_cycle"] * device["clock.vector"] * cores)
-    memory = (done.loaded + done.stored) / device["memory.hbm.bytes_per_s"]
+    memory = done.touched / device["memory.hbm.bytes_per_s"]
     return {"compute": max(tensor, scalar, vector), "memory": memory, "overhead": 2 * device["overhead.launch_s"]}

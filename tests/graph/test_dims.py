@@ -249,6 +249,19 @@ def test_a_dim_that_is_read_by_index_is_as_long_as_the_indices_reach(model: Call
     )
 
 
+@pytest.mark.parametrize(("index", "least"), [(-1, 1), (-3, 3), (2, 3)])
+def test_a_constant_index_asks_for_a_dim_that_long_and_binds_none(model: Callable, index: int, least: int) -> None:
+    proto = model(
+        [node("Gather", "x at", "y", axis=1)], {"x": [1, "seq", 4]}, {"y": None}, {"at": np.asarray([index], np.int64)}
+    )
+    assert [(d.name, d.follows) for d in graph.dims(graph.read(proto))] == [("seq", None)]
+    assert bound(proto, {"seq": 7})["x"] == (1, 7, 4)
+    assert bound(proto, {"seq": least})["x"] == (1, least, 4)
+    assert "a number for every free dim" in refusal(proto, {})
+    if least > 1:
+        assert f"expected seq of at least {least}" in refusal(proto, {"seq": least - 1})
+
+
 def test_indices_side_by_side_reach_each_in_its_own_axis(model: Callable) -> None:
     nodes = [
         node("Shape", "x", "n", start=0, end=1),
