@@ -83,7 +83,9 @@ class Narrow(Pass):
             if self.rounding == "gptq" else {}
         )  # fmt: skip
         if unread(model):  # it cannot be run: ranges of 1, for the sake of types
-            return Ranges({name: Histogram(top=np.ones(1), amax=np.ones(1)) for name in ranges}, "minmax"), {}
+            for histogram in ranges.values():
+                histogram.add(np.ones(1))
+            return Ranges(ranges, "minmax"), {}
         watched: dict[str, list[Observer]] = {name: [h] for name, h in ranges.items()}
         for (name, _), m in moments.items():
             watched.setdefault(name, []).append(m)

@@ -18,7 +18,9 @@ from porter.graph import (
     Value,
     add_initializer,
     attributes,
+    blank,
     constant,
+    constant_tensor,
     dtype,
     fresh,
     inherit,
@@ -152,7 +154,7 @@ def _packing(node: Node) -> Packing | None:
     """How the codes of a DequantizeLinear are packed; None where it has no 4-bit weight, or one whose axes are all odd."""
     value = node.inputs[0]
     kind = None if value is None else dtype(value)
-    if value is None or kind is None or kind.name not in KINDS or constant(value) is None:
+    if value is None or kind is None or kind.name not in KINDS or constant_tensor(value) is None:
         return None
     dims = shape(value) or ()
     axis, block = _axis(node), _block(node)
@@ -182,9 +184,9 @@ def _replace(model: Model, node: Node, made: Packing, used: set[str], done: dict
     zero = rest[0] if rest else None
     assert codes is not None and scale is not None
     if codes not in done:
-        held = constant(codes)
-        assert held is not None
-        done[codes] = add_initializer(model, fresh(f"{codes.name}/packed", used), made.pack(np.asarray(held)))
+        name, held = fresh(f"{codes.name}/packed", used), constant(codes)
+        stored = blank(name, np.dtype(np.uint8), made.stored) if held is None else made.pack(np.asarray(held))
+        done[codes] = add_initializer(model, name, stored)
     inputs = [done[codes], scale]
     if zero is not None:
         inputs.append(_unpacked_points(model, zero, used, done))
