@@ -16,7 +16,7 @@ moves the float64 result by more than that, is unexplained: look there for a fau
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy as np
 from porter import ops
 from porter.check import gate, measure
 from porter.check.dither import Dithered
-from porter.check.execution import SOURCE, run
+from porter.check.execution import SOURCE, Subject, run
 from porter.check.numeric import SAMPLES, matched_outputs, renamed
 from porter.graph import Model
 
@@ -49,7 +49,8 @@ class Entry:
     format        of that: what moved in float64 (constants in another format)
     accumulation  of that: the rounding of arithmetic
     error_db      rms of the model's error after the step, relative to the output, in dB
-    excess_db     the observed error above the one that formats explain; beyond 3 dB it is unexplained
+    predicted_db  the same of the error that its formats explain
+    excess_db     the observed error above the predicted one; beyond 3 dB it is unexplained
     """
 
     step: str
@@ -58,6 +59,7 @@ class Entry:
     format: float
     accumulation: float
     error_db: float
+    predicted_db: float
     excess_db: float
 
     @property
@@ -96,56 +98,86 @@ class Ledger:
         return "\n".join(line.rstrip() for line in lines)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a model after a step gives on one sample, under the original's names: in float64, in its own arithmetic,
+    and what rounding at random in its formats gives.
+    """
+
+    step: str
+    precision: bool
+    wide: Mapping[str, np.ndarray]
+    own: Mapping[str, np.ndarray]
+    must: Sequence[Mapping[str, np.ndarray]]
+
+    def after(self, step: str, own: Mapping[str, np.ndarray], wide: Mapping[str, np.ndarray] | None = None) -> Seen:
+        """A further step in the same formats, of which only outputs are known."""
+        return replace(self, step=step, precision=False, own=own, wide=self.wide if wide is None else wide)
+
+
 def ledger(model: Model, steps: Sequence[Taken], inputs: Mapping[str, np.ndarray], seed: int = 0) -> Ledger:
     """The error of the last step's model on one sample, split over the steps before. Float outputs only.
 
     PorterError where a step has other inputs or outputs than the model.
     """
+    original = Subject(model)
     chain = [Taken(OWN, model), *steps]
-    seen = [_observed(model, t.model, inputs, seed) for t in chain]
-    names = [n for n, x in seen[0].wide.items() if measure.is_float(x.dtype)]
-    return Ledger(tuple(e for name in names for e in _split(name, chain, seen)))
+    return split([seen(t.name, original, Subject(t.model), inputs, precision=t.precision, seed=seed) for t in chain])
 
 
-@dataclass(frozen=True)
-class _Observed:
-    """Outputs of one model under the original's names: in float64, in its own arithmetic, and rounded at random."""
-
-    wide: dict[str, np.ndarray]
-    own: dict[str, np.ndarray]
-    must: list[dict[str, np.ndarray]]
-
-
-def _observed(original: Model, model: Model, inputs: Mapping[str, np.ndarray], seed: int) -> _Observed:
-    names = {b.name or "": a.name or "" for a, b in matched_outputs(original, model)}
-    sample = dict(renamed(original, model, inputs))
+def seen(
+    step: str,
+    original: Subject,
+    model: Subject,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    precision: bool = False,
+    seed: int = 0,
+    last: Seen | None = None,
+) -> Seen:
+    """A step seen. With `last`, the one before it, the formats are taken to be the same unless the step claims others:
+    what they must round off is not found anew.
+    """
+    names = {b.name or "": a.name or "" for a, b in matched_outputs(original.model, model.model)}
+    sample = renamed(original.model, model.model, inputs)
 
     def outputs(xp: Any) -> dict[str, np.ndarray]:
-        return {names[n]: np.asarray(x) for n, x in run(model, sample, xp).items() if n in names}
+        return {names[n]: np.asarray(x) for n, x in model.outputs(xp, sample).items() if n in names}
 
-    return _Observed(
-        outputs(ops.float64), outputs(SOURCE), [outputs(Dithered(seed + 3000 + i)) for i in range(SAMPLES)]
+    wide, own = outputs(ops.float64), outputs(SOURCE)
+    if last is not None and not precision:
+        return last.after(step, own, wide)
+    must = [run(model.model, dict(sample), Dithered(seed + 3000 + i)) for i in range(SAMPLES)]
+    return Seen(
+        step, precision, wide, own, [{names[n]: np.asarray(x) for n, x in m.items() if n in names} for m in must]
     )
 
 
-def _split(name: str, chain: Sequence[Taken], seen: Sequence[_Observed]) -> list[Entry]:
-    truth = _flat(seen[0].wide[name])
-    finite = np.all([np.isfinite(_flat(x[name])) for s in seen for x in (s.wide, s.own)], axis=0)
-    final = (_flat(seen[-1].own[name]) - truth)[finite]
+def split(steps: Sequence[Seen]) -> Ledger:
+    """The entries of steps that were seen, the original first."""
+    names = [n for n, x in steps[0].wide.items() if measure.is_float(x.dtype)]
+    return Ledger(tuple(e for name in names for e in _split(name, steps)))
+
+
+def _split(name: str, steps: Sequence[Seen]) -> list[Entry]:
+    truth = _flat(steps[0].wide[name])
+    finite = np.all([np.isfinite(_flat(x[name])) for s in steps for x in (s.wide, s.own)], axis=0)
+    final = (_flat(steps[-1].own[name]) - truth)[finite]
     total = float(final @ final)
     entries = []
     wide_before = own_before = truth
     explained = 0.0  # the rms that float64 may have moved so far: stored constants, as steps claim them
-    for taken, now in zip(chain, seen, strict=True):
+    for now in steps:
         wide, own = _flat(now.wide[name]), _flat(now.own[name])
         step, moved = (own - own_before)[finite], (wide - wide_before)[finite]
         must = max((_rms((_flat(m[name]) - wide)[finite]) for m in now.must), default=0.0)
         must = max(must, gate.floor(truth, now.own[name].dtype))
-        explained = _root(explained, _rms(moved) if taken.precision else 0.0)
+        explained = _root(explained, _rms(moved) if now.precision else 0.0)
         observed = _rms((own - truth)[finite])
         share, stored = (float(d @ final) / total if total else 0.0 for d in (step, moved))
-        entries.append(Entry(taken.name, name, share, stored, share - stored,
-                             _db(observed, _rms(truth[finite])), _db(observed, _root(explained, must))))  # fmt: skip
+        predicted = _root(explained, must)
+        entries.append(Entry(now.step, name, share, stored, share - stored, _db(observed, _rms(truth[finite])),
+                             _db(predicted, _rms(truth[finite])), _db(observed, predicted)))  # fmt: skip
         wide_before, own_before = wide, own
     return entries
 

@@ -13,6 +13,7 @@ from porter import check, formats, graph, ops
 from porter.check import Contract, Kind, Verdict
 from porter.check.execution import Subject
 from porter.check.field import agree
+from porter.check.ledger import OWN, Seen, seen
 from porter.errors import CheckFailed, PorterError
 from porter.graph import Model, make_tensor
 from porter.pipeline.cache import Cache, key
@@ -72,6 +73,9 @@ class Check(Instrument):
     cache: Cache = field(default_factory=lambda: Cache(None))
     inputs: Mapping[str, np.ndarray] | None = None
     whole: bool = True
+    steps: list[Seen] = field(
+        default_factory=list
+    )  # what the error ledger is made of: each group that changed something
     regions: int = 0
     distinct: int = 0
     _known: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -130,6 +134,8 @@ class Check(Instrument):
 
     def finished(self, model: Model) -> None:
         self.cache.trim()
+        if self.whole and not self.steps:
+            self._first()
 
     def grouped(self, group: str) -> dict[str, Any] | None:
         """The model after the group against the original; where it fails, the first pass after which it does is
@@ -138,16 +144,29 @@ class Check(Instrument):
         if not self._pending:
             return None
         assert self._original is not None
-        stage, _, after, _, claim = self._pending[-1]
+        stage, _, last, _, claim = self._pending[-1]
+        after = Subject(last)
         verdict = check.compare(self._original, after, claim, self._sample, locate=False)
         if not verdict.ok:
-            for stage, before, after, rewrites, claim in self._pending:
-                verdict = check.compare(self._original, after, claim, self._sample, subject=stage.name)
+            for stage, before, model, rewrites, claim in self._pending:
+                verdict = check.compare(self._original, model, claim, self._sample, subject=stage.name)
                 if not verdict.ok:
                     one = rewrites[0] if len(rewrites) == 1 else None
-                    self._stop(stage, verdict, one, Evidence(before, after, self._sample), claim)
+                    self._stop(stage, verdict, one, Evidence(before, model, self._sample), claim)
+        self._seen(group, after, any(s.work.contract.kind is Kind.PRECISION for s, *_ in self._pending))
         self._pending.clear()
         return verdict.metric
+
+    def _first(self) -> None:
+        assert self._original is not None
+        self.steps.append(seen(OWN, self._original, self._original, self._sample, seed=self.seed))
+
+    def _seen(self, group: str, after: Subject, narrower: bool) -> None:
+        assert self._original is not None
+        if not self.steps:
+            self._first()
+        made = seen(group, self._original, after, self._sample, precision=narrower, seed=self.seed, last=self.steps[-1])
+        self.steps.append(made)
 
     def _stop(
         self, stage: Stage, verdict: Verdict, rewrite: Rewrite | None, evidence: Evidence, contract: Contract

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from porter import graph, ops
+from porter.check.ledger import Ledger, Seen, split
 from porter.errors import PorterError
 from porter.graph import Model, Node, source_name
 from porter.pipeline.cache import Cache
@@ -49,11 +50,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """The model after the pipeline, the steps in order, and every rewrite by pass name."""
+    """The model after the pipeline, the steps in order, every rewrite by pass name, and what the error ledger is made
+    of (see `check.ledger.split`), where the whole model was checked.
+    """
 
     model: Model
     steps: tuple[Step, ...]
     rewrites: Mapping[str, tuple[Rewrite, ...]]
+    seen: tuple[Seen, ...] = ()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The error of the result on the sample of the checks, by step; empty where nothing was checked."""
+        return split(self.seen) if self.seen else Ledger()
 
     @property
     def changed(self) -> int:
@@ -111,7 +120,7 @@ def run(
         steps.append(step)
     for watcher in watchers:
         watcher.finished(current)
-    return Result(current, tuple(steps), records)
+    return Result(current, tuple(steps), records, tuple(s for w in watchers if isinstance(w, Check) for s in w.steps))
 
 
 def _step(

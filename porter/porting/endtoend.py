@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from porter.check import Budget, precision
 from porter.check.execution import run as evaluate
 from porter.check.execution import single_thread
 from porter.check.gate import Errors, Judged, floor, within
+from porter.check.ledger import Seen, split
 from porter.check.measure import distance
 from porter.device import Device
 from porter.errors import CheckFailed
@@ -33,6 +35,7 @@ class Judge:
         self.truth = evaluate(model, dict(inputs), ops.float64)
         self.source = evaluate(model, dict(inputs), ops.source)
         self.outside = witness.onnxruntime(model, inputs)
+        self.outputs: Mapping[str, np.ndarray] = {}  # of the program, once it ran
         needed = precision("sqnr", db=least(asked)).budgets if asked != "fp32" else ()
         self.budgets = tuple(budgets) or needed
 
@@ -52,8 +55,8 @@ class Judge:
             )
 
         with single_thread():
-            got = kernels.run(program, self.inputs, execute)
-        seen = self._judged(got, "the program's launches")
+            self.outputs = kernels.run(program, self.inputs, execute)
+        seen = self._judged(self.outputs, "the program's launches")
         return {
             "executor": "emitted" if emulate else "tile",
             "witness": "reference" if self.outside is None else "onnxruntime",
@@ -63,6 +66,17 @@ class Judge:
     def whole(self, whole: Whole) -> dict[str, Any]:
         """The program in one file, on XLA's CPU."""
         return self._judged(dict(whole.run(self.inputs)), "the program in one file")
+
+    def ledger(self, steps: Sequence[Seen]) -> list[dict[str, Any]]:
+        """The error of the program's outputs, split over the steps of the graph and the kernels. A kernel that adds up
+        in another order than numpy must err more, which counts as predicted."""
+        last, growth = steps[-1], self._growth()
+        floats = [n for n, x in last.wide.items() if x.dtype.kind == "f"]
+        must = [{n: last.wide[n] + (m[n] - last.wide[n]) * growth for n in floats} for m in last.must]
+        return split([*steps, replace(last.after("kernels", self.outputs), must=must)]).json()
+
+    def _growth(self) -> float:
+        return max((c.tile.get("growth", 1.0) for c in self.lowered.checks.values()), default=1.0)
 
     def _judged(self, got: Mapping[str, np.ndarray], what: str) -> dict[str, float]:
         """Distances of the worst output: max_abs and max_rel to the witness, the rest to float64."""
@@ -85,6 +99,6 @@ class Judge:
         errors.add("before", exact, np.asarray(self.source[name]))
         errors.add("after", exact, value)
         # a kernel whose dots must err more than numpy's (sums in another order) makes the whole err more, as often
-        growth = max((c.tile.get("growth", 1.0) for c in self.lowered.checks.values()), default=1.0)
+        growth = self._growth()
         errors.must.append((errors.before[0][0] * growth, errors.before[0][1] * growth))
         return errors.judge(exact, value)

@@ -22,7 +22,6 @@ from porter.device import Device
 from porter.errors import CheckFailed
 from porter.graph import Model
 from porter.pipeline.cache import Cache
-from porter.pipeline.ledger import Steps
 from porter.porting import assemble, endtoend, lowering
 from porter.porting.kernels import Program, program_of
 from porter.porting.lowering import Lowered
@@ -40,7 +39,6 @@ class Found:
     device: Device
     model: Model
     sample: Mapping[str, np.ndarray]
-    steps: Steps = field(default_factory=Steps)
     final: Model | None = None
     program: Program | None = None
     lowered: Lowered | None = None
@@ -60,6 +58,7 @@ class TargetReport:
     toolchain: dict[str, Any] | None = None
     estimate: dict[str, Any] = field(default_factory=dict)
     coverage: list[dict[str, Any]] = field(default_factory=list)  # what the checks of each kernel covered
+    ledger: list[dict[str, Any]] = field(default_factory=list)  # the final error, by step and output
     message: str = ""
     unchecked: str = ""  # what could not be checked here, and the extra that would
     found: Found | None = None  # with details=True
@@ -92,6 +91,7 @@ class TargetReport:
                 "toolchain",
                 "estimate",
                 "coverage",
+                "ledger",
             )
         }
         return {
@@ -207,7 +207,6 @@ def _port_one(
     result = pipeline.run(
         model, plan.stages, device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
-        instruments=[found.steps] if options.details else [],
     )  # fmt: skip
     report.steps += [s.json() for s in result.steps]
 
@@ -255,6 +254,7 @@ def _port_one(
     judge = endtoend.Judge(model, lowered, device, sample, options.precision, options.budgets or plan.budgets)
     report.end_to_end = judge.program(program, target, emulate=options.emulate)
     report.step("end_to_end", "precision" if options.precision != "fp32" else "rounding", report.end_to_end, began)
+    report.ledger = judge.ledger(result.seen)
     if lowered.whole is not None:
         began = time.perf_counter()
         report.step(

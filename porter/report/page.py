@@ -78,7 +78,7 @@ def _ported(document: Mapping[str, Any], result: PortResult) -> dict[str, Any]:
             k["coverage"] = covered[device["name"]].get(k["used"].name)
     ledgers = []
     for i, r in enumerate(result.targets):
-        entries = ported.ledger(r)
+        entries = r.ledger
         if not entries:
             continue
         worst = max(entries, key=lambda e: e["error_db"])["output"]

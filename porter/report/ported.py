@@ -80,14 +80,6 @@ def _errors(found: Found) -> dict[str, float]:
     return seen
 
 
-def ledger(report: TargetReport) -> list[dict[str, Any]]:
-    """The entries of the error ledger of the graph's steps, as its JSON has them; none where the port stopped before."""
-    found = report.found
-    if found is None or found.final is None or not found.steps.taken:
-        return []
-    return found.steps.ledger(found.model, found.sample).json()
-
-
 def audit(report: TargetReport) -> list[dict[str, Any]]:
     """Per layer with products: what was asked, how weights are stored, what the text multiplies in, what the toolchain made."""
     found = report.found

@@ -52,6 +52,23 @@ def test_a_decoder_ports_with_every_check(saved: Any, tmp_path: Path, emulate: b
     assert all(s["status"] == "ok" for s in report["steps"])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_port_says_which_step_made_its_error(saved: Any, tmp_path: Path, precision: str) -> None:
+    report = ported(saved(models.decoder()), tmp_path / "out", dims={"batch": 2}, precision=precision)
+    book = report["ledger"]
+    for output in {e["output"] for e in book}:
+        entries = [e for e in book if e["output"] == output]
+        assert sum(e["share"] for e in entries) == pytest.approx(1.0)
+        assert entries[0]["step"] == "the model's own rounding" and entries[-1]["step"] == "kernels"
+        assert all(e["share"] == pytest.approx(e["format"] + e["accumulation"]) for e in entries)
+        assert all(e["excess_db"] == pytest.approx(e["error_db"] - e["predicted_db"], abs=1e-6) for e in entries)
+        assert not any(e["unexplained"] for e in entries), entries
+        if precision == "bf16":
+            assert max(entries, key=lambda e: e["share"])["step"] == "quantization.bf16"
+    kept = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert kept["ledger"] == book
+
+
 def test_equal_layers_share_their_kernels(saved: Any, tmp_path: Path) -> None:
     two = ported(saved(models.decoder(2)), tmp_path / "two", dims={"batch": 1})["kernels"]
     five = ported(saved(models.decoder(5)), tmp_path / "five", dims={"batch": 1})["kernels"]
