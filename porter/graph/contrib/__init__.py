@@ -1,6 +1,7 @@
-"""onnxruntime's own operators (`com.microsoft`), brought to the standard's at load: one small function per operator.
+"""onnxruntime's own operators (`com.microsoft`), and TensorRT's (`trt`), brought to the standard's at load: one small
+function per operator.
 
-onnxruntime is the truth for what they mean. What the standard's operators cannot say exactly is refused, with the
+onnxruntime is the truth for what the first mean. What the standard's operators cannot say exactly is refused, with the
 attribute or input that asks for it.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from porter.graph.contrib import activation, attention, blocked, grouped, moe, normalization, quantized
+from porter.graph.contrib import activation, attention, blocked, grouped, moe, normalization, quantized, tensorrt
 from porter.graph.contrib.spelling import DOMAIN, Spell, Spelling, Table
 from porter.graph.repair import note
 from porter.graph.symbolic import known
@@ -24,7 +25,11 @@ for _module in (activation, attention, blocked, grouped, moe, normalization, qua
 UNPREFIXED = frozenset({"SimplifiedLayerNormalization", "LayerNormalization"})
 """Operators that onnxruntime's optimizer writes without a domain; the second is the standard's from opset 17 on."""
 
-OPERATORS = frozenset({(DOMAIN, name) for name in TABLE} | {("", name) for name in UNPREFIXED})
+TABLES = {DOMAIN: TABLE, tensorrt.DOMAIN: tensorrt.SPELLINGS}
+
+OPERATORS = frozenset(
+    {(domain, name) for domain, table in TABLES.items() for name in table} | {("", name) for name in UNPREFIXED}
+)
 """What `normalize` understands, as (domain, operator)."""
 
 
@@ -40,14 +45,14 @@ def adopt(model: ir.Model) -> None:
 
 
 def normalize(model: ir.Model) -> None:
-    """Spells every operator of `com.microsoft` in the standard's, in place; the model is at its home opset.
+    """Spells every operator of `com.microsoft` and `trt` in the standard's, in place; the model is at its home opset.
 
     Raises PorterError, naming the node and the attribute or input, where there is no exact spelling.
     """
     local = {identifier[:2] for identifier in model.functions}
     found = [
         (graph, node) for graph in every_graph(model) for node in graph
-        if node.domain == DOMAIN and (DOMAIN, node.op_type) not in local
+        if node.domain in TABLES and (node.domain, node.op_type) not in local
     ]  # fmt: skip
     if not found:
         return
@@ -56,19 +61,22 @@ def normalize(model: ir.Model) -> None:
     used: set[str] = set().union(*(taken(root) for root in roots))
     inside = {graph for function in model.functions.values() for graph in [function.graph, *function.subgraphs()]}
     weights: set[ir.Value] = set()
-    counts: dict[str, int] = {}
+    counts: dict[str, dict[str, int]] = {}
     for graph, node in found:
         weights |= {value for value in node.inputs if value is not None and value.is_initializer()}
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-        TABLE[node.op_type](Spelling(node, graph, graph in inside, used, [], shapes))
+        mine = counts.setdefault(node.domain, {})
+        mine[node.op_type] = mine.get(node.op_type, 0) + 1
+        TABLES[node.domain][node.op_type](Spelling(node, graph, graph in inside, used, [], shapes))
     for value in weights:
         if not value.uses() and not value.is_graph_output() and value.graph is not None:
             value.graph.initializers.pop(value.name or "")
     for root in roots:
-        if not any(node.domain == DOMAIN for node in root.all_nodes()):
-            root.opset_imports.pop(DOMAIN, None)
-    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-    note(model, [f"operators of {DOMAIN} are spelled in the standard's: {listed}"])
+        left = {node.domain for node in root.all_nodes()}
+        for domain in TABLES.keys() - left:
+            root.opset_imports.pop(domain, None)
+    for domain, mine in counts.items():
+        listed = ", ".join(f"{count} {name}" for name, count in mine.items())
+        note(model, [f"operators of {domain} are spelled in the standard's: {listed}"])
 
 
 __all__ = ["DOMAIN", "OPERATORS", "TABLE", "Spell", "Spelling", "adopt", "normalize"]

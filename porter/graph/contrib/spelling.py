@@ -154,5 +154,5 @@ class Spelling(Edit):
 
     def refuse(self, expected: str, found: str, hint: str | None = None) -> NoReturn:
         """Raises PorterError: this node has no exact spelling."""
-        title = f"node '{source_name(self.node)}' ({DOMAIN}.{self.node.op_type})"
+        title = f"node '{source_name(self.node)}' ({self.node.domain}.{self.node.op_type})"
         raise PorterError(title, expected=expected, found=found, hint=hint)
