@@ -12,6 +12,7 @@ from typing import Any
 
 from porter.device import Device
 from porter.errors import CheckFailed
+from porter.graph import Model
 from porter.pipeline.cache import Cache, sources
 from porter.porting.checks import KernelCheck, check_kernel
 from porter.porting.coverage import coverage
@@ -125,12 +126,24 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def build(
+    model: Model, program: Program, lowered: Lowered, target: Target, device: Device
+) -> tuple[dict[str, Any] | None, str]:
+    """The program in one file, where there is such a form and no launch is the host's, then each kernel: as it was
+    compiled in there, else alone. The report's part, and what could not be checked."""
+    if not lowered.host:
+        lowered.whole = target.whole(model, steps(program, lowered), device)
+    return compile_all(lowered, target, device)
+
+
 def compile_all(lowered: Lowered, target: Target, device: Device) -> tuple[dict[str, Any] | None, str]:
     """Each kernel through the toolchain: its part of the report, and what could not be checked without it."""
     toolchain = target.toolchain(device)
     if toolchain is None:
         return None, target.unchecked(device)
-    verdicts = target.compile(list(lowered.kernels.values()), device)
+    known = lowered.whole.kernels if lowered.whole is not None else {}
+    alone = {v.name: v for v in target.compile([e for n, e in lowered.kernels.items() if n not in known], device)}
+    verdicts = [known[n] if n in known else alone[n] for n in lowered.kernels]
     lowered.compiled = {v.name: v for v in verdicts}
     failed = [v for v in verdicts if not v.ok]
     report = {

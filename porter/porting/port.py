@@ -218,22 +218,16 @@ def _port_one(
     found.lowered = lowered
     report.kernels = lowered.json(program)
     # the toolchain works in processes of its own: it compiles while the checks run here
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(1)
     try:
-        compiled = pool.submit(lowering.compile_all, lowered, target, device)
-        whole = (
-            pool.submit(target.whole, result.model, lowering.steps(program, lowered), device)
-            if not lowered.host
-            else None
-        )
+        built = pool.submit(lowering.build, result.model, program, lowered, target, device)
         lowering.check(
             program, lowered, target, device, cache, lambda name, n, of: progress(f"{device.name} {name}", n, of)
         )
         report.kernels, report.coverage = lowered.json(program), lowered.coverage(program)
         report.step("kernels", "rounding", lowered.metric(), began, rewrites=len(lowered.kernels))
         began = time.perf_counter()
-        report.toolchain, report.unchecked = compiled.result()
-        lowered.whole = whole.result() if whole is not None else None
+        report.toolchain, report.unchecked = built.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if report.toolchain is not None:

@@ -75,13 +75,15 @@ class Whole:
     """A program in one file, as a second form of its launch list.
 
     run: the file's own text on XLA's CPU, {input: array} -> {output: array}. compiled: the toolchain's verdict on the
-    launches together. seconds: the toolchain's own estimate, None where it has none that can be trusted.
+    launches together. seconds: the toolchain's own estimate, None where it has none that can be trusted. kernels: its
+    verdict on each kernel as it compiled it within the program, by name; empty where that has to be asked for alone.
     """
 
     files: Mapping[str, bytes]
     run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
     compiled: Compiled | None = None
     seconds: float | None = None
+    kernels: Mapping[str, Compiled] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

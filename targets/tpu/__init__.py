@@ -103,7 +103,7 @@ class Tpu(Target):
     def whole(self, model: Any, steps: Sequence[Step], device: Device) -> Whole:
         """The model as StableHLO for TPU, its run on XLA's CPU, and libtpu's verdict on all launches as one
         executable."""
-        from porter.targets.tpu.toolchain import Piece, compile_program, verdict_of
+        from porter.targets.tpu.toolchain import Piece, compile_program, kernels_of, verdict_of
         from porter.xla import whole
 
         program = whole(model)
@@ -125,7 +125,7 @@ class Tpu(Target):
         pieces = [Piece(s.emitted, s.inputs, s.outputs) for s in steps]
         found = compile_program("program", pieces, list(arguments.values()), program.outputs, device)
         seconds = found.cost.get("optimal_seconds") if found.trusted else None
-        return Whole(files, run, verdict_of(found, device), seconds)
+        return Whole(files, run, verdict_of(found, device), seconds, kernels_of(pieces, found, device))
 
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         from porter.targets.tpu.cost import seconds

@@ -56,6 +56,7 @@ class Verdict:
     cost: Mapping[str, float] = field(default_factory=dict)
     copies: Mapping[str, int] = field(default_factory=dict)
     products: tuple[str, ...] = ()
+    kernels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what of it is each kernel's, by function
     trusted: bool = False
 
 
@@ -129,7 +130,7 @@ def verdict(jobs: Sequence[dict[str, Any]], device: Device, *, no_cache: bool = 
 
 def _verdict(document: Mapping[str, Any], job: Mapping[str, Any]) -> Verdict:
     trusted = document["ok"] and all(map(_counted, job["pieces"]))
-    known = {k: document[k] for k in ("size", "sha256", "resources", "cost", "copies") if k in document}
+    known = {k: document[k] for k in ("size", "sha256", "resources", "cost", "copies", "kernels") if k in document}
     products = tuple(document.get("products", ()))
     return Verdict(job["name"], document["ok"], document["message"], **known, products=products, trusted=trusted)
 
@@ -175,6 +176,18 @@ def _held(e: Emitted, v: Verdict, device: Device) -> Compiled:
     resources = {**v.resources, **{f"hlo {op}": n for op, n in v.copies.items()}}
     said = f"kernel {e.kernel.name}: {message}" if message else ""
     return Compiled(e.kernel.name, v.ok and not message, said, v.size, resources, v.products or e.products)
+
+
+def kernels_of(pieces: Sequence[Piece], v: Verdict, device: Device) -> dict[str, Compiled]:
+    """The verdict on each kernel within a compiled program: its products and its VMEM, as XLA has them there."""
+    found = {}
+    for e in {p.emitted.kernel.name: p.emitted for p in pieces}.values() if v.ok else ():
+        own = v.kernels[xla.identifier(e.kernel.name)]
+        resources = {"vmem": own["vmem"], "instructions": own["instructions"]}
+        found[e.kernel.name] = _held(
+            e, Verdict(e.kernel.name, True, resources=resources, products=tuple(own["products"])), device
+        )
+    return found
 
 
 def verdict_of(v: Verdict, device: Device) -> Compiled:

@@ -5,7 +5,9 @@ caller's jax.
 
 A job is {"name", "pieces": [{"language", "function", "text", "inputs": [buffer...], "outputs": [buffer...]}],
 "arguments": [[buffer, shape, dtype]...], "results": [buffer...]}: pieces run in order over named buffers in one
-jitted function. A verdict is {"name", "ok", "message", "size", "sha256", "resources", "cost", "copies", "seconds"}.
+jitted function. A verdict is {"name", "ok", "message", "size", "sha256", "resources", "cost", "copies", "products",
+"kernels": {function: {"instructions", "products", "vmem"}}}: what XLA made of each piece, by the scope that its
+instructions name.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ def main() -> None:
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
+    # tracebacks stay: without them the scope of what an exported text computes is lost on the way
     jax.config.update("jax_hlo_source_file_canonicalization_regex", ".*")
-    jax.config.update("jax_include_full_tracebacks_in_locations", False)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     sharding = SingleDeviceSharding(devices[0])
     verdicts = []
@@ -52,7 +54,7 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
 
     verdict: dict[str, Any] = {"name": job["name"], "ok": False, "message": ""}
     try:
-        calls = [(_function(p), p["inputs"], p["outputs"]) for p in job["pieces"]]
+        calls = [(_function(p), p["inputs"], p["outputs"], p["function"]) for p in job["pieces"]]
         types = [
             jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(d), sharding=sharding) for _, shape, d in job["arguments"]
         ]
@@ -60,8 +62,9 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
 
         def program(*arguments: Any) -> list[Any]:
             buffers = dict(zip(names, arguments, strict=True))
-            for function, inputs, outputs in calls:
-                found = function(*(buffers[i] for i in inputs))
+            for function, inputs, outputs, name in calls:
+                with jax.named_scope(name):
+                    found = function(*(buffers[i] for i in inputs))
                 buffers.update(zip(outputs, found if isinstance(found, tuple | list) else (found,), strict=True))
             return [buffers[r] for r in job["results"]]
 
@@ -86,6 +89,7 @@ def _compile(job: dict[str, Any], sharding: Any) -> dict[str, Any]:
     verdict.update(
         ok=True, size=len(code), sha256=hashlib.sha256(code).hexdigest(), cost=_cost(compiled.cost_analysis()),
         copies=_copies(text), products=_products(text),
+        kernels=_kernels(text, {p["function"] for p in job["pieces"]}),
         resources={"code": memory.generated_code_size_in_bytes, "arguments": memory.argument_size_in_bytes,
                    "outputs": memory.output_size_in_bytes, "temporaries": memory.temp_size_in_bytes, "vmem":
                    _vmem(text)},
@@ -123,6 +127,19 @@ def _cost(found: Any) -> dict[str, float]:
         k: float(found[k])
         for k in ("flops", "transcendentals", "bytes accessed", "optimal_seconds")
         if found.get(k, 0) > 0
+    }
+
+
+def _kernels(text: str, functions: set[str]) -> dict[str, dict[str, Any]]:
+    """What the program has of each function: how many instructions, operand_precision of products, VMEM."""
+    lines: dict[str, list[str]] = {f: [] for f in functions}
+    for line in text.splitlines():
+        if (scope := re.search(r'op_name="([^"]*)"', line)) is not None:
+            for function in functions & set(scope.group(1).split("/")):
+                lines[function].append(line)
+    return {
+        f: {"instructions": len(own), "products": _products("\n".join(own)), "vmem": _vmem("\n".join(own))}
+        for f, own in lines.items()
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from porter.device import load_device
 from porter.targets.tpu import instructions, target
-from porter.targets.tpu.toolchain import Piece, Verdict, compile, compile_program, exceeds
+from porter.targets.tpu.toolchain import Piece, Verdict, compile, compile_program, exceeds, kernels_of
 from porter.tile.target import Emitted, Kernel
 from porter.tile.text import parse
 
@@ -61,6 +61,27 @@ def test_one_pass_of_bf16_is_read_back_from_the_compiled_program() -> None:
     e = _stablehlo("second", (20, 128), (128, 64))
     [found] = compile([replace(e, text=e.text.replace("HIGHEST", "DEFAULT"))], V6E)
     assert not found.ok and found.message == "kernel second: multiplies float32 as bf16, asked bf16x6"
+
+
+@needs_libtpu
+def test_each_kernel_is_read_back_from_the_program_that_holds_it() -> None:
+    """Two products in a row, one of them compiled to a single pass: it is named, the other is not."""
+    first, second = _stablehlo("first", (20, 64), (64, 128)), _stablehlo("second", (20, 128), (128, 64))
+    arguments = [("x", (20, 64), "float32"), ("w1", (64, 128), "float32"), ("w2", (128, 64), "float32")]
+
+    def read_back(*made: Emitted) -> dict[str, str]:
+        pieces = [Piece(made[0], ("x", "w1"), ("h",)), Piece(made[1], ("h", "w2"), ("y",))]
+        found = compile_program("program", pieces, arguments, ["y"], V6E, no_cache=True)
+        kernels = kernels_of(pieces, found, V6E)
+        assert all(v.resources["instructions"] > 0 and v.products for v in kernels.values())
+        return {name: v.message for name, v in kernels.items()}
+
+    assert read_back(first, second) == {"first": "", "second": ""}
+    one_pass = replace(second, text=second.text.replace("HIGHEST", "DEFAULT"))
+    assert read_back(first, one_pass) == {
+        "first": "",
+        "second": "kernel second: multiplies float32 as bf16, asked bf16x6",
+    }
 
 
 @needs_libtpu
