@@ -162,10 +162,10 @@ def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:
     assert tensor is not None
     name = f"{weight.name}/bf16"
     narrow = blank(name, BFLOAT16, tensor.shape.numpy()) if is_unread(weight) else tensor.numpy().astype(BFLOAT16)
-    stored = add_initializer(graph, name, narrow)
+    stored = add_initializer(graph, name, narrow, used)
     readers = list(weight.uses())
     cast = _cast(stored, np.dtype(np.float32), fresh(f"{weight.name}/float32", used))
-    insert_before(min((user for user, _ in readers if user.graph is graph), key=_place(graph)), [cast])
+    insert_before(_first(graph, [user for user, _ in readers]), [cast])
     for user, position in readers:
         user.replace_input_with(position, cast.outputs[0])
     if not weight.is_graph_input() and not weight.is_graph_output():
@@ -186,7 +186,7 @@ def round_value(value: Value, used: set[str]) -> Value:
     else:
         graph = readers[0][0].graph  # before its first reader: at the head of the graph it would live until then
         assert graph is not None
-        insert_before(min((user for user, _ in readers if user.graph is graph), key=_place(graph)), [narrow, wide])
+        insert_before(_first(graph, [user for user, _ in readers]), [narrow, wide])
     for user, position in readers:
         user.replace_input_with(position, wide.outputs[0])
     return wide.outputs[0]
@@ -205,6 +205,7 @@ def _cast(value: Value, kind: np.dtype, name: str) -> Node:
     return new_node("Cast", [value], {"to": code}, outputs=[new_value(name, kind, shape(value))])
 
 
-def _place(graph: Graph) -> Any:
-    order = {node: number for number, node in enumerate(graph)}
-    return order.__getitem__
+def _first(graph: Graph, readers: list[Node]) -> Node:
+    """The first of the nodes that lie in the graph; most values have one reader, and the graph is not searched for it."""
+    inside = {node for node in readers if node.graph is graph}
+    return next(iter(inside)) if len(inside) == 1 else next(node for node in graph if node in inside)

@@ -137,13 +137,14 @@ def _stored(
     made = _blank(where, weight, coding, layer) if array is None else encode(where, array, coding, layer, clip, second)
 
     def added(word: str, values: np.ndarray) -> Value:
-        name = fresh(f"{weight.name}/{word}", used)
-        return add_initializer(model, name, values if array is not None else blank(name, values.dtype, values.shape))
+        name = f"{weight.name}/{word}"
+        kept = values if array is not None else blank(name, values.dtype, values.shape)
+        return add_initializer(model, name, kept, used)
 
     codes, scale = added(coding.format, made.codes), added("scale", made.scale)
     whole = None
     if made.tensor != 1.0:
-        whole = add_initializer(model, fresh(f"{weight.name}/tensor_scale", used), np.asarray(made.tensor, np.float32))
+        whole = added("tensor_scale", np.asarray(made.tensor, np.float32))
     kinds: list[str] = []
     for user, position in list(weight.uses()):  # each reader decodes for itself: codes are what memory holds
         nodes = _decoded(codes, scale, whole, made, str(weight.name), used)
@@ -220,7 +221,7 @@ def _coded(
     assert graph is not None
     largest = coding.limit or of(coding.format).max
     number = np.float32(max(top, scaling.SMALLEST) / largest if top else 1.0)
-    scale = add_initializer(graph, fresh(f"{value.name}/scale", used), np.asarray(number))
+    scale = add_initializer(graph, f"{value.name}/scale", np.asarray(number), used)
     source, kind, nodes = value, np.dtype(of(coding.format).dtype), []
     if coding.limit:
         edge = np.float32(coding.limit) * number

@@ -184,9 +184,9 @@ def _replace(model: Model, node: Node, made: Packing, used: set[str], done: dict
     zero = rest[0] if rest else None
     assert codes is not None and scale is not None
     if codes not in done:
-        name, held = fresh(f"{codes.name}/packed", used), constant(codes)
+        name, held = f"{codes.name}/packed", constant(codes)
         stored = blank(name, np.dtype(np.uint8), made.stored) if held is None else made.pack(np.asarray(held))
-        done[codes] = add_initializer(model, name, stored)
+        done[codes] = add_initializer(model, name, stored, used)
     inputs = [done[codes], scale]
     if zero is not None:
         inputs.append(_unpacked_points(model, zero, used, done))
@@ -212,7 +212,7 @@ def _unpacked_points(model: Model, zero: Value, used: set[str], done: dict[Value
     if zero not in done:
         held = constant(zero)
         assert held is not None
-        done[zero] = add_initializer(model, fresh(f"{zero.name}/bytes", used), np.asarray(held).astype(np.int8))
+        done[zero] = add_initializer(model, f"{zero.name}/bytes", np.asarray(held).astype(np.int8), used)
     return done[zero]
 
 

@@ -159,13 +159,10 @@ class _Partitioner:
                 continue
             if any(u.graph is not self.model.graph for v in cluster.outputs for u, _ in v.uses()):
                 continue  # a body of control flow reads it
-            users = {
-                id(c): c
-                for c in self._all()
-                if c is not cluster and any(v in cluster.outputs for n in c.nodes for v in n.inputs)
-            }
+            homes = (self.home.get(u) for v in cluster.outputs for u, _ in v.uses())
+            users = {id(c): c for c in homes if c is not None and c is not cluster}
             plans = []
-            for user in users.values():
+            for user in sorted(users.values(), key=lambda c: self.order[c.nodes[-1]]):
                 merged = Cluster(sorted({*cluster.nodes, *user.nodes}, key=self.order.__getitem__))
                 merged.trial = self.trial(merged.nodes, user.outputs)
                 plans.append((user, merged))

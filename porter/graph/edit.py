@@ -143,12 +143,17 @@ def insert_after(node: ir.Node, nodes: Sequence[ir.Node]) -> None:
     node.graph.insert_after(node, list(nodes))
 
 
-def add_initializer(model: ir.Model | ir.Graph, name: str, array: np.ndarray | ir.TensorProtocol) -> ir.Value:
-    """A new weight under `name`, or the nearest name that is free; an array is kept, not copied."""
+def add_initializer(
+    model: ir.Model | ir.Graph, name: str, array: np.ndarray | ir.TensorProtocol, used: set[str] | None = None
+) -> ir.Value:
+    """A new weight under `name`, or the nearest name that is free; an array is kept, not copied.
+
+    `used` are the names in use, for who adds many: else the graph is searched for them each time.
+    """
     graph = model.graph if isinstance(model, ir.Model) else model
     tensor = ir.tensor(array, name=name) if isinstance(array, np.ndarray) else array
     value = ir.Value(
-        name=fresh(name, names(graph)),
+        name=fresh(name, names(graph) if used is None else used),
         type=ir.TensorType(tensor.dtype),
         shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
