@@ -3,7 +3,7 @@
     python tests/porting/sweep.py OUT [--model NAME]... [--target T]... [--minutes M]
 
 Each port is a process of its own; its line goes to OUT/<model>-<target>.txt, and a model and target that have a line are not
-ported again, so a sweep goes on where it was stopped. Dims are those of the first recorded case.
+ported again, so a sweep goes on where it was stopped. Dims are those of the smallest recorded case.
 """
 
 from __future__ import annotations
@@ -117,7 +117,10 @@ def swept(name: str, target: str, folder: Path) -> str:
         path = names()[name]
         with tempfile.TemporaryDirectory() as out:
             try:
-                line = ported(path, target, dims(path, cases(path)[0][0]), Path(out, "bundle"))
+                smallest = min(
+                    (feeds for feeds, _ in cases(path)), key=lambda feeds: sum(x.size for x in feeds.values())
+                )
+                line = ported(path, target, dims(path, smallest), Path(out, "bundle"))
             except Exception as e:  # of the sweep itself, a dim that no case has: a line too
                 line = Line(1, 0, f"{type(e).__name__}: {e}")
         folder.mkdir(parents=True, exist_ok=True)
