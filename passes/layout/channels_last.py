@@ -61,7 +61,15 @@ def spatial(model: Model, node: Node) -> bool:
     function = called(model, node)
     kinds = {node.op_type} if function is None else {inner.op_type for inner in function}
     dims = shape(node.outputs[0])
-    return bool(kinds & SPATIAL) and not (function is None and node.domain) and dims is not None and len(dims) > 2
+    # the places of a pool's largest elements count in the order of channels first
+    alone = not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+    return (
+        bool(kinds & SPATIAL)
+        and not (function is None and node.domain)
+        and dims is not None
+        and len(dims) > 2
+        and alone
+    )
 
 
 def turn(model: Model, node: Node, number: int, used: set[str]) -> Rewrite:

@@ -155,8 +155,11 @@ class _Scheduler:
                 source = self.value(arg)
                 name = self._emit(P.Cast, self._type(dtype, axes), source, bits)
                 for a in axes & self.ragged:
-                    if (source, a) in self.beyond and not bits:
-                        self.beyond[name, a] = self.beyond[source, a]
+                    held = self.beyond.get((source, a))
+                    # what an integer makes of NaN or infinity is any number: such lanes are not known
+                    whole = np.issubdtype(np.dtype(dtype), np.integer)
+                    if held is not None and not bits and (np.isfinite(held) or not whole):
+                        self.beyond[name, a] = np.asarray(held).astype(dtype).item()
                 return name
             case F.Elementwise(op=op, args=args, dtype=dtype):
                 names = tuple(self.value(a) for a in args)

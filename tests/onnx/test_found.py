@@ -1,0 +1,58 @@
+"""Graphs on which `make fuzz` found something, cut down to what matters, on the targets where it was found."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from onnx_port import executed
+
+from porter import graph, ops
+
+FOUND = {
+    # sqrt(-1) past an extent was NaN, and a Cast to integers kept it as what those lanes hold
+    "a lane of NaN becomes an integer": (
+        "gpu",
+        """<ir_version: 10, opset_import: ["" : 14]>
+        g (float[2,3,1] x) => (float[2,3,1] y, uint8[2,3,1] q)
+        <float low = {0}, float high = {4}, float[3] s = {0.05, 0.06, 0.02}, uint8[3] z = {1, 3, 0}> {
+          c = Clip (x, low, high)
+          y = Sqrt (c)
+          q = QuantizeLinear <axis = 1> (c, s, z)
+        }""",
+    ),
+    # channels were moved last around a pool whose places are read: those count with channels first
+    "a pool with its places": (
+        "gpu",
+        """<ir_version: 10, opset_import: ["" : 15]>
+        g (float[1,2,8] x) => (float[1,2,8] y, int64[1,2,8] places) {
+          y, places = MaxPool <kernel_shape = [2], pads = [0, 1]> (x)
+        }""",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_is_mended(name: str) -> None:
+    target, text = FOUND[name]
+    model = onnx.parser.parse_model(text)
+    onnx.checker.check_model(model, full_check=True)
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in model.graph.input:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        feeds[value.name] = (rng.standard_normal(shape) if kind.kind == "f" else rng.integers(0, 3, shape)).astype(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        truth = ops.reference(graph.read(model), feeds)
+        got, _, _ = executed(model, feeds, target, text=False)
+    for output, exact in truth.items():
+        assert got[output].dtype == exact.dtype
+        np.testing.assert_allclose(got[output], exact, rtol=1e-5, atol=1e-6, err_msg=output)
