@@ -17,7 +17,7 @@ from porter.targets.trainium.bufferize import check_capacity
 from porter.targets.trainium.demands import plan
 from porter.targets.trainium.expand import expand
 from porter.targets.trainium.home import homes
-from porter.targets.trainium.instructions import ALU, DTYPES, SCALE, TABLE
+from porter.targets.trainium.instructions import ALU, DTYPES, TABLE
 from porter.targets.trainium.layout import Layout, Part, Plan
 from porter.targets.trainium.retile import smaller
 from porter.targets.trainium.rows import rows
@@ -41,6 +41,7 @@ from porter.tile.program import (
     Store,
     Value,
     operands,
+    types,
     walk,
 )
 from porter.tile.target import CannotEmit
@@ -55,6 +56,9 @@ def emit(program: Program, chip: Chip) -> Emitter:
     `source` of the result is the program with the tiles that were taken. Raises CannotEmit with the reason, or
     CheckFailed where a memory is exceeded whatever is tried.
     """
+    for dtype in sorted({p.dtype for p in program.params} | {t.dtype for t in types(program).values()}):
+        if dtype not in DTYPES:
+            raise CannotEmit(f"{dtype} is no element type of NKI")
     first: CannotEmit | CheckFailed | None = None
     for tiled in (program, *smaller(program, chip.partitions)):
         ready = rows(expand(tiled))
@@ -189,7 +193,8 @@ class Emitter:
             self.scalars[s.name] = s.value
             return
         if isinstance(s, Cast) and s.arg in self.scalars:
-            value = np.asarray(self.scalars[s.arg]).astype(np.dtype(s.type.dtype))
+            value = np.asarray(self.scalars[s.arg]).astype(np.dtype(self.plan.types[s.arg].dtype))
+            value = value.view(np.dtype(s.type.dtype)) if s.bits else value.astype(np.dtype(s.type.dtype))
             self.scalars[s.name] = (
                 bool(value)
                 if s.type.dtype == "bool"
@@ -257,16 +262,12 @@ class Emitter:
         return made
 
     def _cast(self, s: Cast, layout: Layout) -> None:
-        if s.bits:
-            raise CannotEmit(f"{s.name} reads the bits of {s.arg} as {s.type.dtype}")
         old, new = self.plan.types[s.arg].dtype, s.type.dtype
         arg = self.place(s.arg, layout.part)
         floats = np.dtype(old).kind not in "biu"
-        if old == SCALE and new != SCALE:
-            number = self._power_of_two(s.name, arg)
-            self.put(s.name, number if new == "float32" else self.select.copy(s.name, number.layout, new, number))
-        elif new == SCALE:
-            raise CannotEmit(f"a cast of {old} to {new}: NKI has no conversion to it")
+        if s.bits:
+            same = DTYPES[old] == DTYPES[new]
+            self.put(s.name, replace(arg, dtype=new, bits=arg.bits or not same))
         elif DTYPES.get(old) == DTYPES.get(new) and "bool" not in (old, new):
             self.put(s.name, arg)
         elif new == "bool":
@@ -280,24 +281,6 @@ class Emitter:
             self.put(s.name, self.select.wrapped(s.name, Layout(layout.part, arg.layout.free), new, arg))
         else:
             self.put(s.name, self.select.copy(s.name, Layout(layout.part, arg.layout.free), new, arg))
-
-    def _power_of_two(self, name: str, codes: Place) -> Place:
-        """2 to the code less 127: the float32 whose exponent is the code. Codes 0 (a subnormal) and 255 (NaN) have a bit more."""
-        layout, emit = codes.layout, self.select.emit
-        whole = self.select.copy(f"{name}_code", layout, "int32", codes)
-        bits = emit("shl", f"{name}_exponent", layout, "int32", [whole, 23])
-        for end in (0, 255):
-            there = self.select.copy(f"{name}_is{end}", layout, "int32",
-                                     emit("eq", f"{name}_at{end}", layout, "bool", [whole, end]))  # fmt: skip
-            there = emit("shl", f"{name}_bit{end}", layout, "int32", [there, 22])
-            bits = emit("or", f"{name}_bits{end}", layout, "int32", [bits, there])
-        made = self.w.buffer(name, layout, "float32")
-        groups = self.w.groups(layout.free, [made, bits])
-        source = self.w.view(bits, groups)
-        self.w.call(
-            "tensor_copy", dst=self.w.view(made, groups), src=replace(source, text=f"{source.text}.view(nl.float32)")
-        )
-        return made
 
     def _masked(self, s: Elementwise, layout: Layout) -> Place:
         """affine_select: the GpSimd engine counts coordinates itself."""

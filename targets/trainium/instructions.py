@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import ml_dtypes  # noqa: F401  (numpy learns the codes)
 import numpy as np
 
 from porter.tile.elementwise import ELEMENTWISE
@@ -137,12 +138,27 @@ REDUCE: dict[str, str] = {
 # Engines that run a forced operator.
 GPSIMD_ONLY = frozenset({"power"})
 
-# numpy's names of the element types, spelled in nki.language. 64-bit integers become 32-bit ones, booleans and scales a byte.
+# numpy's names of the element types, spelled in nki.language. 64-bit integers become 32-bit ones, booleans a byte.
 DTYPES: dict[str, str] = {
     "float32": "float32", "bfloat16": "bfloat16", "float16": "float16",
     "float8_e4m3": "float8_e4m3", "float8_e5m2": "float8_e5m2", "float8_e4m3fn": "float8_e4m3fn",
     "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32", "uint32": "uint32",
     "bool": "uint8", "int64": "int32", "uint64": "uint32",
-    "float8_e8m0fnu": "uint8",
 }  # fmt: skip
-SCALE = "float8_e8m0fnu"  # held as bytes: nothing is computed with its codes but the powers of two they stand for
+
+# Number formats that NKI has no word for: a code lies in a byte, and porter.tile.codes spells out what it stands for.
+CODES = frozenset(
+    {"float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4", "int2", "uint2"}
+)
+DTYPES |= dict.fromkeys(sorted(CODES), "uint8")
+
+
+def held(value: float | int | bool, dtype: str) -> float | int:
+    """A constant as memory holds it: a code's byte, an integer within the range of the stored type."""
+    if dtype in CODES:
+        return int(np.asarray(value).astype(np.dtype(dtype)).view(np.uint8))
+    kind = np.dtype(DTYPES[dtype])
+    if kind.kind in "iu":
+        info = np.iinfo(kind)
+        return int(min(max(int(value), info.min), info.max))
+    return float(value)

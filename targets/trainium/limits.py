@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from porter.device import Device
+from porter.targets.trainium.instructions import CODES
 from porter.targets.trainium.simulator.memory import Chip
 from porter.tile.limits import Limits
 
@@ -44,4 +45,5 @@ def limits(device: Device) -> Limits:
         elementwise=free,
         partitions=c.partitions,
         float32_product="fp32",
+        lacking=CODES,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from porter.targets.trainium.bufferize import Buffer
-from porter.targets.trainium.instructions import ALU, COMMUTES, DTYPES, GPSIMD_ONLY, LANGUAGE, TABLE
+from porter.targets.trainium.instructions import ALU, COMMUTES, DTYPES, GPSIMD_ONLY, LANGUAGE, TABLE, held
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Groups, Place, View, Writer, literal
 from porter.tile.elementwise import COMPARISONS
@@ -336,7 +336,7 @@ class Selector:
     def fill(self, out: Place, x: Place | Scalar) -> None:
         """out = x."""
         if not isinstance(x, Place):
-            self.w.call("memset", dst=out.view, value=_number(x, out.dtype))
+            self.w.call("memset", dst=out.view, value=held(x, out.dtype))
             return
         groups = self.w.groups(out.layout.free, [out, x])
         self.w.call("tensor_copy", dst=self.w.view(out, groups), src=self.w.view(x, groups))
@@ -372,7 +372,7 @@ class Selector:
         for i, a in enumerate(args):
             if not isinstance(a, Place):
                 assert not isinstance(a, Pending)
-                tiles.append(self._constant(_number(a, dtype), part, f"{name}_{'ab'[i]}", dtype))
+                tiles.append(self._constant(held(a, dtype), part, f"{name}_{'ab'[i]}", dtype))
             elif DTYPES[a.dtype] != spelled:
                 tiles.append(self.copy(f"{name}_cast", Layout(part, a.layout.free), dtype, a))
             else:
@@ -404,15 +404,6 @@ def _operand(x: Place | Scalar) -> object:
 
 def _plain(x: Scalar) -> float | int:
     return int(x) if isinstance(x, bool | int) else float(x)
-
-
-def _number(x: Scalar, dtype: str) -> float | int:
-    """A constant that the stored type can hold."""
-    kind = np.dtype(DTYPES[dtype])
-    if kind.kind in "iu":
-        info = np.iinfo(kind)
-        return int(min(max(int(x), info.min), info.max))
-    return float(x) if not isinstance(x, bool) else float(int(x))
 
 
 __all__ = ["Argument", "Groups", "Pending", "Selector", "Step", "View", "literal"]

@@ -14,7 +14,7 @@ from porter.formats import matmul
 from porter.targets.trainium import cost
 from porter.targets.trainium.emit import emit
 from porter.targets.trainium.flavour import LEGACY, OCP, flavoured
-from porter.targets.trainium.instructions import SCALE
+from porter.targets.trainium.instructions import CODES
 from porter.targets.trainium.limits import chip, limits
 from porter.targets.trainium.signatures import check
 from porter.targets.trainium.simulator import Machine
@@ -106,8 +106,8 @@ class Trainium(Target):
 
 
 def _read(array: np.ndarray, dtype: str) -> np.ndarray:
-    """An output in the dtype that the graph gives it; bytes that hold scales are their codes."""
-    return array.view(np.dtype(dtype)) if dtype == SCALE else array.astype(np.dtype(dtype))
+    """An output in the dtype that the graph gives it; bytes that hold codes are read as these."""
+    return array.view(np.dtype(dtype)) if dtype in CODES else array.astype(np.dtype(dtype))
 
 
 def _audit(emitted: Emitted, ran: set[str]) -> None:

@@ -12,10 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from porter.formats import of
-from porter.targets.trainium.instructions import SCALE
+from porter.targets.trainium.instructions import held
 from porter.targets.trainium.layout import Layout, Plan, can_leave, contiguous, steps
 from porter.targets.trainium.writer import FREE_DIMENSIONS, Place, Size, View, Writer
 from porter.tile.affine import Affine
@@ -45,7 +42,7 @@ def load(w: Writer, p: Plan, s: Load, layout: Layout, index: Place | None = None
     tile = w.buffer(s.name, layout, s.type.dtype)
     box = _box(w, p, s.access, layout)
     if s.pad is not None and (box.cut or box.conditions):
-        w.call("memset", dst=tile.view, value=_pad(s.pad, s.type.dtype))
+        w.call("memset", dst=tile.view, value=held(s.pad, s.type.dtype))
     _move(w, p, s.access, tile, box, index, into=True)
     return tile
 
@@ -54,14 +51,6 @@ def store(w: Writer, p: Plan, s: Store, place: Place) -> None:
     """The tile to its place in the tensor."""
     lying = w.evicted(place)
     _move(w, p, s.access, lying, _box(w, p, s.access, lying.layout), None, into=False)
-
-
-def _pad(value: float | int | bool, dtype: str) -> float | int:
-    if dtype in ("int64", "uint64") and abs(value) >= 2**31:  # the ends of a range that is 32 bits here
-        return max(min(int(value), 2**31 - 1), -(2**31))
-    if dtype == SCALE:
-        return int(of(SCALE).encode(value).view(np.uint8))
-    return int(value) if isinstance(value, bool) else value
 
 
 def _thin(p: Plan, s: Load, layout: Layout) -> str | None:

@@ -186,8 +186,6 @@ class Writer:
         return Place(self.room(hint, rows, width, dtype, space), layout, dtype)
 
     def room(self, hint: str, rows: Size, width: Size, dtype: str, space: str) -> Buffer:
-        if dtype not in DTYPES:
-            raise CannotEmit(f"{dtype} is no element type of NKI")
         taken = width.most * np.dtype(DTYPES[dtype]).itemsize
         if space == "psum":
             taken = -(-taken // self.bank_bytes) * self.bank_bytes

@@ -16,7 +16,7 @@ import numpy as np
 
 from porter.errors import CheckFailed, PorterError
 from porter.formats import matmul
-from porter.targets.trainium.instructions import DTYPES, SCALE
+from porter.targets.trainium.instructions import CODES, DTYPES
 from porter.targets.trainium.simulator.isa import Isa
 from porter.targets.trainium.simulator.language import language
 from porter.targets.trainium.simulator.memory import Chip, Memories, Tensor
@@ -46,10 +46,10 @@ class Machine:
         return names
 
     def tensor(self, array: np.ndarray, name: str) -> Tensor:
-        """A parameter in HBM: 64-bit integers as 32-bit ones, booleans as bytes. Raises PorterError for a value that
+        """A parameter in HBM: 64-bit integers as 32-bit ones, booleans and codes as bytes. Raises PorterError for a value that
         32 bits cannot hold."""
         stored = np.dtype(DTYPES.get(array.dtype.name, array.dtype.name))
-        if array.dtype.name == SCALE:
+        if array.dtype.name in CODES:
             array = array.view(stored)
         if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size:
             low, high = int(array.min()), int(array.max())
