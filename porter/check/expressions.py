@@ -65,9 +65,11 @@ class Expressions:
             self.number(node)
         return self
 
-    def expression(self, node: Node, of: Mapping[Value, str]) -> list[str]:
-        """Digests of a node's outputs from inputs that go by other digests than here."""
-        return self._node(node, of, self.model.opset_imports)
+    def expression(self, node: Node, of: Mapping[Value, str], bound: Mapping[str, Any] | None = None) -> list[str]:
+        """Digests of a node's outputs from inputs that go by other digests than here; `bound` are the attributes of the
+        function that the node stands in.
+        """
+        return self._node(node, of, self.model.opset_imports, bound)
 
     def unify(self, value: Value, digest: str) -> None:
         """The value is known to be another expression's equal: whatever reads it is numbered by that."""
@@ -91,11 +93,14 @@ class Expressions:
                 self._put(value, graph.content_hash(tensor))
             else:
                 computed.append(value)
+        given = {**sample, **_shapes(self.model)}
         for names in _batches(computed):
-            for name, array in run(self.model, dict(sample), SOURCE, want=names).items():
+            for name, array in run(self.model, given, SOURCE, want=names).items():
                 self._put(next(v for v in computed if v.name == name), _content(array))
 
-    def _node(self, node: Node, of: Mapping[Value, str], opsets: Mapping[str, int]) -> list[str]:
+    def _node(
+        self, node: Node, of: Mapping[Value, str], opsets: Mapping[str, int], bound: Mapping[str, Any] | None = None
+    ) -> list[str]:
         function = self.model.functions.get(node.op_identifier())
         if function is None and not node.domain:
             if node.op_type == "Identity":
@@ -115,11 +120,11 @@ class Expressions:
             self._randoms += 1
             digest.update(f"random {self._randoms}".encode())
         known = _defaults(node.domain, node.op_type, opset)
-        for name, value in sorted(graph.attributes(node).items()):
+        for name, value in sorted(graph.attributes(node, bound).items()):
             if isinstance(value, Graph):
                 digest.update(f"{name}{self._body(value, of, opsets)}".encode())
-            elif name not in known or known[name] != (shown := _shown(value)):
-                digest.update(f"{name}={_shown(value) if name not in known else shown}".encode())
+            elif (shown := _shown(value)) != known.get(name):
+                digest.update(f"{name}={shown}".encode())
         made = digest.hexdigest()
         return [f"{made}.{i}" for i in range(len(node.outputs))]
 
@@ -146,14 +151,31 @@ class Expressions:
 
 
 def dependent(model: Model) -> set[Value]:
-    """Values that depend on an input; dims are bound, so that a shape does not."""
+    """Values that depend on an input; dims are bound, so that a shape does not where it is known."""
     found: set[Value] = {v for v in model.graph.inputs if not v.is_initializer()}
     for node in model.graph:
-        if not node.domain and node.op_type in ("Shape", "Size"):
+        if _is_shape(node):
             continue
         random = not node.domain and node.op_type in _RANDOM
         if random or any(v in found for v in (*node.inputs, *graph.captured(node))):
             found.update(node.outputs)
+    return found
+
+
+def _is_shape(node: Node) -> bool:
+    known = node.op_type in ("Shape", "Size") and not node.domain and node.inputs[0] is not None
+    return known and graph.shape(node.inputs[0]) is not None  # type: ignore[arg-type]
+
+
+def _shapes(model: Model) -> dict[str, np.ndarray]:
+    """What nodes say of shapes that are known: nothing has to be run for it."""
+    found = {}
+    for node in model.graph:
+        if _is_shape(node):
+            shape = np.asarray(graph.shape(node.inputs[0]), np.int64)  # type: ignore[arg-type]
+            given = graph.attributes(node)
+            part = shape[given.get("start", 0) : given.get("end")]  # type: ignore[misc]
+            found[node.outputs[0].name or ""] = part if node.op_type == "Shape" else np.asarray(shape.prod(), np.int64)
     return found
 
 

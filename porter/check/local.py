@@ -220,7 +220,7 @@ class Local:
     def _typed(self, region: Region, value: Value) -> tuple[tuple[int, ...], np.dtype] | None:
         tensor = graph.constant_tensor(value)
         if tensor is not None:
-            return tensor.shape.numpy(), tensor.dtype.numpy()
+            return tuple(tensor.shape.numpy()), tensor.dtype.numpy()
         shape, dtype = graph.shape(value), graph.dtype(value)
         if shape is None or dtype is None:
             return self._types[region.side is self.one].get(value.name or "")

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from porter import check, formats, graph, ops
-from porter.check import Contract, Kind, Verdict
+from porter.check import Contract, Kind, Verdict, labels
 from porter.check.execution import Subject
 from porter.check.field import agree
 from porter.check.ledger import OWN, Seen, seen
+from porter.check.local import Local
+from porter.check.verdict import Finding
 from porter.errors import CheckFailed, PorterError
 from porter.graph import Model, make_tensor
 from porter.pipeline.cache import Cache, key
@@ -110,6 +112,8 @@ class Check(Instrument):
         if not verdict.ok:
             self._stop(stage, verdict, rewrite, Evidence(rewrite.before, rewrite.after, sample), contract)
         metric = verdict.metric
+        if contract.kind is Kind.EXACT:
+            metric["moved"] = self._moves(stage, rewrite.before, rewrite.after, rewrite, contract)
         for stored, exact in rewrite.folded:
             beyond = np.abs(stored.astype(np.float64) - exact) > formats.of(stored.dtype.name).ulp(exact) / 2
             if beyond.any():
@@ -121,16 +125,30 @@ class Check(Instrument):
             metric["field_chance"] = agreement.chance  # of agreeing there although they differ; 1 where undecided
         return metric
 
+    def _moves(self, stage: Stage, before: Model, after: Model, rewrite: Rewrite | None, contract: Contract) -> float:
+        """1 where labels prove that every output comes from the same elements, 0 where they cannot say."""
+        moved = labels.compare(before, after)
+        if moved.same is False:
+            at = Finding(moved.output, False, None, str(moved))
+            verdict = Verdict(False, str(contract), (at,), decided_by="labels", message=str(moved))
+            self._stop(stage, verdict, rewrite, Evidence(before, after, check.draw(before, self.seed)), contract)
+        return float(bool(moved.same))
+
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> dict[str, Any] | None:
         if not rewrites:
             return None
+        metric: dict[str, Any] = {}
+        if self.whole and stage.work.contract.kind is Kind.EXACT and any(r.before is None for r in rewrites):
+            # changes without a region (what nobody reads, equal nodes): the models are the same expressions
+            same = Local(before, after, [self._sample]).identical()
+            metric["moved"] = 1.0 if same else self._moves(stage, before, after, None, stage.work.contract)
         for rewrite in rewrites:
             self._claim = weaker(self._claim, claimed(stage, rewrite))
             if rewrite.exact:  # algebraic about constants that the original holds rounded
                 self._claim = weaker(self._claim, check.rounding)
         if self.whole:
             self._pending.append((stage, before, after, rewrites, self._claim))
-        return None
+        return metric
 
     def finished(self, model: Model) -> None:
         self.cache.trim()

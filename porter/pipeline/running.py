@@ -143,7 +143,7 @@ def _step(
         verify(stage, model)
         after = graph.clone(model)
     for watcher in watchers:
-        metric = {**metric, **(watcher.passed(stage, before, after, made) or {})}
+        metric = _worst(metric, watcher.passed(stage, before, after, made))
     contract = stage.work.contract
     for rewrite in made:
         contract = weaker(contract, claimed(stage, rewrite))
@@ -177,7 +177,7 @@ def _changes(work: Pass, model: Model, device: Any, limit: int | None) -> Iterab
 
 
 #: metrics of which the larger is the better
-_BETTER = {"sqnr_db", "cosine"}
+_BETTER = {"sqnr_db", "cosine", "moved"}
 
 
 def _worst(held: dict[str, Any], new: dict[str, Any] | None) -> dict[str, Any]:

@@ -114,6 +114,24 @@ def test_steps_say_what_happened(two_layers):
     assert [r.place for r in result.rewrites["fusion.gelu"]] == ["/layer.0/act", "/layer.1/act"]
 
 
+def test_what_exact_passes_move_is_proved_by_labels():
+    model = graph.parse("""
+    <ir_version: 10, opset_import: ["": 24]>
+    g (float[2,3,4] x) => (float[4,3,2] y, float[4,3,2] z) {
+      a = Transpose <perm = [1, 0, 2]> (x)
+      b = Transpose <perm = [2, 0, 1]> (a)
+      c = Identity (b)
+      y = Exp (c)
+      e = Exp (c)
+      z = Neg (e)
+      dead = Neg (c)
+    }""")
+    ops.infer(model)
+    steps = [s for s in pipeline.run(model, "cleanup", no_cache=True).steps if s.rewrites]
+    assert {s.name for s in steps} >= {"cleanup.shapes", "cleanup.dead", "cleanup.duplicates"}
+    assert all(s.contract == "exact" and s.metric["moved"] == 1.0 for s in steps), steps
+
+
 def test_the_model_given_is_not_changed(two_layers):
     before = graph.text(two_layers)
     pipeline.run(two_layers, "fusion", no_cache=True)
