@@ -31,11 +31,12 @@ from porter.graph import (
     source_name,
     unread,
 )
+from porter.passes.quantization._blocks import in_blocks_coded
 from porter.pipeline import Pass, precision
 from porter.precision.calibrate import Observer, Samples, observe
 from porter.precision.contract import Formats
 from porter.precision.encoding import ROUNDINGS, encode
-from porter.precision.layers import Layer, layers
+from porter.precision.layers import Layer, in_blocks, layers
 from porter.precision.moments import Moments
 from porter.precision.ranges import METHODS, Histogram, Ranges
 from porter.precision.schemes import Coding, Scheme, least, legal, multiplies, scheme_of
@@ -107,7 +108,7 @@ class Narrow(Pass):
             coding = kept.scheme.activation
             if coding is not None and layer.activation is not None:
                 product = multiplies(scheme_of(name), device)
-                if product == kept.scheme.product:
+                if product == kept.scheme.product and (coding.per != "block" or in_blocks(layer, coding.block)):
                     made += _paired(layer, coding, ranges, used, pairs)
             yield Rewrite(number, name, tuple(made), (source_name(layer.node),))
 
@@ -199,11 +200,14 @@ def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], pairs:
     value, position = layer.activation, layer.position
     assert value is not None and position is not None
     nodes: list[Node] = []
-    if (value, coding.format) not in pairs:
-        pairs[value, coding.format], nodes = _coded(layer, value, coding, ranges, used)
-    codes, scale = pairs[value, coding.format]
+    if (value, str(coding)) not in pairs:
+        made = in_blocks_coded if coding.per == "block" else _coded
+        pairs[value, str(coding)], nodes = made(layer, value, coding, ranges, used)
+    codes, scale = pairs[value, str(coding)]
     wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), shape(value))
-    nodes.append(new_node("DequantizeLinear", [codes, scale], outputs=[wide]))
+    how: dict[str, object] = {"axis": -1, "block_size": coding.block} if coding.per == "block" else {}
+    how |= {"output_dtype": int(DataType.FLOAT)} if dtype(scale) != np.float32 else {}
+    nodes.append(new_node("DequantizeLinear", [codes, scale], how, outputs=[wide]))
     _place(layer.node, nodes)
     layer.node.replace_input_with(position, wide)
     return [n.op_type for n in nodes]

@@ -26,29 +26,33 @@ def to_code(xp, x, dtype, saturate=1, round_mode="up"):
 
 
 def _to_power_of_two(xp, x, saturate, round_mode):
-    """The exponent alone: rounded up, down, or to the nearest; E8M0 has no zero, no sign and no infinity."""
+    """The exponent alone: rounded up, down, or to the nearest; E8M0 has no zero, no sign and no infinity.
+
+    Read from the bits of a float32, of which code 0 is a subnormal, or of a float64, where every code is a normal number.
+    """
     wide = x.dtype == np.float64
-    digits, lift = (52, 1023 - 127) if wide else (23, 0)
-    unsigned, signed = (np.uint64, np.int64) if wide else (np.uint32, np.int32)
-    bits = xp.bitcast(xp.abs(x), np.dtype(unsigned))
-    exponent = xp.cast(xp.right_shift(bits, unsigned(digits)), np.dtype(signed)) - lift
-    fraction = xp.bitwise_and(bits, unsigned(2**digits - 1))
-    half = unsigned(2 ** (digits - 1))
-    least = xp.logical_and(xp.equal(exponent, 0), not wide)  # a subnormal of float32, whose half is 2**-127
-    if round_mode == "up":
-        above = xp.where(least, xp.greater(fraction, half), xp.greater(fraction, unsigned(0)))
-    elif round_mode == "nearest":
-        above = xp.greater_equal(fraction, xp.where(least, half + half // unsigned(2), half))
-    else:
-        above = xp.less(bits, unsigned(0))
-    exponent = exponent + xp.cast(above, np.dtype(signed))
+    fraction_bits, whole, bias = (52, np.uint64, 1023) if wide else (23, np.uint32, 127)
+    integer = np.int64 if wide else np.int32
+    magnitude = xp.abs(x if wide else xp.cast(x, np.dtype(np.float32)))
+    bits = xp.bitcast(magnitude, whole)
+    field = xp.cast(xp.right_shift(bits, whole(fraction_bits)), integer)
+    fraction = xp.cast(xp.bitwise_and(bits, whole(2**fraction_bits - 1)), integer)
+    exponent = field - (bias - 127)
+    low = xp.equal(field, 0) if not wide else None  # subnormal: 2**-127 is half of the first normal
+    if round_mode in ("up", "nearest"):
+        above = xp.greater(fraction, 0) if round_mode == "up" else xp.greater_equal(fraction, integer(2 ** (fraction_bits - 1)))
+        if low is not None:
+            edge = 2**22 if round_mode == "up" else 3 * 2**21 - 1
+            above = xp.where(low, xp.greater(fraction, edge), above)
+        exponent = exponent + xp.cast(above, integer)
     code = xp.minimum(xp.maximum(exponent, 0), 254)
     lost = xp.isnan(x)
     if not saturate:
-        tiny = xp.less(bits, unsigned(lift << digits) if wide else half)  # below 2**-127
-        lost = xp.logical_or(lost, xp.logical_or(tiny, xp.greater(exponent, 254)))
-    code = xp.where(lost, xp.full((), 255, np.dtype(signed)), code)
-    return xp.bitcast(xp.cast(code, np.dtype(np.uint8)), _E8M0)
+        least = xp.cast(xp.less(fraction, 2**22), integer) if not wide else None
+        under = xp.less(magnitude, 2.0**-127) if low is None else xp.logical_and(low, xp.equal(least, 1))
+        lost = xp.logical_or(lost, xp.logical_or(under, xp.greater(exponent, 254)))
+    code = xp.where(lost, xp.full((), 255, integer), code)
+    return xp.bitcast(xp.cast(code, np.uint8), _E8M0)
 
 
 def convert(xp, x, dtype, saturate=1, round_mode="up"):

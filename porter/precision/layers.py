@@ -48,6 +48,12 @@ class Layer:
         return self.activation is None and self.node.op_type == "Gather"
 
 
+def in_blocks(layer: Layer, block: int) -> bool:
+    """Whether the other operand is whole blocks along the sum, which is its last axis."""
+    dims = shape(layer.activation) if layer.activation is not None else None
+    return bool(dims) and layer.axis in (-1, len(dims) - 1) and dims[-1] % block == 0  # type: ignore[index, arg-type]
+
+
 def layers(model: Model) -> list[Layer]:
     """Every layer with a float32 weight of at least 1024 elements, in the order of the graph."""
     found = []

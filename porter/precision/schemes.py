@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from porter.device import Device
 from porter.errors import PorterError
 from porter.formats import of
+from porter.tile.target import target_of
 
 OCP = "float8_e4m3fn"
 #: one E4M3 for another, by what the matrix unit takes
@@ -55,9 +56,15 @@ class Scheme:
 
     @property
     def product(self) -> str:
-        """The operand format of the matrix unit that the scheme is about."""
-        return self.weight.format if self.activation is not None else "bfloat16"
+        """The operand format of the matrix unit that the scheme is about; of operands with block scales the scheme's name."""
+        if self.activation is None:
+            return "bfloat16"
+        return self.name if self.activation.per == "block" else self.weight.format
 
+
+MXFP8 = Coding(OCP, "block", 32, "float8_e8m0fnu")
+MXFP4 = Coding("float4_e2m1fn", "block", 32, "float8_e8m0fnu")
+NVFP4 = Coding("float4_e2m1fn", "block", 16, OCP)
 
 SCHEMES = {
     s.name: s
@@ -65,11 +72,14 @@ SCHEMES = {
         Scheme("int8w", Coding("int8")),
         Scheme("fp8w", Coding("float8_e4m3fn")),
         Scheme("int4w", Coding("int4", "block", 32)),
-        Scheme("mxfp8w", Coding("float8_e4m3fn", "block", 32, "float8_e8m0fnu")),
-        Scheme("mxfp4w", Coding("float4_e2m1fn", "block", 32, "float8_e8m0fnu")),
-        Scheme("nvfp4w", Coding("float4_e2m1fn", "block", 16, "float8_e4m3fn")),
+        Scheme("mxfp8w", MXFP8),
+        Scheme("mxfp4w", MXFP4),
+        Scheme("nvfp4w", NVFP4),
         Scheme("fp8", Coding("float8_e4m3fn"), Coding("float8_e4m3fn", per="tensor")),
         Scheme("int8", Coding("int8"), Coding("int8", per="tensor")),
+        Scheme("mxfp8", MXFP8, MXFP8),
+        Scheme("mxfp4", MXFP4, MXFP4),
+        Scheme("nvfp4", NVFP4, NVFP4),
     )
 }
 
@@ -87,6 +97,9 @@ LEAST = {
     "nvfp4w": 9.0,
     "fp8": 18.0,
     "int8": 27.0,
+    "mxfp8": 18.0,
+    "mxfp4": 5.0,
+    "nvfp4": 6.0,
 }
 
 
@@ -123,6 +136,12 @@ def products(device: Device) -> tuple[str, ...]:
     return tuple(found)
 
 
+def block_products(device: Device) -> tuple[str, ...]:
+    """Products of operands with block scales that the unit has and porter's kernels ask for, by the schemes' names."""
+    page = {str(text).split()[0] for text in device.get("formats.block_scaled", [])}
+    return tuple(p for p in target_of(device.family).limits(device).block_scaled if p in page)
+
+
 def flavour(device: Device) -> str | None:
     """The E4M3 that the matrix unit takes, None where it has none. OCP's wherever there is a choice: parts after Trn3
     reject the older one, and the two cannot meet in one product."""
@@ -142,6 +161,13 @@ def legal(scheme: Scheme, device: Device | None) -> Legal:
         if OCP in (scheme.weight.format, scheme.weight.scale):
             return _flavoured(scheme, e4m3, device)
         return Legal(scheme)
+    if scheme.activation.per == "block":
+        if scheme.name in block_products(device):
+            return Legal(scheme)
+        why = f"{device.name}: no {scheme.name} product; stored as {scheme.weight}, decoded and multiplied as bfloat16"
+        stored = replace(scheme, activation=None)
+        made = _flavoured(stored, e4m3, device) if OCP in (scheme.weight.format, scheme.weight.scale) else Legal(stored)
+        return Legal(made.scheme, (why, *made.why))
     if scheme.weight.format == "int8":
         rate, usual = device.get("peak.int8"), device.get("peak.bf16")
         if "int8" in products(device) and not (rate and usual and rate < SLOW * usual):
@@ -164,9 +190,10 @@ def legal(scheme: Scheme, device: Device | None) -> Legal:
 
 def multiplies(scheme: Scheme, device: Device | None) -> str:
     """The operand format of a legal scheme's products on the device."""
-    if scheme.activation is not None and scheme.weight.format == "int8" and legal(scheme, device).why:
+    kept = legal(scheme, device)
+    if scheme.activation is not None and scheme.weight.format == "int8" and kept.why:
         return "bfloat16"
-    return scheme.product
+    return kept.scheme.product
 
 
 def _flavoured(scheme: Scheme, e4m3: str | None, device: Device) -> Legal:

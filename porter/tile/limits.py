@@ -37,6 +37,10 @@ class Limits:
     integer: bool = False  # the matrix unit multiplies int8 by int8 into int32, faster than bf16
     subbyte: bool = False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
 
+    #: products of operands with block scales that the emitter asks for: 'mxfp8' (E4M3, an E8M0 scale per 32 of the sum)
+    block_scaled: tuple[str, ...] = ()
+    block_depth: int = 0  # the depth of such a product, and its least rows (dot_m's own where 0)
+    block_rows: int = 0
     lacking: frozenset[str] = frozenset()  # number formats that the language has no word for: their codes lie in bytes
     saturating: frozenset[str] = frozenset()  # those whose casts saturate where numpy's overflow
 

@@ -1,0 +1,60 @@
+"""An activation as codes with a scale per block of its last axis, each from what is seen when it is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from porter.formats import of, scaling
+from porter.graph import DataType, Node, Value, add_initializer, fresh, new_node, new_value, shape
+from porter.precision.layers import Layer
+from porter.precision.ranges import Ranges
+from porter.precision.schemes import Coding
+
+FLOAT = np.dtype(np.float32)
+
+
+def in_blocks_coded(
+    layer: Layer, value: Value, coding: Coding, ranges: Ranges, used: set[str]
+) -> tuple[tuple[Value, Value], list[Node]]:
+    """The codes and the scale that DequantizeLinear takes, and the nodes that make them.
+
+    E8M0: each block's largest magnitude over the largest code, upward to a power of two. E4M3, as NVFP4 has it: the same
+    over 6 and over a scale of the tensor, which is calibrated.
+    """
+    graph, dims = layer.node.graph, shape(value)
+    assert graph is not None and dims is not None
+    blocks = (*dims[:-1], dims[-1] // coding.block)
+    nodes: list[Node] = []
+
+    def op(kind: str, name: str, dtype: np.dtype, dims: tuple[int, ...], *inputs: Value, **attributes: object) -> Value:
+        out = new_value(fresh(f"{value.name}/{name}", used), dtype, dims)
+        nodes.append(new_node(kind, list(inputs), attributes, outputs=[out]))
+        return out
+
+    def constant(name: str, array: np.ndarray) -> Value:
+        return add_initializer(graph, fresh(f"{value.name}/{name}", used), array)
+
+    wide = op("Reshape", "blocks", FLOAT, (*blocks, coding.block), value, constant("cut", np.array((*blocks, coding.block))))
+    size = op("Abs", "sizes", FLOAT, (*blocks, coding.block), wide)
+    top = op("ReduceMax", "largest", FLOAT, blocks, size, constant("last", np.array([-1])), keepdims=0)
+    largest = constant("top", np.asarray(coding.limit or of(coding.format).max, np.float32))
+    exact = op("Div", "exact_scale", FLOAT, blocks, top, largest)
+    kind, scale_kind = (np.dtype(of(name).dtype) for name in (coding.format, coding.scale))
+    if coding.scale == "float8_e8m0fnu":
+        to: dict[str, object] = {"to": int(DataType.FLOAT8E8M0), "round_mode": "up"}
+        scale = op("Cast", "block_scale", scale_kind, blocks, exact, **to)
+        single = op("Cast", "block_scale_float32", FLOAT, blocks, scale, to=int(DataType.FLOAT))
+        stands = scale
+    else:
+        seen = ranges.amax(str(value.name), coding.format, coding.limit)
+        most = (coding.limit or of(coding.format).max) * (coding.scale_limit or of(coding.scale).max)
+        whole = constant("tensor_scale", np.asarray(max(seen, scaling.SMALLEST) / most, np.float32))
+        how: dict[str, object] = {"output_dtype": int(DataType.from_numpy(scale_kind))}
+        scale = op("QuantizeLinear", "block_scale", scale_kind, blocks, exact, whole, **how)
+        stands = op("DequantizeLinear", "block_scale_float32", FLOAT, blocks, scale, whole)
+        single = op("Max", "block_divisor", FLOAT, blocks, stands, constant("least", np.asarray(2.0**-126, np.float32)))
+    codes = op(
+        "QuantizeLinear", coding.format, kind, dims, value, single, axis=-1, block_size=coding.block,
+        output_dtype=int(DataType.from_numpy(kind)),
+    )  # fmt: skip
+    return (codes, stands), nodes
