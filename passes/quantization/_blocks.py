@@ -34,7 +34,9 @@ def in_blocks_coded(
     def constant(name: str, array: np.ndarray) -> Value:
         return add_initializer(graph, fresh(f"{value.name}/{name}", used), array)
 
-    wide = op("Reshape", "blocks", FLOAT, (*blocks, coding.block), value, constant("cut", np.array((*blocks, coding.block))))
+    wide = op(
+        "Reshape", "blocks", FLOAT, (*blocks, coding.block), value, constant("cut", np.array((*blocks, coding.block)))
+    )
     size = op("Abs", "sizes", FLOAT, (*blocks, coding.block), wide)
     top = op("ReduceMax", "largest", FLOAT, blocks, size, constant("last", np.array([-1])), keepdims=0)
     largest = constant("top", np.asarray(coding.limit or of(coding.format).max, np.float32))

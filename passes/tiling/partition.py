@@ -252,6 +252,7 @@ def _decodes(nodes: list[Node]) -> bool:
     kinds = {n.op_type if n.domain == "" else n.domain for n in nodes}
     return "DequantizeLinear" in kinds and kinds <= {
         "DequantizeLinear",
+        "Cast",
         "Transpose",
         "Reshape",
         "Identity",

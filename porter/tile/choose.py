@@ -110,7 +110,7 @@ class _Chooser:
         for i in self.dots:
             n = self.form[i]
             assert isinstance(n, Dot)
-            left = self.limits.dot_k[1]
+            left = self.limits.block_depth if n.scales else self.limits.dot_k[1]
             for axis in self._by_contiguity(n.axes):
                 if axis not in self.tile:
                     self._set(axis, left)
@@ -133,9 +133,18 @@ class _Chooser:
             across, along = self._sides_of(n)
             for side, limit in ((along, self.limits.dot_n[1]), (across, self.limits.dot_m[1])):
                 self._fill(side, limit)
+            if n.scales:
+                self._widen(across, self.limits.block_rows)
             thin = self.limits.partitions and not self._deep(n)
             both = (self.form.axes_of(n.a) & self.form.axes_of(n.b)) - set(n.axes)
             self._fill(both, self.limits.dot_m[1] if thin else 1)
+
+    def _widen(self, axes: Iterable[str], rows: int) -> None:
+        """Tiles past the extent, where the unit has no product of fewer rows."""
+        ordered = self._by_contiguity(axes)
+        have = math.prod(self.tile[a] for a in ordered)
+        if ordered and have < rows:
+            self.tile[ordered[-1]] *= rows // have
 
     def _sides_of(self, n: Dot) -> tuple[frozenset[str], frozenset[str]]:
         """The free axes of a dot's two sides: those across, and those along the output's contiguous axis."""
@@ -204,7 +213,8 @@ class _Chooser:
             n = self.form[i]
             assert isinstance(n, Dot)
             across, along = self._sides_of(n)
-            least.update({a: self.limits.least[0] for a in across if a in least})
+            rows = self.limits.block_rows if n.scales else self.limits.least[0]
+            least.update({a: rows for a in across if a in least})
             least.update({a: self.limits.least[1] for a in along if a in least})
         kept = set(self.bound) | self._lacking()
         while True:

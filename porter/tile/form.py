@@ -78,10 +78,13 @@ class Reduce:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
+    """scales: what each side's codes are multiplied by, constant within blocks of the sum; none for plain operands."""
+
     a: int
     b: int
     axes: tuple[str, ...]
     dtype: str
+    scales: tuple[int, ...] = ()
 
 
 Node = Load | Const | Iota | Elementwise | Cast | Reduce | Dot
@@ -212,8 +215,9 @@ class Form:
                     node = replace(node, arg=ids[arg])
                 case Reduce(arg=arg, axes=names):
                     node = replace(node, arg=ids[arg], axes=summed(names))
-                case Dot(a=a, b=b, axes=names):
-                    node = replace(node, a=ids[a], b=ids[b], axes=summed(names))
+                case Dot(a=a, b=b, axes=names, scales=scales):
+                    held = tuple(ids[s] for s in scales)
+                    node = replace(node, a=ids[a], b=ids[b], axes=summed(names), scales=held)
             changed = change(new, node) if change else node
             ids[old] = changed if isinstance(changed, int) else new.add(changed)
         for s in self.stores:
@@ -249,8 +253,8 @@ def children(node: Node) -> tuple[int, ...]:
             return args
         case Cast(arg=arg) | Reduce(arg=arg):
             return (arg,)
-        case Dot(a=a, b=b):
-            return (a, b)
+        case Dot(a=a, b=b, scales=scales):
+            return (a, b, *scales)
         case _:
             return ()
 
@@ -276,8 +280,8 @@ def _renumber(node: Node, order: Mapping[int, int]) -> Node:
             return replace(node, args=tuple(order[a] for a in args))
         case Cast(arg=arg) | Reduce(arg=arg):
             return replace(node, arg=order[arg])
-        case Dot(a=a, b=b):
-            return replace(node, a=order[a], b=order[b])
+        case Dot(a=a, b=b, scales=scales):
+            return replace(node, a=order[a], b=order[b], scales=tuple(order[s] for s in scales))
         case _:
             return node
 

@@ -31,8 +31,9 @@ def show(form: Form) -> str:
                 what = f"cast {'bits ' if bits else ''}{names[arg]}"
             case Reduce(op=op, arg=arg, axes=over):
                 what = f"reduce {op} {names[arg]} over {', '.join(over)}"
-            case Dot(a=a, b=b, axes=over):
+            case Dot(a=a, b=b, axes=over, scales=scales):
                 what = f"dot {names[a]}, {names[b]} over {', '.join(over)}"
+                what += f" scaled by {', '.join(names[s] for s in scales)}" if scales else ""
         axes = ", ".join(a for a in form.axes if a in form.axes_of(i))
         lines.append(f"{names[i]}: {node.dtype}<{axes}> = {what}")
     for s in form.stores:

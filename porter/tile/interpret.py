@@ -228,6 +228,10 @@ class _Machine:
 
     def _dot(self, s: Dot) -> np.ndarray:
         a, b = self.values[s.a], self.values[s.b]
+        if s.scales:
+            a, b = (
+                v.astype(np.float32) * self.values[x].astype(np.float32) for v, x in zip((a, b), s.scales, strict=True)
+            )
         summed = [self.position[x] for x in s.axes]
         for i in summed:  # an operand that is the same along a summed axis still counts once per coordinate
             n = self.coordinates[self.program.axes[i].name].size
@@ -246,7 +250,7 @@ class _Machine:
         left, right = flat(a, batch, rows, summed), flat(b, batch, summed, columns)
         if left.dtype.kind in "iub" or left.dtype == np.float64:
             product = np.matmul(left.astype(s.type.dtype), right.astype(s.type.dtype))
-        elif left.dtype == np.float32 and right.dtype == np.float32:
+        elif left.dtype == np.float32 and right.dtype == np.float32 and not s.scales:
             product = self.dot(left, right, precision=s.precision)
         else:  # narrow floats are multiplied exactly: their products fit float32
             product = self.dot(left.astype(np.float32), right.astype(np.float32), precision="fp32")

@@ -153,7 +153,8 @@ class Dot:
     """name = sum over `axes` of a * b (+ acc), products and sums in the type's dtype.
 
     Axes of both operands that are not summed are batch axes. float32 operands are multiplied as `precision` says
-    (see porter.formats.matmul); narrower operands are multiplied exactly as they are.
+    (see porter.formats.matmul); narrower operands are multiplied exactly as they are. With `scales`, one value for each
+    side, constant within blocks of the sum, codes are first multiplied by them.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Dot:
     axes: tuple[str, ...]
     acc: str | None = None
     precision: str = "fp32"
+    scales: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +249,8 @@ def operands(s: Statement) -> tuple[str, ...]:
             return args
         case Cast(arg=arg) | Mask(arg=arg) | Reduce(arg=arg):
             return (arg,)
-        case Dot(a=a, b=b, acc=acc):
-            return (a, b) if acc is None else (a, b, acc)
+        case Dot(a=a, b=b, acc=acc, scales=scales):
+            return (a, b, *scales) if acc is None else (a, b, acc, *scales)
         case For(carries=carries):
             return tuple(c.init for c in carries)
         case Store(access=a, value=v):

@@ -215,7 +215,8 @@ class _Scheduler:
         zero = 0
         a, b = self._masked(n.a, n.axes, zero), self._masked(n.b, n.axes, zero)
         precision = self.product if self.form[n.a].dtype == "float32" and self.form[n.b].dtype == "float32" else "fp32"
-        return self._emit(P.Dot, self._type(n.dtype, axes), a, b, n.axes, acc, precision)
+        scales = tuple(self.value(s) for s in n.scales)
+        return self._emit(P.Dot, self._type(n.dtype, axes), a, b, n.axes, acc, precision, scales)
 
     def _kept(self, key: tuple[str, str, P.Scalar]) -> str | None:
         """The mask that some enclosing block has already made."""

@@ -72,8 +72,9 @@ def _block(body: tuple[Statement, ...], indent: str) -> Iterator[str]:
                 yield f"{indent}{name}: {_type(t)} = mask {arg} on {axis} to {_scalar(identity)}"
             case Reduce(name, t, op, arg, axes):
                 yield f"{indent}{name}: {_type(t)} = reduce {op} {arg} over {', '.join(axes)}"
-            case Dot(name, t, a, b, axes, acc, precision):
-                tail = "" if acc is None else f" plus {acc}"
+            case Dot(name, t, a, b, axes, acc, precision, scales):
+                tail = f" scaled by {', '.join(scales)}" if scales else ""
+                tail += "" if acc is None else f" plus {acc}"
                 yield f"{indent}{name}: {_type(t)} = dot {a}, {b} over {', '.join(axes)}{tail} as {precision}"
             case Store(access, value):
                 yield f"{indent}store {_access(access)} = {value}"
@@ -99,7 +100,8 @@ _FORMS = {
     "cast": rf"{_TYPE} = cast (?P<bits>bits )?(?P<arg>\S+)",
     "mask": rf"{_TYPE} = mask (?P<arg>\S+) on (?P<axis>\w+) to (?P<identity>\S+)",
     "reduce": rf"{_TYPE} = reduce (?P<op>\w+) (?P<arg>\S+) over (?P<over>.+)",
-    "dot": rf"{_TYPE} = dot (?P<a>[^\s,]+), (?P<b>\S+) over (?P<over>.+?)( plus (?P<acc>\S+))? as (?P<precision>\w+)",
+    "dot": rf"{_TYPE} = dot (?P<a>[^\s,]+), (?P<b>\S+) over (?P<over>.+?)( scaled by (?P<scales>[^\s,]+, \S+))?"
+    r"( plus (?P<acc>\S+))? as (?P<precision>\w+)",
     "elementwise": rf"{_TYPE} = (?P<op>\w+) (?P<args>.+)",
 }
 _PATTERNS = {kind: re.compile(form) for kind, form in _FORMS.items()}
@@ -183,7 +185,8 @@ def _parse_block(
             case "reduce":
                 body.append(Reduce(g["name"], t, g["op"], g["arg"], _names(g["over"])))
             case "dot":
-                body.append(Dot(g["name"], t, g["a"], g["b"], _names(g["over"]), g["acc"], g["precision"]))
+                scales = _names(g["scales"] or "")
+                body.append(Dot(g["name"], t, g["a"], g["b"], _names(g["over"]), g["acc"], g["precision"], scales))
             case _:
                 body.append(Elementwise(g["name"], t, g["op"], _names(g["args"])))
     return tuple(body), lines

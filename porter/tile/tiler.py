@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from porter.tile.block_scales import scaled
 from porter.tile.canonical import canonical
 from porter.tile.choose import choose
 from porter.tile.codes import spelled
@@ -26,7 +27,8 @@ def tile(
 
 def tile_form(form: Form, limits: Limits, *, name: str = "kernel") -> Program:
     """The tile program of an axis form."""
-    form = spelled(canonical(form, keep_last=limits.apart, integer=limits.integer), limits.lacking, limits.saturating)
+    form = scaled(canonical(form, keep_last=limits.apart, integer=limits.integer), limits.block_scaled)
+    form = spelled(form, limits.lacking, limits.saturating)
     program = schedule(form, choose(form, limits), name, product=limits.float32_product)
     verify(program)
     return program

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from porter.tile.block_scales import PRODUCTS
 from porter.tile.program import Dot, Tile
 from porter.tile.target import CannotEmit
 from porter.triton.elementwise import NARROW, kind, word
@@ -18,6 +19,8 @@ SPREAD = 1 << 15  # lanes of the products of a short contraction without the mat
 
 # How tl.dot is asked for a product of float32, by the precision of a tile program; the two below narrow the operands.
 INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "tf32x3": "tf32x3", "bf16x3": "bf16x3", "bf16x6": "bf16x6"}
+# How tl.dot_scaled names operands, by their codes and scales.
+SCALED = {("float8_e4m3fn", "float8_e8m0fnu"): "e4m3"}
 NARROWED = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -121,6 +124,8 @@ def emit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Product | None:
     if not on_unit(scope, s, types):
         _spread(scope, s, p, a, b)
         return None
+    if s.scales:
+        return _scaled(scope, s, p, types)
     (dtype, precision), k = operand_dtype(s, types), scope.count(p.summed)
     shortest = SHORTEST[_bits(dtype)]
     left = _operand(scope, a, dtype, (p.batch, p.rows, p.summed))
@@ -152,6 +157,33 @@ def emit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Product | None:
         text = f"{scope.operand(acc, scope.lanes(p.result))} + {text}"
     scope.bind(s.name, text, scope.lanes(p.result), s.type.dtype, p if keep else None)
     return Product(precision, scope.count(p.batch), scope.count(p.rows), scope.count(p.columns), k)
+
+
+def _scaled(scope: Scope, s: Dot, p: Plan, types: Mapping[str, Tile]) -> Product:
+    """`tl.dot_scaled`: codes with each block's side by side along the sum, scales as [rows or columns, blocks] of codes."""
+    blocks = tuple(x for x in p.summed if x in types[s.scales[0]].axes)
+    summed = (*blocks, *(x for x in p.summed if x not in blocks))
+    names = ((s.b, s.scales[1]), (s.a, s.scales[0])) if p.swapped else ((s.a, s.scales[0]), (s.b, s.scales[1]))
+    (a, sa), (b, sb) = (tuple(scope.values[n] for n in pair) for pair in names)
+    product, form = next(
+        (name, SCALED[codes, scales]) for name, (codes, scales, _) in PRODUCTS.items() if (codes, scales) == (a.dtype, sa.dtype)
+    )  # fmt: skip
+    arguments = [
+        _operand(scope, a, a.dtype, (p.batch, p.rows, summed)), _operand(scope, sa, sa.dtype, (p.batch, p.rows, blocks)),
+        f'"{form}"',
+        _operand(scope, b, b.dtype, (p.batch, summed, p.columns)), _operand(scope, sb, sb.dtype, (p.batch, p.columns, blocks)),
+        f'"{form}"',
+    ]  # fmt: skip
+    acc = None if s.acc is None else scope.values[s.acc]
+    keep = acc is not None and acc.matrix is not None
+    if acc is not None and acc.literal != 0:
+        natural = scope.lanes(p.result)
+        arguments.append(acc.text if keep else to_matrix(scope, p, scope.tensor(acc, natural)))
+    text = f"tl.dot_scaled({', '.join(arguments)})"
+    if not keep:
+        text = from_matrix(scope, p, text)
+    scope.bind(s.name, text, scope.lanes(p.result), s.type.dtype, p if keep else None)
+    return Product(product, scope.count(p.batch), scope.count(p.rows), scope.count(p.columns), scope.count(p.summed))
 
 
 def _operand(scope: Scope, value: Value, dtype: str, groups: tuple[tuple[str, ...], ...]) -> str:

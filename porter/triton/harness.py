@@ -143,6 +143,16 @@ class Machine(InterpreterBuilder):
             product = matmul.dot(x.astype(np.float32), y.astype(np.float32), precision=precision)
         return TensorHandle((product + d.data).astype(d.data.dtype), d.dtype.scalar)
 
+    def create_dot_scaled(self, a: Any, a_scale: Any, a_kind: Any, b: Any, b_scale: Any, b_kind: Any, fast_math: bool,
+                          a_along: bool, b_along: bool, d: Any) -> Any:  # fmt: skip
+        """Codes times their blocks' scales, multiplied exactly, summed in float32."""
+        x, y = (np.asarray(_real(v), np.float32) for v in (a, b))
+        s, t = (np.ldexp(np.float32(1), v.data.astype(np.int32) - 127) for v in (a_scale, b_scale))  # E8M0
+        x = x * np.repeat(s, x.shape[-1] // s.shape[-1], axis=-1)
+        y = y * np.repeat(np.swapaxes(t, -1, -2), y.shape[-2] // t.shape[-1], axis=-2)
+        product = matmul.dot(x, y, precision="fp32")
+        return TensorHandle((product + d.data).astype(d.data.dtype), d.dtype.scalar)
+
     def create_erf(self, arg: Any) -> Any:
         from scipy.special import erf
 

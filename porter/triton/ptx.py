@@ -19,7 +19,13 @@ _UNITS = (
     ("mma", re.compile(r"\bmma\.sync\S*\.m\d+n\d+k\d+\.row\.col\.[fs]\d+\.(\w+)\.")),
     ("tcgen05", re.compile(r"\btcgen05\.mma\S*\.kind::(\w+)")),
 )
-_DOT = re.compile(r"\b(tt\.dot|ttng\.warp_group_dot|ttng\.tc_gen5_mma)\s([^:]*) : (.*)$", re.MULTILINE)
+_DOT = re.compile(
+    r"\b(tt\.dot_scaled|tt\.dot|ttng\.warp_group_dot|ttng\.tc_gen5_mma_scaled|ttng\.tc_gen5_mma)\s([^:]*) : (.*)$",
+    re.MULTILINE,
+)
+# Operands with block scales: their formats stand beside the products, and name them as porter.tile.block_scales does.
+_BLOCKS = re.compile(r"lhs = (\w+) rhs = (\w+)")
+_SCALED = {("e4m3", "e4m3"): "mxfp8"}
 _SHAPED = re.compile(r"(?:tensor|!ttg\.memdesc)<((?:\d+x)+)(\w+)")
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8",
           "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}  # fmt: skip
@@ -41,7 +47,7 @@ def dots(ttgir: str) -> Counter[tuple[tuple[int, int, int, int], str]]:
     """Products in Triton's GPU IR: how many per (batch, m, n, k) and operand format; float32 is 'tf32' or 'fp32'."""
     found: Counter[tuple[tuple[int, int, int, int], str]] = Counter()
     for operation, arguments, kinds in _DOT.findall(ttgir):
-        shape, dtype = _shape(kinds)
+        shape, dtype = _shape(operation, arguments, kinds)
         if dtype == "f32":
             cut = operation != "tt.dot" or "inputPrecision = tf32" in arguments
             dtype = "tf32" if cut else "fp32"
@@ -49,9 +55,12 @@ def dots(ttgir: str) -> Counter[tuple[tuple[int, int, int, int], str]]:
     return found
 
 
-def _shape(kinds: str) -> tuple[tuple[int, int, int, int], str]:
+def _shape(operation: str, arguments: str, kinds: str) -> tuple[tuple[int, int, int, int], str]:
     """(batch, m, n, k) and the left operand's format, of the types of a product's operands."""
-    (left, dtype), (right, _) = _SHAPED.findall(kinds)[:2]
+    found = _SHAPED.findall(kinds)
+    (left, dtype), (right, _) = found[0], found[2 if operation == "tt.dot_scaled" else 1]
+    if (blocks := _BLOCKS.search(arguments)) is not None:
+        dtype = _SCALED.get((blocks[1], blocks[2]), f"{blocks[1]} by {blocks[2]}")
     *batch, m, k = map(int, left[:-1].split("x"))
     return (batch[0] if batch else 1, m, int(right[:-1].split("x")[-1]), k), dtype
 
@@ -81,8 +90,8 @@ def _passes(product: Product) -> tuple[str, int]:
 def requested_otherwise(products: Sequence[Product], ttir: str) -> str | None:
     """A sentence about the first product for which Triton's own IR holds another request than the tile program."""
     held: dict[tuple[int, int, int, int], set[str]] = {}
-    for _, arguments, kinds in _DOT.findall(ttir):
-        shape, dtype = _shape(kinds)
+    for operation, arguments, kinds in _DOT.findall(ttir):
+        shape, dtype = _shape(operation, arguments, kinds)
         if dtype == "f32":
             named = re.search(r"inputPrecision = (\w+)", arguments)
             dtype = {"ieee": "fp32"}.get(named[1], named[1]) if named else "fp32"

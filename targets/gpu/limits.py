@@ -14,6 +14,7 @@ from porter.triton.roofline import rate
 ROWS, COLUMNS, DEPTH = 128, 64, 32
 LEAST_ROWS, LEAST_COLUMNS, LEAST_DEPTH = 16, 8, 16  # one mma.sync.m16n8k16: the compiler pads smaller tiles
 PER_THREAD = 32  # float32 lanes of one tile in a thread's registers, of 255
+BLOCK_DEPTH = 64  # of a product with block scales: 128 x 64 codes of each side are a tile of 8192
 THREADS = 256  # 8 warps
 ELEMENTWISE = 1024  # lanes that only elementwise operations touch: 4 warps, 8 lanes a thread
 
@@ -35,6 +36,9 @@ def limits(device: Device) -> Limits:
         least=(64, 16),  # one wgmma.m64n16: smaller tiles leave the warpgroup's instruction
         grid=int(device["grid.max"][0]),
         lacking=CODES,
+        block_scaled=("mxfp8",) if "m_block_scaled" in device.section("matrix") else (),
+        block_depth=BLOCK_DEPTH,
+        block_rows=max(device.get("matrix.m_block_scaled", [0])),
         saturating=SATURATING,
         float32_product=float32_product(device),
         integer=device.get("peak.int8", 0.0) > device["peak.bf16"],

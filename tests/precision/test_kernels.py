@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -15,8 +18,13 @@ from porter.graph import Model
 from porter.passes.quantization.packed import Packing
 from porter.porting.kernels import program_of
 from porter.porting.port import port
+from porter.tile import interpret
 from porter.tile.canonical import canonical
 from porter.tile.form import Dot, Load
+from porter.tile.program import walk
+from porter.tile.target import target_of
+from porter.tile.text import parse, show
+from porter.tile.tiler import tile_form
 from tests.precision.test_pitfalls import linear
 
 WEIGHTS = ("int4w", "mxfp8w", "mxfp4w", "nvfp4w")
@@ -114,3 +122,34 @@ def test_every_code_of_four_bits_comes_back_from_its_half_of_a_byte(kind: str, a
 
 def onnx_name(kind: str) -> str:
     return {"float4_e2m1fn": "float4e2m1"}.get(kind, kind)
+
+
+def test_mxfp8_on_blackwell_is_the_units_own_product_of_codes_and_scales(tmp_path: Path) -> None:
+    """Tiles of 128 rows, though the model has 8: below, the compiler would decode and multiply as bfloat16."""
+    document, out = ported(tmp_path, "gpu:b200", "mxfp8")
+    assert audit_of(document)["multiply_adds"] == {"mxfp8": 1.0}
+    text = "".join(p.read_text() for p in (out / "kernels").glob("*.py"))
+    assert text.count("tl.dot_scaled(") == 2 and "tl.dot(" not in text
+    compiled = json.loads((out / "manifest.json").read_text())["kernels"]
+    found = {p for k in compiled for p in (k["compiled"] or {}).get("products", ())}
+    assert found == {"tcgen05.mxf8f6f4"}
+
+
+def test_scaled_products_are_decoded_products_to_the_last_bit() -> None:
+    """Codes of four bits and powers of two: the product of codes and scales is that of the decoded operands."""
+    text = "quantization.narrow{scheme=mxfp8}, quantization.bf16, quantization.decoded, tiling.partition"
+    model = pipeline.run(linear(), text, load_device("gpu:b200"), checks=False).model
+    kernel = next(k for k in program_of(model).kernels.values() if "matmul" in k.op)
+    limits = target_of("gpu").limits(load_device("gpu:b200"))
+    made = tile_form(kernel.form, limits, name="k")
+    plain = tile_form(kernel.form, replace(limits, block_scaled=()), name="k")
+    assert any(getattr(s, "scales", ()) for s in walk(made.body)) and parse(show(made)) == made
+    assert not any(getattr(s, "scales", ()) for s in walk(plain.body))
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.integers(100, 140, p.shape).astype(np.uint8).view(ml_dtypes.float8_e8m0fnu)
+        if p.dtype == "float8_e8m0fnu" else rng.standard_normal(p.shape).astype(np.dtype(p.dtype))
+        for p in made.inputs
+    ]  # fmt: skip
+    a, b = (interpret.run(p, inputs)[0].astype(np.float64) for p in (made, plain))
+    np.testing.assert_allclose(a, b, rtol=0, atol=2.0**-20 * np.abs(a).max())
