@@ -32,6 +32,13 @@ def four_axes(m):
 
 
 @Attention.when
+def adds_a_mask(m):
+    """A mask has a dimension of queries and one of keys; a number that is added to every score is none."""
+    ranks = {len(m.shape(name) or ()) for name in ("mask", "keep") if name in m}
+    return all(r >= 2 for r in ranks) or m.refuse("what is added to the scores has fewer than two dimensions")
+
+
+@Attention.when
 def hides_for_sure(m):
     if "fill" not in m:
         return True

@@ -15,14 +15,21 @@ from porter.xla import hlo, narrow, products
 
 
 def asked(program: Program) -> tuple[str, ...]:
-    """The schemes by which a tile program asks its float32 products to be computed on a matrix unit of bf16 passes."""
+    """The schemes by which a tile program asks its float32 products to be computed on a matrix unit of bf16 passes.
+
+    Operands that the unit does not take are float32 in XLA's text (of narrow floats only two bfloat16 stay), and so is
+    what the program multiplies element by element, where XLA says a product: all of them exactly, in six passes.
+    """
     kinds = types(program)
     found = set()
     for s in walk(program.body):
-        if isinstance(s, Dot) and "float32" in (kinds[s.a].dtype, kinds[s.b].dtype):
-            both = kinds[s.a].dtype == kinds[s.b].dtype
-            found.add({"fp32": "bf16x6"}.get(s.precision, s.precision) if both else "bf16x6")
-    return tuple(sorted(found))
+        if isinstance(s, Dot):
+            a, b = kinds[s.a].dtype, kinds[s.b].dtype
+            if a == b == "float32":
+                found.add({"fp32": "bf16x6"}.get(s.precision, s.precision))
+            elif not a == b == "bfloat16":
+                found.add("bf16x6")
+    return tuple(sorted(found)) or ("bf16x6",)
 
 
 def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:

@@ -60,6 +60,6 @@ def _arguments(p: Program) -> list[str]:
 
 
 def shape(x: Param) -> str:
-    """A parameter's shape as a tuple; a scalar is one element."""
-    sizes = x.shape or (1,)
+    """A parameter's shape as a tuple; a scalar is one element, and so is what has none: nothing reads or writes it."""
+    sizes = x.shape if x.shape and 0 not in x.shape else (1,)
     return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"

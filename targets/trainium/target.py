@@ -63,7 +63,7 @@ class Trainium(Target):
             machine.tensor(x if x.size else np.zeros(1, x.dtype), p.name)  # without elements it is never read
             for p, x in zip(program.inputs, inputs, strict=True)
         ]
-        results = [machine.blank(p.shape, p.dtype, p.name) for p in program.outputs]
+        results = [machine.blank(p.shape if 0 not in p.shape else (1,), p.dtype, p.name) for p in program.outputs]
         for r in results:
             if r.dtype.kind in "iu":
                 r.array[...] = 0
@@ -85,7 +85,7 @@ class Trainium(Target):
             machine.memories.lives.clear()
         _audit(emitted, machine.isa.products)
         return [
-            _read(r.array.reshape(p.shape), OCP if p.dtype == LEGACY else p.dtype)
+            _read(r.array.reshape(-1)[: math.prod(p.shape)].reshape(p.shape), OCP if p.dtype == LEGACY else p.dtype)
             for p, r in zip(program.outputs, results, strict=True)
         ]
 
