@@ -119,7 +119,7 @@ def _smaller(pair: Reduced, seed: int) -> Reduced:
     """The pair with smaller shapes."""
 
     def fails(models: Sequence[Model], inputs: Mapping[str, np.ndarray]) -> bool:
-        return not _compare(*models, pair.contract, inputs, seed).ok
+        return not _compare(models[0], models[1], pair.contract, inputs, seed).ok
 
     (before, after), inputs = shrink((pair.before, pair.after), pair.inputs, fails)
     if before is pair.before:

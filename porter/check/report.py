@@ -56,12 +56,12 @@ def sarif(result: Result) -> str:
 
 def _case(result: Result, f: Finding | None, name: str, said: str) -> forms.Case:
     """What the verdict says of one tensor, or of the models as a whole."""
-    where = {"node": f.node, "tensor": f.tensor} if f is not None else {}
+    node, tensor = (f.node, f.tensor) if f is not None else ("", "")
     if result.verdict == "unknown":
-        return forms.Case(name, "undecided", result.message, "note", uri=result.models[1], **where)
+        return forms.Case(name, "undecided", result.message, "note", uri=result.models[1], node=node, tensor=tensor)
     if result.verdict == "equivalent" or (f is not None and f.ok):
         return forms.Case(name)
-    return forms.Case(name, result.cause, said, details=result.message, uri=result.models[1], **where)
+    return forms.Case(name, result.cause, said, details=result.message, uri=result.models[1], node=node, tensor=tensor)
 
 
 def _metrics(f: Finding) -> str:

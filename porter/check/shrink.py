@@ -69,16 +69,16 @@ def _cut(model: Model, extent: int, size: int) -> Model:
     for name, array in _weights(copy).items():
         made = np.where(array == extent, size, array).astype(array.dtype) if _shape_like(array) else None
         value = copy.graph.initializers[name]
-        new = made if made is not None else _slice(array, extent, size)
+        new: np.ndarray = made if made is not None else _slice(array, extent, size)
         value.const_value = graph.make_tensor(new, name=name)
         value.shape = graph.new_value(None, new.dtype, new.shape).shape
     for node in copy.graph:
-        array = graph.constant(node.outputs[0]) if node.op_type == "Constant" else None
-        if array is not None and _shape_like(array) and (array == extent).any():
-            changed = np.where(array == extent, size, array).astype(array.dtype)
-            held = graph.new_value(graph.fresh(f"{node.outputs[0].name}_cut", graph.names(copy.graph)))
-            held.const_value = graph.make_tensor(changed, name=held.name)
-            held.dtype, held.shape = graph.new_value(None, changed.dtype, changed.shape).dtype, node.outputs[0].shape
+        stored = graph.constant(node.outputs[0]) if node.op_type == "Constant" else None
+        if stored is not None and _shape_like(stored) and (stored == extent).any():
+            changed = np.where(stored == extent, size, stored).astype(stored.dtype)
+            name = graph.fresh(f"{node.outputs[0].name}_cut", graph.names(copy.graph))
+            held = graph.new_value(name, changed.dtype, changed.shape)
+            held.const_value = graph.make_tensor(changed, name=name)
             copy.graph.register_initializer(held)
             node.outputs[0].replace_all_uses_with(held)
     for value in copy.graph.inputs:

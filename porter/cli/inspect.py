@@ -120,11 +120,12 @@ def _ported(model: Model, device: Any, say: Any) -> dict[str, Any]:
     from porter.compare.trial import Bench
 
     t = Bench(model, quick=True, progress=say).trial(device)
+    spent = t.spent()
     return {
         "target": device.name, "runs": t.runs, "why": t.why, "kernels": len(t.kernels), "launches": len(t.rows),
         "languages": dict(Counter(k.language for k in t.kernels)), "host": t.host, "product": t.realized,
         "weight_bytes": t.memory.weights, "arena_bytes": t.memory.arena, "latency_s": t.latency() if t.runs else None,
-        "bound": t.bound if t.runs else None, "origin": "model",
+        "bound": max(spent, key=lambda b: spent[b]) if t.runs else None, "origin": "model",
     }  # fmt: skip
 
 

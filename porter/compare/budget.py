@@ -41,6 +41,8 @@ def read(values: Sequence[str]) -> tuple[dict[str, float], tuple[Budget, ...]]:
     try:
         return limits, check.budgets(errors)
     except PorterError as e:
+        if not all("=" in text for text in errors):
+            raise
         raise PorterError(str(e).splitlines()[0], expected=f"a metric of the error, or {', '.join(LIMITS)}") from None
 
 

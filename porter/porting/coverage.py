@@ -23,7 +23,8 @@ def coverage(program: Program, check: KernelCheck | None) -> dict[str, Any]:
     """
     grid = tuple(a.steps for a in program.grid)
     ran = _ran(program, check)
-    met, unmet = [], []
+    met: list[str] = []
+    unmet: list[str] = []
     for a in program.axes:
         if a.ragged:
             where = [x.name for x in program.grid]

@@ -167,11 +167,10 @@ def _path(
     flow = nx.DiGraph()
     makers: dict[str, Node] = {}
     for node in model.graph:
-        for v in node.outputs:
-            makers[v.name or ""] = node
-        for v in node.inputs:
-            if v is not None and v.producer() is not None:
-                flow.add_edge(v.producer(), node)
+        makers |= {v.name or "": node for v in node.outputs}
+        for used in node.inputs:
+            if used is not None and used.producer() is not None:
+                flow.add_edge(used.producer(), node)
         flow.add_node(node)
     if first not in makers:
         return (), ()

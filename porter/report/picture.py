@@ -67,7 +67,9 @@ class Picture:
 
 def of_model(model: Model, title: str = "", before: Picture | None = None) -> Picture:
     """The model's graph. With `before`, boxes that were not there are marked."""
-    boxes, edges, made = [], [], dict[str, str]()
+    boxes: list[Box] = []
+    edges: list[tuple[str, str, str]] = []
+    made: dict[str, str] = {}
     for v in model.graph.inputs:
         if not v.is_initializer():
             made[str(v.name)] = key = f"in{len(boxes)}"
@@ -78,9 +80,9 @@ def of_model(model: Model, title: str = "", before: Picture | None = None) -> Pi
         key = f"n{len(boxes)}"
         title_ = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         boxes.append(Box(key, title_, graph.source_name(node), "box", graph.node_text(node)))
-        for v in dict.fromkeys(node.inputs):
-            if v is not None and v.name in made:
-                edges.append((made[str(v.name)], key, _type(v)))
+        for used in dict.fromkeys(node.inputs):
+            if used is not None and used.name in made:
+                edges.append((made[str(used.name)], key, _type(used)))
         made |= {str(v.name): key for v in node.outputs}
     for v in model.graph.outputs:
         key = f"out{len(boxes)}"
@@ -93,7 +95,9 @@ def of_model(model: Model, title: str = "", before: Picture | None = None) -> Pi
 
 def of_program(manifest: Manifest, title: str = "") -> Picture:
     """A bundle's program: one box a launch."""
-    boxes, edges, made = [], [], dict[str, str]()
+    boxes: list[Box] = []
+    edges: list[tuple[str, str, str]] = []
+    made: dict[str, str] = {}
     for t in manifest.inputs:
         made[t.buffer] = key = f"in{len(boxes)}"
         boxes.append(Box(key, t.name, f"{t.dtype}{list(t.shape or ())}", "end"))
@@ -173,10 +177,10 @@ def plain(picture: Picture) -> str:
     place = _ordered(flow, levels)
     widest = max(map(len, levels), default=1)
     at = {}
-    for y, level in enumerate(levels):
+    for row, level in enumerate(levels):
         left = (widest - len(level)) / 2
         for key in level:
-            at[key] = ((left + place[key]) * (WIDE + GAP) + GAP, y * (HIGH + GAP * 1.6) + GAP)
+            at[key] = ((left + place[key]) * (WIDE + GAP) + GAP, row * (HIGH + GAP * 1.6) + GAP)
     width = widest * (WIDE + GAP) + GAP
     height = len(levels) * (HIGH + GAP * 1.6) + GAP
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
