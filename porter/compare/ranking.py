@@ -158,7 +158,7 @@ def _starts(able: Sequence[dict[str, Any]]) -> str | None:
     ]
     if not found:
         return None
-    share = [f"{t['target']} {100 * t['spent_s']['overhead'] / sum(t['spent_s'].values()):.0f} %" for t in found]
+    share = [f"{t['target']} {100 * t['spent_s']['overhead'] / sum(t['spent_s'].values()):.0f}%" for t in found]
     return f"The order by time hangs on the start of kernels, whose figure is assumed: {', '.join(share)} of the time."
 
 
