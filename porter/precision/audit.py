@@ -19,11 +19,12 @@ from porter.errors import CheckFailed
 from porter.formats import of
 from porter.graph import Model, Value, constant, constant_tensor, dtype, shape, source_name
 from porter.precision.contract import WIDE, Formats
-from porter.precision.layers import Layer, layers
-from porter.precision.schemes import E4M3, flavour, multiplies, products, scheme_of
+from porter.precision.layers import Layer, in_blocks, layers
+from porter.precision.schemes import E4M3, block_products, flavour, legal, multiplies, products, scheme_of
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 INTEGER = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}  # and which input is the weight
+KERNEL = "porter.kernel"  # the domain of a partitioned model's launches
 SHOWN = 3  # layers that a message names
 
 
@@ -88,7 +89,7 @@ def audit(
     smaller   by layer: products in the compiled kernel that are wider than asked, as the toolchain built them
     """
     found = Audit()
-    stored = _stored(after)
+    stored, decoded = _stored(after), _decoded(after)
     for layer in layers(before):
         if layer.is_table:
             continue
@@ -99,6 +100,10 @@ def audit(
         coding = "bfloat16" if scheme == WIDE else scheme_of(scheme).weight.format
         product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
         rule, wrong = _judged(layer, scheme, coding, product, kinds, made, device, smaller.get(first, ()))
+        if not wrong and (wide := decoded.get(str(layer.weight.name))):
+            wrong = f"weight '{layer.weight.name}' decoded into {wide} by a kernel of its own: memory holds it wide"
+        if not rule and not wrong and scheme != WIDE and scheme_of(scheme).product != product:
+            rule = "; ".join(legal(scheme_of(scheme), device).why)
         found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", made, layer.macs, rule, wrong))
     for tensor in after.graph.initializers.values():
         held = constant_tensor(tensor)
@@ -127,6 +132,14 @@ def _judged(
         widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
         rule = f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
         return rule, ""
+    activation = scheme_of(scheme).activation if scheme != WIDE else None
+    if (
+        product in block_products(device)
+        and "bfloat16" in built
+        and activation is not None
+        and not in_blocks(layer, activation.block)
+    ):
+        return f"{product} multiplied as bfloat16: the other operand is not whole blocks of {activation.block}", ""
     if product in FLOAT8 and "bfloat16" in built and device.get("peak.fp8", 0.0) <= device["peak.bf16"]:
         rule = f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact"
         return rule, ""
@@ -156,6 +169,21 @@ def _stored(model: Model) -> dict[str, list[str]]:
             found.setdefault(origin, []).append(held.name)
         elif held == np.float32:
             found.setdefault(name, []).append("float32")
+    return found
+
+
+def _decoded(model: Model) -> dict[str, str]:
+    """Weights that a kernel decodes and does nothing else with, and the format that it writes: (source weight, format)."""
+    found: dict[str, str] = {}
+    for node in model.graph:
+        if node.domain != KERNEL or not node.inputs or not all(v is None or v.is_initializer() for v in node.inputs):
+            continue
+        for value in node.inputs:
+            name = str(value.name) if value is not None else ""
+            packed = _packed(name, dtype(value)) if value is not None else None
+            origin, slash, kind = name.rpartition("/")
+            if packed is not None or (slash and kind.split("_")[0] in ("int8", "float8", "float4", "int4")):
+                found[packed[0] if packed is not None else origin] = _kind(node.outputs[0])
     return found
 
 
@@ -206,6 +234,9 @@ def _codes(codes: np.ndarray, own: str, where: str) -> None:
     wrong = int(np.count_nonzero((bits & 0x7F) == 0x7F))
     if wrong:
         raise CheckFailed(where, expected="no NaN codes", found=f"{wrong}: they read as 30 in {own}")
+    negative = int(np.count_nonzero(bits == 0x80))
+    if negative:
+        raise CheckFailed(where, expected="no -0 codes", found=f"{negative}: 0x80 is NaN in {own}")
 
 
 def _kind(value: Value) -> str:

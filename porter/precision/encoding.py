@@ -33,8 +33,16 @@ def encode(where: str, array: np.ndarray, coding: Coding, layer: Layer, clip: st
     """
     made = _nearest(where, array, coding, layer, clip)
     if second is None or layer.sums is None or second.shape != (array.shape[layer.sums],) * 2:
+        return _without_negative_zero(made, coding)
+    return _without_negative_zero(gptq(array, made, layer.sums, second, coding.limit), coding)
+
+
+def _without_negative_zero(made: Scaled, coding: Coding) -> Scaled:
+    """Where 0x80 is NaN, -0 becomes 0."""
+    if coding.signed or made.codes.dtype.itemsize != 1:
         return made
-    return gptq(array, made, layer.sums, second, coding.limit)
+    bits = np.ascontiguousarray(made.codes).view(np.uint8)
+    return replace(made, codes=np.where(bits == 0x80, np.uint8(0), bits).view(made.codes.dtype))
 
 
 def _nearest(where: str, array: np.ndarray, coding: Coding, layer: Layer, clip: str) -> Scaled:

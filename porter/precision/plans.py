@@ -15,13 +15,13 @@ from porter.errors import PorterError
 from porter.graph import Model
 from porter.pipeline import run
 from porter.pipeline.text import Stage, parse
-from porter.precision import audit
+from porter.precision import audit, blocks
 from porter.precision.contract import Formats
 from porter.precision.schemes import SCHEMES, least
 from porter.precision.search import Found, search
 
 PRECISIONS = ("fp32", "bf16", *SCHEMES)
-FIRST, LAST = "cleanup, fusion, layout", "quantization.decoded, quantization.packed, tiling.partition"
+FIRST, LAST = "cleanup, fusion, layout", "quantization.flavour, quantization.decoded, quantization.packed, tiling.partition"
 UNCHECKED = -300.0  # dB: a user's budget in another metric decides, at the end of the port
 
 
@@ -108,7 +108,9 @@ def audited(
     before = run(model, FIRST, device, checks=False).model
     narrow = run(before, plan.stages[len(parse(FIRST)) :][:1], device, checks=False).model
     audit.flavours(narrow, device)
-    audit.integers(narrow, device)
+    blocks.along_the_sum(narrow, device)
+    blocks.by_the_rule(before, narrow, plan.formats, device)
+    blocks.kept(before, narrow, device)
     built, compiled = (audit.products_of((s, row) for s, row in ((x[0], x[i]) for x in seen)) for i in (1, 2))
     found = audit.audit(before, final, plan.formats, device, built, compiled)
     if rows is not None:

@@ -31,6 +31,7 @@ class Coding:
     """How a tensor is stored: element format, scale per 'tensor', 'channel' or 'block', and the scale's own format.
 
     limit   the largest code in use; the format's own if 0. scale_limit: the same of the scales.
+    signed  whether -0 is a code: 0x80 is NaN in float8_e4m3b11fnuz
     """
 
     format: str
@@ -39,6 +40,7 @@ class Coding:
     scale: str = "float32"
     limit: float = 0.0
     scale_limit: float = 0.0
+    signed: bool = True
 
     def __str__(self) -> str:
         block = f"[{self.block}]" if self.per == "block" else ""
@@ -201,10 +203,9 @@ def _flavoured(scheme: Scheme, e4m3: str | None, device: Device) -> Legal:
     if e4m3 in (None, "float8_e4m3fn"):
         return Legal(scheme)
     if e4m3 == "float8_e4m3b11fnuz":
-        return Legal(
-            scheme,
-            (f"{device.name}: E4M3 is float8_e4m3b11fnuz; the same codes mean a 16th, which the scales take up",),
-        )
+        made = replace(scheme, weight=replace(scheme.weight, signed=False))
+        why = f"{device.name}: E4M3 is float8_e4m3b11fnuz; the same codes mean a 16th, which the scales take up"
+        return Legal(made, (why,))
     limit = of(e4m3).max
     activation = None if scheme.activation is None else replace(scheme.activation, limit=limit)
     weight = scheme.weight
