@@ -8,9 +8,11 @@ precision   a cheaper number format, within a stated budget
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from porter.errors import PorterError
@@ -28,8 +30,12 @@ class Kind(Enum):
     PRECISION = "precision"
 
 
-# Metric -> whether a larger value is better. `kl` and `top1` are taken over the last axis (logits).
-METRICS = {"sqnr_db": True, "cosine": True, "top1": True, "max_abs": False, "max_rel": False, "rms": False, "kl": False}
+# Metric -> whether a larger value is better.
+METRICS = {"sqnr_db": True, "cosine": True, "top1": True, "max_abs": False, "max_rel": False, "rms": False, "kl": False,
+           "perplexity": False}  # fmt: skip
+LOGITS = ("kl", "top1", "perplexity")
+"""Metrics of logits, over the last axis; `perplexity` is by how much it rises over float64's (0.03: 3%), on the sample's own
+tokens. They say nothing about a cache."""
 _SHORT = {"sqnr": "sqnr_db"}
 
 
@@ -37,7 +43,8 @@ _SHORT = {"sqnr": "sqnr_db"}
 class Budget:
     """A limit on one metric of the error against float64: of every output, or of the one named.
 
-    `measure` is the user's own function of (float64 outputs, outputs) of one tensor, smaller is better.
+    `measure` is the user's own function of (float64 outputs, outputs) of one tensor, smaller is better; as a word of the
+    command line FILE.py:FUNCTION=LIMIT.
     """
 
     metric: str
@@ -48,6 +55,12 @@ class Budget:
     def allows(self, value: float) -> bool:
         """Whether a measured value keeps the budget; NaN never does."""
         return value >= self.limit if METRICS.get(self.metric, False) else value <= self.limit
+
+    def judges(self, output: str) -> bool:
+        """Whether the limit holds for an output."""
+        if self.output is None:
+            return self.metric not in LOGITS or "present" not in output
+        return self.output == output
 
     def __str__(self) -> str:
         sign = ">=" if METRICS.get(self.metric, False) else "<="
@@ -116,10 +129,26 @@ def budgets(limits: Mapping[str, float] | Iterable[str | Budget]) -> tuple[Budge
     return tuple(made)
 
 
+def _function(file: str, name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The user's function of that name in a Python file."""
+    path = Path(file)
+    if not path.is_file():
+        raise PorterError(f"budget {file}:{name}", expected="a Python file", found="no such file")
+    space = runpy.run_path(str(path))
+    if not callable(space.get(name)):
+        known = ", ".join(sorted(n for n, x in space.items() if callable(x) and not n.startswith("_")))
+        raise PorterError(f"budget {file}:{name}", expected=f"a function of {path.name}", found=known or "none there")
+    made: Callable[[np.ndarray, np.ndarray], float] = space[name]
+    return made
+
+
 def _budget(name: str, limit: float | str) -> Budget:
     output, colon, metric = name.rpartition(":")
+    own = None
+    if output.endswith(".py"):
+        output, own, metric = "", _function(output, metric), name
     metric = _SHORT.get(metric, metric)
-    if metric not in METRICS:
+    if own is None and metric not in METRICS:
         raise PorterError(f"budget metric {metric!r}", expected=", ".join(METRICS))
     try:
         value = float(limit)
@@ -127,4 +156,4 @@ def _budget(name: str, limit: float | str) -> Budget:
         value = float("nan")
     if value != value:
         raise PorterError(f"budget {name}={limit}", expected="a number", found=repr(limit))
-    return Budget(metric, value, output if colon else None)
+    return Budget(metric, value, output or None if colon else None, own)

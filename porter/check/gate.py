@@ -8,7 +8,9 @@ how far the largest of many thousand normal errors lies above another sample's l
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from porter import formats
 from porter.check import measure
 from porter.check.contract import Budget
 from porter.check.measure import Distance
+from porter.errors import PorterError
 
 RMS_RATIO = 1.5
 WORST_RATIO = 5.0
@@ -109,13 +112,33 @@ def within(budgets: tuple[Budget, ...], name: str, truth: np.ndarray, after: np.
     distance = measure.distance(truth, after)
     values: dict[str, float] = {}
     for budget in budgets:
-        if budget.output not in (None, name):
+        if not budget.judges(name):
             continue
         value = _measured(budget, distance, truth, after)
         values[budget.metric] = value
         if not budget.allows(value):
             return Judged(False, distance, f"{budget.metric} is {value:.4g}, allowed {budget}", values)
     return Judged(True, distance, values=values)
+
+
+def bound(limits: Iterable[Budget], inputs: Mapping[str, np.ndarray]) -> tuple[Budget, ...]:
+    """The budgets on a sample: perplexity is that of the sample's own tokens, each after those before it."""
+    return tuple(
+        replace(b, measure=partial(_perplexity, inputs)) if b.metric == "perplexity" and b.measure is None else b
+        for b in limits
+    )
+
+
+def _perplexity(inputs: Mapping[str, np.ndarray], truth: np.ndarray, after: np.ndarray) -> float:
+    tokens = [a for a in inputs.values() if a.dtype.kind in "iu" and a.shape == truth.shape[:-1] and a.size]
+    if not tokens or tokens[0].shape[-1] < 2:
+        raise PorterError(
+            f"budget perplexity of an output of shape {list(truth.shape)}",
+            expected=f"an input of token ids of shape {list(truth.shape[:-1])}, two tokens or more",
+            found=", ".join(f"{n} {list(a.shape)}" for n, a in inputs.items()) or "no inputs",
+            hint="--budget OUTPUT:perplexity=0.01 names the output that is logits",
+        )
+    return measure.perplexity(after, tokens[0]) / measure.perplexity(truth, tokens[0]) - 1
 
 
 def _measured(budget: Budget, distance: Distance, truth: np.ndarray, after: np.ndarray) -> float:

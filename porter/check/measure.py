@@ -143,6 +143,13 @@ def kl(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(np.mean(np.sum(terms, axis=-1))) if terms.size else 0.0
 
 
+def perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
+    """exp of the mean negative log likelihood, in float64, of each token [..., n] after those before it; logits [..., n, words]."""
+    scores = log_softmax(logits[..., :-1, :].astype(np.float64))
+    seen = np.take_along_axis(scores, tokens[..., 1:, None].astype(np.int64), axis=-1)
+    return float(np.exp(-np.mean(seen)))
+
+
 def top1(expected: np.ndarray, actual: np.ndarray) -> float:
     """Share of rows (last axis) whose largest entry is the same."""
     if expected.size == 0:

@@ -119,6 +119,7 @@ def _judge(
 ) -> list[Finding]:
     """Every output on one sample. The stochastic evaluations run only where the plain errors do not settle it."""
     theirs = renamed(old.model, new.model, sample)
+    contract = replace(contract, budgets=gate.bound(contract.budgets, sample))
     wide = contract.kind is not Kind.EXACT
     truth = old.outputs(ops.float64, sample) if wide else {}
     before = old.outputs(SOURCE, sample) if contract.kind is not Kind.ALGEBRAIC else {}

@@ -12,7 +12,7 @@ from porter import ops
 from porter.check import Budget, precision
 from porter.check.execution import run as evaluate
 from porter.check.execution import single_thread
-from porter.check.gate import Errors, Judged, floor, within
+from porter.check.gate import Errors, Judged, bound, floor, within
 from porter.check.ledger import Seen, split
 from porter.check.measure import distance
 from porter.device import Device
@@ -37,7 +37,7 @@ class Judge:
         self.outside = witness.onnxruntime(model, inputs)
         self.outputs: Mapping[str, np.ndarray] = {}  # of the program, once it ran
         needed = precision("sqnr", db=least(asked)).budgets if asked != "fp32" else ()
-        self.budgets = tuple(budgets) or needed
+        self.budgets = bound(budgets or needed, inputs)
 
     def program(self, program: Program, target: Target, *, emulate: bool) -> dict[str, Any]:
         """The launch list, through the tile programs or the emitted text."""

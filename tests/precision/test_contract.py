@@ -9,6 +9,7 @@ import pytest
 
 from porter import ops, pipeline
 from porter.check import budgets, draw
+from porter.check.gate import bound, within
 from porter.device import load_device
 from porter.errors import CheckFailed, PorterError
 from porter.precision.contract import Formats
@@ -56,3 +57,38 @@ def test_a_search_without_a_budget_is_refused() -> None:
     model = linear()
     with pytest.raises(PorterError, match="a budget to keep"):
         search(model, load_device("gpu:h200"), (), draw(model))
+
+
+def test_perplexity_is_of_the_samples_own_tokens_and_not_of_the_cache() -> None:
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 16, (2, 6))
+    truth = random.standard_normal((2, 6, 16)) * 3
+    other = truth + random.standard_normal(truth.shape)
+    (budget,) = bound(budgets(["perplexity=0.5"]), {"ids": ids})
+
+    def plain(logits: np.ndarray) -> float:
+        """The definition, token by token."""
+        total = 0.0
+        for row, tokens in zip(logits, ids, strict=True):
+            for i in range(5):
+                total += np.log(np.sum(np.exp(row[i]))) - row[i, tokens[i + 1]]
+        return float(np.exp(total / 10))
+
+    judged = within((budget,), "logits", truth, other)
+    assert judged.values["perplexity"] == pytest.approx(plain(other) / plain(truth) - 1)
+    assert judged.ok == (judged.values["perplexity"] <= 0.5)
+    assert within((budget,), "present.0.key", truth, other).values == {}
+    with pytest.raises(PorterError, match="an input of token ids"):
+        within(bound(budgets(["perplexity=0.5"]), {"x": truth}), "logits", truth, other)
+
+
+def test_a_budget_may_be_a_function_of_the_user(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def worst(truth, got):\n    return abs(truth - got).max()\n")
+    (budget,) = budgets([f"{file}:worst=0.25"])
+    zero = np.zeros((2, 3))
+    assert within((budget,), "y", zero, zero + 0.25).ok and not within((budget,), "y", zero, zero + 0.3).ok
+    with pytest.raises(PorterError, match="a function of mine"):
+        budgets([f"{file}:best=1"])
+    with pytest.raises(PorterError, match="no such file"):
+        budgets([f"{tmp_path}/none.py:worst=1"])
