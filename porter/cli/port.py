@@ -35,6 +35,12 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
 )
 @options.inputs_option
 @click.option("--calibrate", default="", metavar="X.npz|DIR", help="Samples from which activation ranges come.")
+@click.option(
+    "--methods",
+    default="",
+    metavar="K=V,...",
+    help="How: rounding=gptq, clip=mse, smooth=awq|smoothquant, ranges=minmax|percentile|mse|entropy, alpha=0.5.",
+)
 @click.option("--emulate", is_flag=True, help="Run the end-to-end check through the emitted text; slower.")
 @click.option("--save-steps", is_flag=True, help="Keep the model after each pass, as ONNX.")
 @click.option("--no-cache", is_flag=True, help="Derive everything anew.")
@@ -55,6 +61,7 @@ def command(
     own: tuple[str, ...],
     inputs: str | None,
     calibrate: str,
+    methods: str,
     emulate: bool,
     save_steps: bool,
     no_cache: bool,
@@ -92,6 +99,7 @@ def command(
             budgets=budgets,
             inputs=samples,
             calibrate=calibrate,
+            methods=methods,
             emulate=emulate,
             save_steps=save_steps,
             force=force,

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from porter.pipeline.cache import Cache
 from porter.porting import assemble, endtoend, lowering
 from porter.porting.kernels import Program, program_of
 from porter.porting.lowering import Lowered
-from porter.precision import plans
+from porter.precision import contract, plans
+from porter.precision.calibrate import Samples, kept, shown
 from porter.tile.target import target_of
 
 PIPELINES = {name: plans.pipeline(name) for name in plans.PRECISIONS}
@@ -137,47 +139,61 @@ class Options:
     save_steps: bool = False
     force: bool = False
     cache: bool = True
-    calibrate: str = ""
+    calibrate: Samples = ""
     details: bool = False
+    methods: Mapping[str, str] = field(default_factory=dict)
 
 
 def port(
     model: Path | str, *, targets: Sequence[Device], out: Path | str, dims: Mapping[str, int] | None = None,
     precision: str = "fp32", budgets: Sequence[Budget] = (), inputs: Mapping[str, np.ndarray] | None = None,
-    emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, calibrate: str = "",
-    progress: Progress | None = None, details: bool = False,
+    emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, calibrate: Samples = "",
+    progress: Progress | None = None, details: bool = False, methods: Mapping[str, str] | str = "",
 ) -> PortResult:  # fmt: skip
     """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception.
 
     `details` keeps what each port was made of, in `TargetReport.found`.
     """
     plans.known(precision)
+    methods = contract.methods(methods)
     path, out = Path(model), Path(out)
     assemble.check_destination(out, force)
     loaded = graph.load(path, dims or {})
     if inputs is not None:
         inputs = checked_inputs(loaded, inputs)
-    options = Options(precision, tuple(budgets), inputs, emulate, save_steps, force, cache, calibrate, details)
     identity = hashlib.sha256(path.read_bytes()).hexdigest()
     bound = {d: int(n) for d, n in (dims or {}).items()}
     say = progress or (lambda *_: None)
-    if len(targets) == 1:
-        report = _reported(
-            targets[0], partial(_port_one, loaded, identity, path, bound, targets[0], out, out, options, progress=say)
+    with TemporaryDirectory() as folder, shown(say):
+        if not isinstance(calibrate, str | list | tuple):
+            calibrate = kept(calibrate, Path(folder))
+        options = Options(
+            precision, tuple(budgets), inputs, emulate, save_steps, force, cache, calibrate, details, methods
         )
-        return PortResult(str(path), bound, [report], precision)
+        reports = _port_all(loaded, identity, path, bound, targets, out, options, say)
+    return PortResult(str(path), bound, reports, precision)
+
+
+def _port_all(
+    model: Model, identity: str, path: Path, dims: dict[str, int], targets: Sequence[Device], out: Path, options: Options,
+    progress: Progress,
+) -> list[TargetReport]:  # fmt: skip
+    """One target to the folder itself, several to a folder each inside it, which appears when all are done."""
+    if len(targets) == 1:
+        work = partial(_port_one, model, identity, path, dims, targets[0], out, out, options, progress=progress)
+        return [_reported(targets[0], work)]
     reports: list[TargetReport] = []
-    with contextlib.suppress(_Nothing), staging(out, force) as folder:
+    with contextlib.suppress(_Nothing), staging(out, options.force) as folder:
         for device in targets:
             place = folder / device.slug
             evidence = out.with_name(f"{out.name}-{device.slug}")
-            work = partial(_port_one, loaded, identity, path, bound, device, place, evidence, options, progress=say)
+            work = partial(_port_one, model, identity, path, dims, device, place, evidence, options, progress=progress)
             report = _reported(device, work)
             report.bundle = str(out / device.slug) if report.bundle else None
             reports.append(report)
         if not any(r.bundle for r in reports):
             raise _Nothing
-    return PortResult(str(path), bound, reports, precision)
+    return reports
 
 
 class _Nothing(Exception):
@@ -203,7 +219,9 @@ def _port_one(
     kept = evidence.with_name(f"{evidence.name}-failed")
     found = Found(device, model, sample)
     report.found = found if options.details else None
-    plan = plans.plan(options.precision, options.budgets, model, device, sample, options.calibrate, progress)
+    plan = plans.plan(
+        options.precision, options.budgets, model, device, sample, options.calibrate, progress, options.methods
+    )
     result = pipeline.run(
         model, plan.stages, device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
@@ -237,15 +255,16 @@ def _port_one(
 
     if plan.formats is not None:
         began = time.perf_counter()
-        report.step(
-            "audit",
-            "exact",
-            plans.audited(plan, model, device, result.model, lowering.products(program, lowered), found.audit),
-            began,
-        )
+        pair = plans.narrowed(plan, model, device)
+        launches = lowering.products(program, lowered)
+        report.step("audit", "exact", plans.audited(plan, pair, device, result.model, launches, found.audit), began)
+        began = time.perf_counter()
+        report.step("format_errors", "precision", plans.explained(plan, pair, device, sample), began)
 
     began = time.perf_counter()
-    judge = endtoend.Judge(model, lowered, device, sample, options.precision, options.budgets or plan.budgets)
+    judge = endtoend.Judge(
+        model, lowered, device, sample, options.precision, options.budgets or plan.budgets, plan.floor
+    )
     report.end_to_end = judge.program(program, target, emulate=options.emulate)
     report.step("end_to_end", "precision" if options.precision != "fp32" else "rounding", report.end_to_end, began)
     report.ledger = judge.ledger(result.seen)

@@ -82,7 +82,7 @@ class _Try:
                 raise CheckFailed(where, found=refused.message)
             if whole:
                 judge = endtoend.Judge(
-                    model, lowered, self.device, inputs, self.precision, self.budgets or plan.budgets
+                    model, lowered, self.device, inputs, self.precision, self.budgets or plan.budgets, plan.floor
                 )
                 judge.program(program, target, emulate=False)
         except CheckFailed as e:

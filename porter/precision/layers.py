@@ -13,6 +13,7 @@ Outer = dict[
     Value, tuple[int, Value]
 ]  # what a function calls by its own name: the place among the inputs, the graph's value
 Traced = tuple[Value, tuple[int, ...]]  # a value and the permutation that its axes went through; () for none
+CARRY = ("Cast", "Transpose", "Identity", "Reshape", "DequantizeLinear")
 LEAST = 1024  # elements below which a weight is left alone: scales would weigh as much as what they save
 
 
@@ -63,6 +64,21 @@ def layers(model: Model) -> list[Layer]:
         elif (function := called(model, node)) is not None:
             found += _called(node, function)
     return found
+
+
+def products_of_weights(model: Model) -> int:
+    """How many contractions of a model, as loaded, have a constant operand, straight or through casts and decoding."""
+    graphs = [model.graph, *model.functions.values()]
+    return sum(
+        any(v is not None and _constant_behind(v) for v in node.inputs[:2]) for g in graphs for node in g
+        if node.domain in PLAIN and node.op_type in ("MatMul", "Gemm", "Conv")
+    )  # fmt: skip
+
+
+def _constant_behind(value: Value) -> bool:
+    while (node := value.producer()) is not None and node.op_type in CARRY and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return value.const_value is not None or (node is not None and node.op_type == "Constant")
 
 
 def _called(node: Node, function: Function) -> list[Layer]:

@@ -1,9 +1,10 @@
-"""The pipeline of each precision: the words that `--precision` stands for."""
+"""What a port does about precision: its plan, and after it the audit and the error ledger of what became codes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,29 +17,15 @@ from porter.graph import Model
 from porter.pipeline import run
 from porter.pipeline.text import Stage, parse
 from porter.precision import audit, blocks
+from porter.precision.calibrate import Samples
 from porter.precision.contract import Formats
+from porter.precision.layers import products_of_weights
+from porter.precision.ledger import ledger
 from porter.precision.schemes import SCHEMES, least
 from porter.precision.search import Found, search
+from porter.precision.stages import FIRST, PRECISIONS, UNCHECKED, pipeline, stages
 
-PRECISIONS = ("fp32", "bf16", *SCHEMES)
-FIRST, LAST = "cleanup, fusion, layout", "quantization.flavour, quantization.decoded, quantization.packed, tiling.partition"
-UNCHECKED = -300.0  # dB: a user's budget in another metric decides, at the end of the port
-
-
-def pipeline(precision: str, budgets: Sequence[Budget] = (), **options: str) -> str:
-    """The pipeline text; `options` are those of quantization.narrow (formats, clip, calibrate, method).
-
-    A user's budget takes the place of the precision's own in every step: sqnr_db is held after each, others at the end.
-    """
-    if precision == "fp32":
-        return f"{FIRST}, {LAST}"
-    given = [b.limit for b in budgets if b.metric == "sqnr_db" and b.output is None]
-    floor = max(given) if given else UNCHECKED if budgets else least(precision)
-    wide = f"quantization.bf16{{db={floor!r}}}"
-    if precision == "bf16":
-        return f"{FIRST}, {wide}, {LAST}"
-    words = {"scheme": precision, "db": repr(floor), **{k: v for k, v in options.items() if v}}
-    return f"{FIRST}, quantization.narrow{{{','.join(f'{k}={v}' for k, v in words.items())}}}, {wide}, {LAST}"
+__all__ = ["FIRST", "PRECISIONS", "Plan", "audited", "explained", "known", "narrowed", "pipeline", "plan"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +36,7 @@ class Plan:
     stages: tuple[Stage, ...]
     formats: Formats | None = None
     found: Found | None = None
+    floor: float = least("bf16")  # dB that the model keeps where nobody gave a budget
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -57,27 +45,28 @@ class Plan:
 
 
 def plan(
-    precision: str, budgets: Sequence[Budget], model: Model, device: Device, sample: Mapping[str, np.ndarray], calibrate: str = "",
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    precision: str, budgets: Sequence[Budget], model: Model, device: Device, sample: Mapping[str, np.ndarray],
+    calibrate: Samples = "", progress: Callable[[str, int, int], None] = lambda *_: None,
+    methods: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:  # fmt: skip
     """The plan of a precision: a name, 'auto' (searched), or the path of a contract."""
     if precision in ("fp32", "bf16"):
         return Plan(precision, parse(pipeline(precision, budgets)))
-    if precision in SCHEMES:
-        return Plan(precision, _stages(precision, budgets, "", calibrate), Formats(precision))
     found = None
-    if precision == "auto":
-        found = search(model, device, budgets, sample, calibrate=calibrate, progress=progress)
-    formats = found.formats if found is not None else Formats.read(precision)
-    given = tuple(budgets) or check_budgets(formats.budgets) or (Budget("sqnr_db", UNCHECKED),)
-    return Plan(precision, _stages("int8w", given, formats.text(), calibrate), formats, found)
-
-
-def _stages(base: str, budgets: Sequence[Budget], formats: str, calibrate: str) -> tuple[Stage, ...]:
-    return tuple(
-        replace(s, work=replace(s.work, formats=formats, calibrate=calibrate)) if s.name == "quantization.narrow" else s  # type: ignore[call-arg]
-        for s in parse(pipeline(base, budgets))
-    )
+    if precision in SCHEMES:
+        formats = Formats(precision, methods=methods)
+    elif precision == "auto":
+        found = search(model, device, budgets, sample, calibrate=calibrate, progress=progress, methods=methods)
+        formats = found.formats
+    else:
+        formats = Formats.read(precision)
+        formats = replace(formats, methods={**formats.methods, **methods})
+    given = tuple(budgets) or check_budgets(formats.budgets)
+    count = products_of_weights(model)
+    if precision not in SCHEMES:
+        given = given or (Budget("sqnr_db", UNCHECKED),)
+    floor = least(precision, count)
+    return Plan(precision, stages(formats, given, calibrate, count), formats, found, floor)
 
 
 def known(precision: str) -> None:
@@ -88,9 +77,27 @@ def known(precision: str) -> None:
         )
 
 
+def narrowed(plan: Plan, model: Model, device: Device) -> tuple[Model, Model]:
+    """The model before its weights become codes, and after."""
+    place = next(i for i, s in enumerate(plan.stages) if s.name == "quantization.narrow")
+    before = run(model, plan.stages[:place], device, checks=False).model
+    return before, run(before, plan.stages[place : place + 1], device, checks=False).model
+
+
+def explained(
+    plan: Plan, pair: tuple[Model, Model], device: Device, sample: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """The error ledger of a port's narrow layers as a metric. Raises CheckFailed where formats do not explain an error."""
+    if plan.formats is None:
+        return {}
+    found = ledger(*pair, plan.formats, device, sample)
+    found.settle(device.name)
+    return found.metric()
+
+
 def audited(
     plan: Plan,
-    model: Model,
+    pair: tuple[Model, Model],
     device: Device,
     final: Model,
     launches: Iterable[tuple[Sequence[str], Sequence[str], Sequence[str]]],
@@ -100,13 +107,13 @@ def audited(
 
     launches    (source layers, products asked of the kernel's text, products in the compiled kernel); a kernel on the host
                 multiplies as 'host'
+    pair        the model before and after its weights became codes
     rows        receives the rows of the audit, one a layer, for who wants to show them
     """
     if plan.formats is None:
         return {}
     seen = list(launches)
-    before = run(model, FIRST, device, checks=False).model
-    narrow = run(before, plan.stages[len(parse(FIRST)) :][:1], device, checks=False).model
+    before, narrow = pair
     audit.flavours(narrow, device)
     blocks.along_the_sum(narrow, device)
     blocks.by_the_rule(before, narrow, plan.formats, device)

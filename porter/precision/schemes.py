@@ -10,6 +10,7 @@ holds e4m3fn, in codes that the device's own flavour shares:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from porter.device import Device
@@ -86,28 +87,31 @@ SCHEMES = {
 }
 
 
-#: dB of signal to error below which a model is no port of itself, if the user sets no budget: what the format leaves of one
-#: product, less 10 dB for ten layers whose errors add up independently. One product: rounding a normal channel whose largest
-#: magnitude is 4 sigma to 127 (7) steps leaves 40.9 (15.7) dB, e4m3 31.5 dB (relative steps of 2**-4 to 2**-3), e2m1 with a
-#: scale per block 19 dB; two rounded operands cost 3 dB.
-LEAST = {
-    "int8w": 30.0,
-    "fp8w": 21.0,
-    "int4w": 5.0,
-    "mxfp8w": 21.0,
-    "mxfp4w": 8.0,
-    "nvfp4w": 9.0,
-    "fp8": 18.0,
-    "int8": 27.0,
-    "mxfp8": 18.0,
-    "mxfp4": 5.0,
-    "nvfp4": 6.0,
+#: dB of signal to error that a format leaves of one product. Rounding a normal channel whose largest magnitude is 4 sigma to 127
+#: (7) steps leaves 40.9 (15.7) dB, e4m3 31.5 dB (relative steps of 2**-4 to 2**-3), e2m1 with a scale per block 19 dB; two
+#: rounded operands cost 3 dB.
+PRODUCT = {
+    "int8w": 40.0,
+    "fp8w": 31.0,
+    "int4w": 15.0,
+    "mxfp8w": 31.0,
+    "mxfp4w": 18.0,
+    "nvfp4w": 19.0,
+    "fp8": 28.0,
+    "int8": 37.0,
+    "mxfp8": 28.0,
+    "mxfp4": 15.0,
+    "nvfp4": 16.0,
 }
+USUAL = 10  # layers of a model that nobody counted
 
 
-def least(name: str) -> float:
-    """The budget in dB of a precision without a user's budget; bf16's for what is no scheme."""
-    return LEAST.get(name, 30.0)
+def least(name: str, count: int = USUAL) -> float:
+    """The budget in dB of a precision without a user's budget, bf16's for what is no scheme: what the format leaves of one
+    product, less 10 log10 of the layers, whose errors add up independently. A model below it is no port of itself."""
+    if name not in PRODUCT:
+        return 30.0
+    return round(PRODUCT[name] - 10 * math.log10(max(count, USUAL)), 2)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """`--precision auto`: formats per layer that take the least predicted time and keep the user's budget.
 
-Every layer is tried alone in every scheme that the device has: what it costs (the metric's distance from perfect) and what
-it saves (a roofline of its multiply-adds and the bytes of its weight). Costs of small independent errors add, so layers
-are taken by saving per cost; then the whole mixture is measured, and the longest prefix of that order that keeps the budget
-is kept. The bound is the same problem with layers taken in part (the greedy optimum of its linear relaxation): no mixture
-of these schemes saves more, as far as costs add.
+How much the model minds an error in a layer is measured once per layer, with the device's coarsest scheme there alone; what
+another scheme costs it follows from the layers' own errors in both (their sensitivity times the noise of the format, as the
+error ledger has it). What a scheme saves is a roofline: the product's multiply-adds and the bytes of the weight. Costs of
+small independent errors add, so layers are taken by saving per cost; the whole mixture is measured, and the longest prefix
+of that order that keeps the budget is kept. The bound is the same problem with layers taken in part (the greedy optimum of
+its linear relaxation): no mixture of these schemes saves more, as far as costs add.
 """
 
 from __future__ import annotations
@@ -12,25 +13,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
 
 import numpy as np
 
 from porter import ops, pipeline
 from porter.check import Budget
 from porter.check.execution import run
-from porter.check.gate import within
+from porter.check.gate import bound, within
 from porter.device import Device
 from porter.errors import CheckFailed, PorterError
+from porter.formats import of
 from porter.graph import Model
-from porter.pipeline.text import parse
+from porter.precision.calibrate import Samples
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
+from porter.precision.ledger import ledger
 from porter.precision.schemes import SCHEMES, legal, multiplies, scheme_of
+from porter.precision.stages import UNCHECKED, stages
 
-CANDIDATES = ("fp8", "int8", "int8w", "fp8w")
+CANDIDATES = ("fp8", "int8", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
 PERFECT = {"cosine": 1.0, "top1": 1.0}  # a metric of which more is better: its value without error
 PEAKS = {"bfloat16": "bf16", "float8_e4m3fn": "fp8", "int8": "int8"}
+ANY = Budget("sqnr_db", UNCHECKED)
 HEADROOM = 0.95  # of what a budget allows, for what kernels add to the graph's own rounding
 
 Sample = Mapping[str, np.ndarray]
@@ -56,72 +61,91 @@ class Choice:
 
 
 def search(
-    model: Model, device: Device, budgets: Sequence[Budget], sample: Sample, *, calibrate: str = "",
+    model: Model, device: Device, budgets: Sequence[Budget], sample: Sample, *, calibrate: Samples = "",
     candidates: Sequence[str] = CANDIDATES, progress: Callable[[str, int, int], None] = lambda *_: None,
+    methods: Mapping[str, str] = MappingProxyType({}),
 ) -> Found:  # fmt: skip
     """Formats per layer for a model, as loaded. Raises PorterError without a budget, CheckFailed where bfloat16 misses it."""
     if not budgets:
         raise PorterError("--precision auto", expected="a budget to keep", found="none", hint="--budget kl=0.02")
     ready = pipeline.run(model, "cleanup, fusion, layout", device, checks=False).model
+    plain = Formats(methods=methods)
     trial = _Trial(ready, device, budgets, run(model, dict(sample), ops.float64), sample, calibrate)
-    base = trial.cost(Formats())
-    if base is None:
+    base = trial.used(plain)
+    if base > 1.0:
         raise CheckFailed(
             f"{device.name}: --precision auto",
             expected=", ".join(map(str, budgets)),
             found=f"{trial.last} in bfloat16 alone",
         )
+    limits = {b.metric: b.limit for b in budgets}
+    wanted: dict[str, list[Layer]] = {}
+    for layer in layers(ready):
+        if not layer.is_table:
+            wanted.setdefault(layer.name, []).append(layer)
     known = [s for s in candidates if _has(s, device)]
-    wanted = {layer.name: layer for layer in layers(ready) if not layer.is_table}
-    whole = _uniform(trial, known, wanted, device)
+    times = {s: {name: seconds(group, s, device) for name, group in wanted.items()} for s in (*known, WIDE)}
+    all_wide = sum(times[WIDE].values())
+    whole = _uniform(trial, known, times, plain)
     if whole is not None:
-        return whole
-    choices = []
-    for number, (name, layer) in enumerate(wanted.items()):
-        progress(f"{device.name} sensitivity of {name}", number, len(wanted))
-        usual = seconds(layer, WIDE, device)
-        for scheme in known:
-            saved = usual - seconds(layer, scheme, device)
-            if saved > 0 and (cost := trial.cost(Formats(WIDE, {name: scheme}))) is not None:
-                choices.append(Choice(name, scheme, saved, max(cost - base, 1e-12)))
-    choices.sort(key=lambda c: (-c.saved / c.cost, c.layer, c.scheme))
+        least = sum(times[whole.default].values())
+        return Found(replace(whole, budgets=limits), trial.last, all_wide, least, least)
+    choices = _choices(trial, known, times, base, plain, progress)
     low, high = 0, len(choices)
     while low < high:  # the longest prefix that keeps the budget, as far as more layers cost more
         middle = (low + high + 1) // 2
         progress(f"{device.name} mixture of {middle} choices", middle, len(choices))
-        low, high = (middle, high) if trial.cost(_mixed(choices[:middle])) is not None else (low, middle - 1)
-    formats = _mixed(choices[:low])
-    trial.cost(formats)
-    all_wide = sum(seconds(layer, WIDE, device) for layer in wanted.values())
-    taken = sum(seconds(layer, formats.of(name), device) for name, layer in wanted.items())
-    limits = {b.metric: b.limit for b in budgets}
-    return Found(
-        replace(formats, budgets=limits), trial.last, all_wide, taken, all_wide - _relaxed(choices, 1.0 - base)
-    )
+        low, high = (middle, high) if trial.used(_mixed(choices[:middle], plain)) <= 1.0 else (low, middle - 1)
+    formats = _mixed(choices[:low], plain)
+    trial.used(formats)
+    taken = sum(times[formats.of(name)][name] for name in wanted)
+    least = all_wide - _relaxed(choices, 1.0 - base)
+    return Found(replace(formats, budgets=limits), trial.last, all_wide, taken, min(least, taken))
 
 
-def _uniform(trial: _Trial, known: Sequence[str], wanted: Mapping[str, Layer], device: Device) -> Found | None:
+Times = Mapping[str, Mapping[str, float]]
+
+
+def _uniform(trial: _Trial, known: Sequence[str], times: Times, plain: Formats) -> Formats | None:
     """One scheme for all layers, where none is faster for any layer and it keeps the budget: nothing is left to search."""
-    times = {s: [seconds(layer, s, device) for layer in wanted.values()] for s in (*known, WIDE)}
-    least = [min(column) for column in zip(*times.values(), strict=True)]
+    least = {name: min(times[s][name] for s in times) for name in times[WIDE]}
     for scheme in known:
-        if times[scheme] == least and trial.cost(Formats(scheme)) is not None:
-            formats = Formats(scheme, {}, {b.metric: b.limit for b in trial.budgets})
-            return Found(formats, trial.last, sum(times[WIDE]), sum(least), sum(least))
+        formats = replace(plain, default=scheme)
+        if times[scheme] == least and trial.used(formats) <= 1.0:
+            return formats
     return None
 
 
-def seconds(layer: Layer, scheme: str, device: Device) -> float:
-    """A layer's time: the longer of its multiply-adds at the product's peak and its weight's bytes at the memory's rate."""
+def _choices(
+    trial: _Trial, known: Sequence[str], times: Times, base: float, plain: Formats, progress: Callable[[str, int, int], None]
+) -> list[Choice]:  # fmt: skip
+    """What each layer saves and costs in each scheme that saves anything, by saving per cost."""
+    noise = {s: trial.noise(replace(plain, default=s)) for s in known}
+    found = []
+    for number, name in enumerate(times[WIDE]):
+        faster = [s for s in known if times[s][name] < times[WIDE][name] and noise[s].get(name)]
+        if not faster:
+            continue
+        progress(f"{trial.device.name} sensitivity of {name}", number, len(times[WIDE]))
+        probe = max(faster, key=lambda s: noise[s][name])
+        share = max(trial.used(replace(plain, patterns={name: probe})) - base, 0.0) / noise[probe][name]
+        found += [
+            Choice(name, s, times[WIDE][name] - times[s][name], max(share * noise[s][name], 1e-12)) for s in faster
+        ]
+    return sorted(found, key=lambda c: (-c.saved / c.cost, c.layer, c.scheme))
+
+
+def seconds(group: Sequence[Layer], scheme: str, device: Device) -> float:
+    """A source layer's time: per weight the longer of its multiply-adds at the product's peak and its bytes at the memory's
+    rate."""
     product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
     peak = device.get(f"peak.{PEAKS.get(product, 'bf16')}") or device["peak.bf16"]
     bits = 16.0 if scheme == WIDE else float(_bits(scheme))
-    return max(2 * layer.macs / peak, _elements(layer) * bits / 8 / device["memory.hbm.bytes_per_s"])
+    memory = device["memory.hbm.bytes_per_s"]
+    return float(sum(max(2 * layer.macs / peak, _elements(layer) * bits / 8 / memory) for layer in group))
 
 
 def _bits(scheme: str) -> float:
-    from porter.formats import of
-
     coding = SCHEMES[scheme].weight
     return of(coding.format).bits + (of(coding.scale).bits / coding.block if coding.block else 0.0)
 
@@ -139,35 +163,36 @@ def _has(scheme: str, device: Device) -> bool:
     return True
 
 
-def _mixed(choices: Sequence[Choice]) -> Formats:
+def _mixed(choices: Sequence[Choice], plain: Formats) -> Formats:
     """Per layer the taken choice that saves most, of equals the one that costs least."""
     best: dict[str, Choice] = {}
     for c in choices:
         held = best.get(c.layer)
         if held is None or (c.saved, -c.cost) > (held.saved, -held.cost):
             best[c.layer] = c
-    return Formats(WIDE, {name: best[name].scheme for name in sorted(best)})
+    return replace(plain, patterns={name: best[name].scheme for name in sorted(best)})
 
 
 def _relaxed(choices: Sequence[Choice], budget: float) -> float:
-    """Most seconds that can be saved where layers may be taken in part: upgrades by saving per cost, the last one cut."""
-    saved, spent = 0.0, 0.0
-    held: dict[str, tuple[float, float]] = {}
-    for c in choices:
-        had = held.get(c.layer, (0.0, 0.0))
-        more, dearer = c.saved - had[0], max(c.cost - had[1], 1e-12)
-        if more <= 0:
-            continue
-        part = min(1.0, max(budget - spent, 0.0) / dearer)
-        saved, spent = saved + part * more, spent + part * dearer
-        held[c.layer] = (c.saved, c.cost)
-        if part < 1.0:
-            break
-    return saved
+    """Most seconds that can be saved where layers may be taken in part: of each layer the choices on its lower convex hull,
+    as steps from one to the next, by saving per cost, the last one cut."""
+    steps: list[tuple[float, float]] = []
+    for name in {c.layer for c in choices}:
+        cost, saved = 0.0, 0.0
+        left = [c for c in choices if c.layer == name]
+        while left := [c for c in left if c.saved > saved]:
+            best = max(left, key=lambda c: ((c.saved - saved) / max(c.cost - cost, 1e-12), c.saved))
+            steps.append((best.saved - saved, max(best.cost - cost, 1e-12)))
+            cost, saved = max(best.cost, cost), best.saved
+    total = 0.0
+    for more, dearer in sorted(steps, key=lambda s: -s[0] / s[1]):
+        part = min(1.0, max(budget, 0.0) / dearer)
+        total, budget = total + part * more, budget - part * dearer
+    return total
 
 
 class _Trial:
-    """Measures mixtures on one sample: the share of the budget they use, None beyond it."""
+    """Measures mixtures on one sample: the share of the budget they use, more than 1 beyond it."""
 
     def __init__(
         self,
@@ -176,13 +201,13 @@ class _Trial:
         budgets: Sequence[Budget],
         truth: Mapping[str, np.ndarray],
         sample: Sample,
-        calibrate: str,
+        calibrate: Samples,
     ) -> None:
-        self.model, self.device, self.budgets, self.truth, self.sample = model, device, tuple(budgets), truth, sample
-        self.calibrate = calibrate
+        self.model, self.device, self.truth, self.sample = model, device, truth, sample
+        self.budgets, self.calibrate = bound(budgets, sample), calibrate
         self.last: dict[str, float] = {}
 
-    def cost(self, formats: Formats) -> float | None:
+    def used(self, formats: Formats) -> float:
         """The largest share of any budget that the worst output uses, of what is allowed with headroom."""
         got = run(applied(self.model, formats, self.device, self.calibrate), dict(self.sample), ops.source)
         used, self.last = 0.0, {}
@@ -194,8 +219,16 @@ class _Trial:
                     used = max(used, _error(budget, seen) / max(_error(budget, budget.limit), 1e-300))
                     worst = min if budget.metric in (*PERFECT, "sqnr_db") else max
                     self.last[budget.metric] = worst(seen, self.last.get(budget.metric, seen))
-        used /= HEADROOM
-        return used if used <= 1.0 else None
+        return used / HEADROOM
+
+    def noise(self, formats: Formats) -> dict[str, float]:
+        """Each source layer's own error, relative to its product, where all layers take the contract's scheme."""
+        before = _with(self.model, ("quantization.smooth",), formats, self.device, self.calibrate)
+        after = _with(before, ("quantization.narrow",), formats, self.device, self.calibrate)
+        made: dict[str, float] = {}
+        for entry in ledger(before, after, formats, self.device, self.sample).entries:
+            made[entry.layer] = made.get(entry.layer, 0.0) + entry.observed
+        return made
 
 
 def _error(budget: Budget, value: float) -> float:
@@ -204,14 +237,16 @@ def _error(budget: Budget, value: float) -> float:
         return math.inf
     if budget.metric == "sqnr_db":
         return 10 ** (-value / 10)
-    return PERFECT[budget.metric] - value if budget.metric in PERFECT else value
+    return PERFECT[budget.metric] - value if budget.metric in PERFECT else max(value, 0.0)
 
 
-def applied(model: Model, formats: Formats, device: Device, calibrate: str = "") -> Model:
+def applied(model: Model, formats: Formats, device: Device, calibrate: Samples = "") -> Model:
     """A fused model with the contract's formats, and bfloat16 elsewhere."""
-    options: dict[str, Any] = {"formats": formats.text(), "calibrate": calibrate}  # of quantization.narrow
-    stages = [
-        replace(s, work=replace(s.work, **options)) if s.name == "quantization.narrow" else s
-        for s in parse("quantization.narrow, quantization.bf16")
-    ]
-    return pipeline.run(model, stages, device, checks=False).model
+    words = ("quantization.smooth", "quantization.narrow", "quantization.bf16")
+    return _with(model, words, formats, device, calibrate)
+
+
+def _with(model: Model, words: Sequence[str], formats: Formats, device: Device, calibrate: Samples) -> Model:
+    """The model after the stages of those names."""
+    chosen = [s for s in stages(formats, (ANY,), calibrate) if s.name in words]
+    return pipeline.run(model, chosen, device, checks=False).model
