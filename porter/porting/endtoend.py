@@ -21,6 +21,7 @@ from porter.graph import Model
 from porter.porting import kernels, witness
 from porter.porting.kernels import Distinct, Program
 from porter.porting.lowering import Lowered
+from porter.precision.schemes import least
 from porter.tile import interpret
 from porter.tile.target import Target, Whole
 
@@ -29,13 +30,13 @@ class Judge:
     """Holds outputs of the ported program against float64 and against an outside witness. Raises CheckFailed."""
 
     def __init__(self, model: Model, lowered: Lowered, device: Device, inputs: Mapping[str, np.ndarray], asked: str,
-                 budgets: Sequence[Budget], floor_db: float) -> None:  # fmt: skip
+                 budgets: Sequence[Budget], floor_db: float | None = None) -> None:  # fmt: skip
         self.lowered, self.device, self.inputs = lowered, device, inputs
         self.truth = evaluate(model, dict(inputs), ops.float64)
         self.source = evaluate(model, dict(inputs), ops.source)
         self.outside = witness.onnxruntime(model, inputs)
         self.outputs: Mapping[str, np.ndarray] = {}  # of the program, once it ran
-        needed = precision("sqnr", db=floor_db).budgets if asked != "fp32" else ()
+        needed = precision("sqnr", db=least(asked) if floor_db is None else floor_db).budgets if asked != "fp32" else ()
         self.budgets = bound(budgets or needed, inputs)
 
     def program(self, program: Program, target: Target, *, emulate: bool) -> dict[str, Any]:

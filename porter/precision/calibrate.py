@@ -103,5 +103,5 @@ def samples_of(model: Model, source: Samples = "") -> Iterator[Sample]:
 def kept(samples: Iterable[Sample], folder: Path) -> str:
     """The samples of an iterator that can be read once, written to a folder as they come: several passes calibrate on them."""
     for number, sample in enumerate(samples):
-        np.savez(folder / f"{number:06}.npz", **dict(sample))
+        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **dict(sample))
     return str(folder)

@@ -142,7 +142,10 @@ def _pairs(before: Model, after: Model, sample: Mapping[str, np.ndarray]) -> Ite
         weight = origin(now.inputs[place])
         assert weight is not None
         operand = now.inputs[layer.position] if layer.position is not None else None
-        yield layer, _Coded(after, sample, str(weight.name), operand and operand.name, _scale(operand))
+        yield (
+            layer,
+            _Coded(after, sample, str(weight.name), None if operand is None else str(operand.name), _scale(operand)),
+        )
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Histogram:
             raise PorterError(f"calibration method {method!r}", expected=", ".join(METHODS))
         made = self.amax.copy()
         for i in np.flatnonzero(np.isfinite(self.amax) & (self.amax > 0)):
-            made[i] = self._range(i, method, format, limit)
+            made[i] = self._range(int(i), method, format, limit)
         return made
 
     def _range(self, row: int, method: str, format: str, limit: float) -> float:

@@ -119,7 +119,7 @@ def train(minutes: float, checkpoint: Path, seed: int) -> Parameters:
         random = np.random.default_rng((seed, count))
     start, saved = time.monotonic() - spent, time.monotonic()
     recent = 0.0
-    while (progress := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (progress := (time.monotonic() - start) / max(60 * minutes, 1e-9)) < 1:
         count += 1
         tokens = batch(text, SHORT if progress < 0.8 else LONG, random)
         p, first, second, value = step(p, first, second, tokens, float(count), rate_at(progress, count), DECODER)
