@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from porter.errors import PorterError
-from porter.graph import Model, Node, Value, add_initializer, constant, fresh, make_tensor, names, shape
+from porter.graph import Model, Node, Value, add_initializer, constant, make_tensor, names, shape
 from porter.pipeline import Pass, rounding
 from porter.precision.calibrate import Samples, observe
 from porter.precision.encoding import encode
@@ -146,7 +146,7 @@ def _divide_gains(node: Node, places: list[int], factor: np.ndarray, used: set[s
     for i in places:
         value, gain = node.inputs[i], constant(node.inputs[i])
         assert value is not None and gain is not None
-        made = add_initializer(node.graph, fresh(f"{value.name}/smooth", used), (gain / factor).astype(gain.dtype))
+        made = add_initializer(node.graph, f"{value.name}/smooth", (gain / factor).astype(gain.dtype), used)
         node.replace_input_with(i, made)
 
 
