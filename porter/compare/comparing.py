@@ -185,13 +185,13 @@ def _target(
         **figures,
         "error": _error(trials),
         "price": cost.json() if cost is not None else None,
-        "origin": {k: "model" for k, v in figures.items() if v is not None and k != "bound"}
-        | dict.fromkeys(
-            ("chips", "memory", *(["error"] if trial.error else []), *(["serving"] if served else [])), "model"
+        "origin": _origin(
+            trials, [k for k, v in figures.items() if v is not None and k != "bound"], served is not None
         ),
         "assumed": [f"{p} ({why})" for p, why in facts.items()]
         + (mesh.unknowns(device, split.chips, trial.decoder is not None) if runs else []),
         "spent_s": _spent(trial, split.chips) if runs else None,
+        "vendor_timed": [sum(n) for n in zip(*(t.timed_by_vendor for t in trials.values()), strict=True)],
         "label": str(device.get("remarks.label", "")),
         "title": device.title,
         "host": host,
@@ -204,6 +204,14 @@ def _target(
         "checks": {"passed": sum(p for p, _ in passed), "made": sum(m for _, m in passed)},
         "missed": [t.why for t in trials.values() if t.failed] + [t.missed for t in trials.values() if t.missed],
     }
+
+
+def _origin(trials: Mapping[str, Trial], figures: Sequence[str], served: bool) -> dict[str, str]:
+    """Where each figure is from. Times are the vendor compiler's where it timed every launch; else a model has a part in them."""
+    timed = [t.timed_by_vendor for t in trials.values()]
+    time = "vendor compiler" if all(n == of > 0 for n, of in timed) else "model"
+    others = ["chips", "memory"] + (["error"] if any(t.error for t in trials.values()) else [])
+    return dict.fromkeys([*figures, *(["serving"] if served else [])], time) | dict.fromkeys(others, "model")
 
 
 def _hosted(host: Mapping[str, str]) -> str:

@@ -54,6 +54,7 @@ def _cell(row: Row) -> dict[str, Any]:
         "bytes": row.bytes,
         "seconds": row.seconds() if row.bounds else None,
         "bound": row.bound,
+        "origin": row.origin,
         "format": row.format,
         "kernel": row.kernel,
         "op": row.op,

@@ -114,6 +114,12 @@ def hangs_on(targets: Sequence[dict[str, Any]], quick: bool, weights: bool = Tru
     said.append(
         "Latency, throughput and cost come from a model in which every peak rate is reached: bounds, not measurements."
     )
+    said += [
+        f"{t['target']}: {t['vendor_timed'][0]} of {t['vendor_timed'][1]} launches are timed by the vendor's compiler, in its own"
+        " layouts; the others, and the start of all, by the model."
+        for t in able
+        if t["vendor_timed"][0]
+    ]
     said.append(
         "Weights are shapes only: numerics were not checked, and there is no error to compare."
         if not weights

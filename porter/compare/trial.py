@@ -65,6 +65,7 @@ class Row:
     flops: int  # what the device executes, padding included
     error_db: float | None = None  # signal to error of the launch's worst output, against float64; None where not run
     host: str = ""  # why it runs on the host
+    origin: str = "model"  # of the time: 'model' or 'vendor compiler'
 
     @property
     def bound(self) -> str:
@@ -120,6 +121,12 @@ class Trial:
                 totals[row.bound] += row.bounds[row.bound] / chips
                 totals["overhead"] += row.bounds.get("overhead", 0.0)
         return totals
+
+    @property
+    def timed_by_vendor(self) -> tuple[int, int]:
+        """Launches whose time is the vendor compiler's, of those that have one."""
+        timed = [row for row in self.rows if row.bounds]
+        return sum(row.origin == "vendor compiler" for row in timed), len(timed)
 
     @property
     def host(self) -> dict[str, str]:
@@ -249,7 +256,8 @@ class Bench:
             return Trial(device, False, _said(e, device), self.decoder, failed=True)
         error, inside, missed = (None, {}, "") if self.quick else self._error(lowered, device, result, program)
         try:
-            rows = tuple(_row(program, lowered, target, device, launch, inside) for launch in program.launches)
+            vendor = {} if self.quick else target.vendor_seconds(list(lowered.kernels.values()), device)
+            rows = tuple(_row(program, lowered, target, device, launch, inside, vendor) for launch in program.launches)
         except PorterError as e:  # a figure that nobody has published
             return Trial(device, False, f"its time cannot be estimated: {str(e).splitlines()[0]}", self.decoder)
         calls = Counter(launch.kernel for launch in program.launches)
@@ -354,7 +362,13 @@ SHORT = {
 
 
 def _row(
-    program: Program, lowered: Lowered, target: Target, device: Device, launch: Any, inside: Mapping[str, float]
+    program: Program,
+    lowered: Lowered,
+    target: Target,
+    device: Device,
+    launch: Any,
+    inside: Mapping[str, float],
+    vendor: Mapping[str, float],
 ) -> Row:
     kernel = program.kernels[launch.kernel]
     seen = [inside[n] for n in launch.outputs if n in inside]
@@ -367,6 +381,10 @@ def _row(
     tile = emitted.kernel.program
     counts = count(tile)
     bounds = dict(target.seconds(tile, device))
+    expected = vendor.get(launch.kernel)
+    if expected is not None:  # what bounds it is still the model's word: XLA gives a time only
+        winner = max((b for b in bounds if b != "overhead"), key=bounds.__getitem__)
+        bounds = {winner: expected, "overhead": bounds.get("overhead", 0.0)}
     dots = any(isinstance(s, Dot) for s in walk(tile.body))
     format = ", ".join(sorted({SHORT.get(p, p) for p in emitted.products or counts.products})) if dots else ""
     return Row(
@@ -380,4 +398,5 @@ def _row(
         counts.touched,
         counts.flops,
         error,
+        origin="model" if expected is None else "vendor compiler",
     )

@@ -139,6 +139,10 @@ class Target(ABC):
         """Modelled time of one kernel by bound: 'compute', 'memory', 'overhead' (their maximum counts, plus overhead)."""
         raise NotImplementedError(self.family)
 
+    def vendor_seconds(self, emitted: Sequence[Emitted], device: Device) -> Mapping[str, float]:
+        """By kernel, the time that the vendor's compiler expects, without its start; those of which it counts all."""
+        return {}
+
 
 def target_of(family: str) -> Target:
     """The family's Target, an instance in its package (ours, or one that an entry point of `porter.targets` names).

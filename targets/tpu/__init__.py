@@ -127,6 +127,12 @@ class Tpu(Target):
         seconds = found.cost.get("optimal_seconds") if found.trusted else None
         return Whole(files, run, verdict_of(found, device), seconds, kernels_of(pieces, found, device))
 
+    def vendor_seconds(self, emitted: Sequence[Emitted], device: Device) -> Mapping[str, float]:
+        """Of kernels in StableHLO, XLA's own figure for what it compiled: bytes in its layouts, padding included."""
+        from porter.targets.tpu.toolchain import expected
+
+        return expected(emitted, device) if self.toolchain(device) is not None else {}
+
     def seconds(self, program: Program, device: Device) -> Mapping[str, float]:
         from porter.targets.tpu.cost import seconds
 

@@ -69,14 +69,24 @@ def libtpu_version() -> str | None:
 
 def compile(emitted: Sequence[Emitted], device: Device, *, no_cache: bool = False) -> list[Compiled]:
     """Each kernel by itself; one verdict each, in order."""
-    jobs = []
-    for e in emitted:
-        p = e.kernel.program
-        piece = Piece(e, tuple(q.name for q in p.inputs), tuple(q.name for q in p.outputs))
-        arguments = [(q.name, q.shape, q.dtype) for q in p.inputs]
-        jobs.append(job(e.kernel.name, [piece], arguments, [q.name for q in p.outputs]))
-    verdicts = verdict(jobs, device, no_cache=no_cache)
+    verdicts = verdict([_alone(e) for e in emitted], device, no_cache=no_cache)
     return [_held(e, v, device) for e, v in zip(emitted, verdicts, strict=True)]
+
+
+def expected(emitted: Sequence[Emitted], device: Device) -> dict[str, float]:
+    """XLA's optimal_seconds by kernel, of those whose work it counts whole; the others are not compiled for it."""
+    jobs = [j for j in map(_alone, emitted) if all(map(_counted, j["pieces"]))]
+    return {
+        v.name: v.cost["optimal_seconds"] for v in verdict(jobs, device) if v.trusted and "optimal_seconds" in v.cost
+    }
+
+
+def _alone(e: Emitted) -> dict[str, Any]:
+    """One kernel as a program."""
+    p = e.kernel.program
+    piece = Piece(e, tuple(q.name for q in p.inputs), tuple(q.name for q in p.outputs))
+    arguments = [(q.name, q.shape, q.dtype) for q in p.inputs]
+    return job(e.kernel.name, [piece], arguments, [q.name for q in p.outputs])
 
 
 def compile_program(

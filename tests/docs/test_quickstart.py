@@ -25,6 +25,11 @@ def _blocks() -> tuple[str, list[str], str]:
     return install, [b["body"] for b in blocks if b["kind"] == "console"], program
 
 
+def _loose(body: str) -> str:
+    """Without the number of checks, which grows with every pass that porter learns."""
+    return re.sub(r"\b\d+/\d+$", "N/N", body, flags=re.MULTILINE)
+
+
 def test_it_takes_three_commands() -> None:
     install, shown, _ = _blocks()
     commands = [install, *(line[2:] for body in shown for line in body.splitlines() if line.startswith("$ "))]
@@ -40,7 +45,9 @@ def test_the_page_shows_what_the_commands_print(tmp_path: Path, update_golden: b
         for before, after in zip(shown, found, strict=True):
             text = text.replace(before, after)
         PAGE.write_text(text)
-    assert update_golden or found == shown, "the page shows another output; --update-golden rewrites it"
+    assert update_golden or [_loose(b) for b in found] == [_loose(b) for b in shown], (
+        "--update-golden rewrites the page"
+    )
     assert max(len(line) for body in found for line in body.splitlines() if not line.startswith("$ ")) <= 100
 
 
