@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # The models are not part of the repository: PORTER_MODELS names their folder, else it is sought beside the checkout.
 MODELS = Path(os.environ.get("PORTER_MODELS", Path(__file__).resolve().parents[2] / "shared" / "models"))
+
+# A shell's background jobs ignore SIGINT, and so would all that they start: tests of an interruption would wait forever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,8 @@ DATA = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "targets").glob("*
 
 
 def run(*args: object, **kwargs) -> str:
-    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, check=False, **kwargs)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # it would bring the checkout back
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, check=False, env=env, **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
