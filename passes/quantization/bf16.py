@@ -148,12 +148,19 @@ def is_rounded(value: Value | None) -> bool:
 def is_narrow(value: Value) -> bool:
     """Whether the value stands for narrower codes that the kernel multiplies as they are, their scale behind the product.
 
-    A scale per block of the sum belongs to the terms: such codes are decoded before they are multiplied, into bfloat16.
+    A scale per block of the sum belongs to the terms: such codes are decoded before they are multiplied, into bfloat16, and so
+    is what meets them.
     """
+    if not _decoded(value, blocked=False):
+        return False
+    return not any(v is not None and _decoded(v, blocked=True) for user, _ in value.uses() for v in user.inputs)
+
+
+def _decoded(value: Value, *, blocked: bool) -> bool:
     node = moved_from(value).producer()
     if node is None or node.domain != "" or node.op_type != "DequantizeLinear":
         return False
-    return not int(attributes(node).get("block_size", 0))  # type: ignore[call-overload]
+    return bool(int(attributes(node).get("block_size", 0))) == blocked  # type: ignore[call-overload]
 
 
 def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:

@@ -117,7 +117,9 @@ def _activation(graph: Graph, node: Node, used: set[str]) -> bool:
     if source.metadata_props.get("porter.halved") is None:
         edge = of(OCP).max * np.abs(scale.astype(np.float32)).reshape(())
         bounds = [
-            add_initializer(graph, fresh(f"{source.outputs[0].name}/{word}", used), np.asarray(sign * edge, scale.dtype))
+            add_initializer(
+                graph, fresh(f"{source.outputs[0].name}/{word}", used), np.asarray(sign * edge, scale.dtype)
+            )
             for word, sign in (("low", -1), ("high", 1))
         ]
         held = source.inputs[0]

@@ -60,8 +60,10 @@ class Scheme:
     @property
     def product(self) -> str:
         """The operand format of the matrix unit that the scheme is about; of operands with block scales the scheme's name."""
-        if self.activation is None:
-            return "bfloat16"
+        if self.activation is None or (
+            self.activation.per == "tensor" and self.activation.format != self.weight.format
+        ):
+            return "bfloat16"  # operands of two formats meet where both are exact
         return self.name if self.activation.per == "block" else self.weight.format
 
 
@@ -83,6 +85,8 @@ SCHEMES = {
         Scheme("mxfp8", MXFP8, MXFP8),
         Scheme("mxfp4", MXFP4, MXFP4),
         Scheme("nvfp4", NVFP4, NVFP4),
+        Scheme("mxfp4a8", MXFP4, Coding(OCP, per="tensor")),
+        Scheme("nvfp4a8", NVFP4, Coding(OCP, per="tensor")),
     )
 }
 
@@ -102,6 +106,8 @@ PRODUCT = {
     "mxfp8": 28.0,
     "mxfp4": 15.0,
     "nvfp4": 16.0,
+    "mxfp4a8": 17.8,
+    "nvfp4a8": 18.7,
 }
 USUAL = 10  # layers of a model that nobody counted
 

@@ -14,7 +14,10 @@ from porter.precision.contract import WIDE, Formats
 from porter.precision.schemes import SCHEMES, USUAL, least
 
 PRECISIONS = ("fp32", "bf16", *SCHEMES)
-FIRST, LAST = "cleanup, fusion, layout", "quantization.flavour, quantization.decoded, quantization.packed, tiling.partition"
+FIRST, LAST = (
+    "cleanup, fusion, layout",
+    "quantization.flavour, quantization.decoded, quantization.packed, tiling.partition",
+)
 OPTIONS = {
     "clip": "clip",
     "rounding": "rounding",

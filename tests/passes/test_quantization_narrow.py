@@ -62,3 +62,16 @@ def test_int8_operands_meet_as_integers_only_where_the_unit_has_them() -> None:
     assert (form[dot.a].dtype, form[dot.b].dtype, dot.dtype) == ("int8", "int8", "int32")
     form, dot = product("int8")
     assert isinstance(form[dot.a], Cast) and form[dot.a].dtype == form[dot.b].dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("device", ["gpu:h200", "trainium:trn2", "tpu:v6e"])
+def test_operands_of_two_formats_meet_in_bfloat16(device: str) -> None:
+    """Codes of four bits with a scale per block, and activations in eight: both are decoded by the kernel that multiplies."""
+    text = "quantization.narrow{scheme=mxfp4a8}, quantization.bf16"
+    model = pipeline.run(linear(), text, load_device(device), checks=False).model
+    for node in model.graph:
+        if node.op_type == "MatMul":
+            casts = [v.producer() for v in node.inputs]  # type: ignore[union-attr]
+            assert all(c is not None and c.op_type == "Cast" for c in casts)
+    kinds = {graph.dtype(n.outputs[0]).name for n in model.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
+    assert kinds == {"float8_e4m3fn"}
