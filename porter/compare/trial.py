@@ -368,7 +368,7 @@ def _row(
     device: Device,
     launch: Any,
     inside: Mapping[str, float],
-    vendor: Mapping[str, float],
+    vendor: Mapping[str, float] | None = None,
 ) -> Row:
     kernel = program.kernels[launch.kernel]
     seen = [inside[n] for n in launch.outputs if n in inside]
@@ -381,7 +381,7 @@ def _row(
     tile = emitted.kernel.program
     counts = count(tile)
     bounds = dict(target.seconds(tile, device))
-    expected = vendor.get(launch.kernel)
+    expected = (vendor or {}).get(launch.kernel)
     if expected is not None:  # what bounds it is still the model's word: XLA gives a time only
         winner = max((b for b in bounds if b != "overhead"), key=bounds.__getitem__)
         bounds = {winner: expected, "overhead": bounds.get("overhead", 0.0)}
