@@ -82,8 +82,10 @@ def median(runs: int, folder: Path, *commands: Sequence[str | Path], **env: str)
     times, code, said = [], 0, ""
     for _ in range(runs):
         total = 0.0
-        for words in commands:
+        for number, words in enumerate(commands, 1):
             took, code, said = seconds(words, folder, **env)
+            if code and number < len(commands):  # what the last command says is the result, that of others is needed
+                raise RuntimeError(f"{' '.join(map(str, words))} exits with {code}\n{said}")
             total += took
         times.append(total)
     return {
@@ -171,7 +173,7 @@ def reduce(runs: int) -> dict[str, Any]:
             folder,
             polygraphy("run", a, "--onnxrt", "--save-inputs", "in.json", "--onnx-outputs", "mark", "all",
                        "--save-outputs", "golden.json"),
-            polygraphy("data", "to-input", "in.json", "golden.json", "-o", "layers.json"),
+            polygraphy("data", "merge", "in.json", "golden.json", "-o", "layers.json"),
             polygraphy("debug", "reduce", b, "-o", "reduced.onnx", "--mode=bisect", "--load-inputs", "layers.json",
                        "--check", *compare),
         )  # fmt: skip
