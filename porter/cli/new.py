@@ -35,7 +35,7 @@ def new_pass(name: str, out: str | None) -> None:
     package, _, short = (name if "." in name else f"fusion.{name}").rpartition(".")
     for word in (*package.split("."), short):
         _identifier(word, name)
-    words = {"Name": _camel(short), "name": short, "where": f"{package}.{short}", "roots": "", "Kind": "A pass"}
+    words = {"Name": _camel(short), "name": short, "where": f"{package}.{short}", "plugin": "", "Kind": "A pass"}
     root = _checkout() if out is None else None
     if root:
         made = {
@@ -46,13 +46,14 @@ def new_pass(name: str, out: str | None) -> None:
     else:
         project = f"porter-{short.replace('_', '-')}"
         folder, module = Path(out or project), f"porter_{short}"
-        words |= {"project": project, "package": module, "group": "passes", "roots": f', roots=["{module}"]'}
+        words |= {"project": project, "package": module, "group": "passes"}
+        words["plugin"] = f'porter_passes = ["{module}"]  # tested as they stand, installed or not\n'
         made = {
             folder / "pyproject.toml": _fill("project.toml", words),
             folder / module / "__init__.py": f'"""Passes for porter: {short}."""\n',
             folder / module / package / "__init__.py": f'"""Passes of the group {package}."""\n',
             folder / module / package / f"{short}.py": _fill("pass.py", words),
-            folder / "tests" / f"test_{short}.py": _fill("test_pass.py", words),
+            folder / "tests" / f"{package}.{short}.onnxtxt": _fill("pairs", words),
         }
         tests = f"cd {folder} && pytest"
     _write(made)
@@ -71,7 +72,7 @@ def new_target(name: str, out: str | None) -> None:
     module = f"porter.targets.{name}" if root else f"{package}.{name}"
     into = folder / "targets" / name if root else folder / package / name
     words = {"Name": _camel(name), "name": name, "module": module, "project": project, "package": package}
-    words |= {"group": "targets", "Kind": "A target"}
+    words |= {"group": "targets", "Kind": "A target", "plugin": ""}
     made = {into / _renamed(path, name): _renamed(text, name, module) for path, text in _toy()}
     if root:
         made[folder / "tests" / "targets" / name / f"test_{name}.py"] = _fill("test_target.py", words)

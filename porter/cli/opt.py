@@ -19,7 +19,7 @@ from porter.errors import PorterError
 @click.option("-o", "--out", metavar="OUT.onnx", help="Where to write the result.")
 @options.dim_option
 @click.option("--target", metavar="T", help="A device for passes that ask one.")
-@click.option("--why", metavar="NODE", help="Say of each rule how far it fits at this node, and what is missing.")
+@click.option("--why", metavar="NODE", help="Say how far each rule fits at this node (with --limit: by then).")
 @click.option("--check/--no-check", "checks", default=True, help="Hold each pass to its contract (the default).")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Only the first N rewrites of each pass.")
 @options.inputs_option
@@ -47,6 +47,8 @@ def command(
         raise PorterError(
             "nothing to do", expected="--passes or --why", hint="porter opt MODEL --passes cleanup,fusion"
         )
+    if why and limit is not None and not passes:
+        raise PorterError("--limit with --why", expected="--passes, whose first rewrites are made before the question")
     devices = options.targets(target) if target else [None]
     samples = options.samples(inputs)
     with stdout_for(as_json) as emit, progress() as report:
@@ -54,6 +56,8 @@ def command(
 
         loaded = graph.load(path, dims)
         if why:
+            if limit is not None:  # asked of the model after so many rewrites
+                loaded = pipeline.run(loaded, str(passes), devices[0], checks=checks, limit=limit, inputs=samples).model
             answers = pipeline.why(loaded, why, passes)
             emit([_answer(name, a) for name, a in answers])
             shown = "\n".join(f"{name}: {a}" for name, a in answers) or f"no rule has an operator of {why}"
