@@ -56,8 +56,9 @@ def console(body: str, folder: Path) -> str:
         command, _, expected = chunk[2:].partition("\n")
         site = folder / ".site"  # where `pip install` puts what a page makes: no network, and nothing of it stays
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "120"}
-        env |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))), "PIP_TARGET": str(site),
-                "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+        env |= {"PIP_TARGET": str(site), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        env |= {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
         done = subprocess.run(command, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
         found = (done.stdout + done.stderr).replace(f"{folder}{os.sep}", "")
         assert "Traceback" not in found, found
