@@ -12,6 +12,7 @@ so callers take an error measured here over sqrt(2).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,36 @@ from porter import formats
 from porter.formats.matmul import error_bound
 from porter.ops.arrays import Numpy
 from porter.ops.namespace import is_float
+from porter.ops.residues import hashed
+
+FEW = 16  # elements up to which a constant is no weight: 1 in 1 - x is not rounded
 
 
 class Dithered(Numpy):
     """float64 in which each result is a value of its declared format, rounded at random; `operands` is the format
-    that contractions take their operands in and keep their results in, to nearest (None: as they are)."""
+    that contractions take their operands in and keep their results in, to nearest (None: as they are).
 
-    def __init__(self, seed: int, operands: str | None = None) -> None:
+    With `given`, the inputs of the run, weights are rounded at random too: for a model that is held against one with
+    weights of its own, which were computed from these and stored. Numbers and short lists stay what they are.
+    """
+
+    def __init__(self, seed: int, operands: str | None = None, given: Iterable[np.ndarray] | None = None) -> None:
         super().__init__("dithered", double=True)
         self.rng = np.random.default_rng(seed)
         self.operands = None if operands is None else formats.of(operands)
+        self.given = None if given is None else {id(x) for x in given}
 
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
+        if dtype is None:  # weights and inputs come without a declared type, and are what they are
+            moved = self.given is not None and id(x) not in self.given and np.size(x) > FEW
+            return self.stored_anew(x) if moved and is_float(x.dtype) else super().settle(x, dtype)
         x = super().settle(x, dtype)
-        # weights and inputs come without a declared type, and are what they are
-        return x if dtype is None or x.dtype != np.float64 else self.rounded(x, np.dtype(dtype))
+        return x if x.dtype != np.float64 else self.rounded(x, np.dtype(dtype))
+
+    def stored_anew(self, x: np.ndarray) -> np.ndarray:
+        """A weight as it would be had it been computed and rounded to its format: anywhere within half an ulp."""
+        wide = np.asarray(x, np.float64)
+        return wide + (self.rng.random(wide.shape) - 0.5) * formats.of(x.dtype.name).ulp(wide) * (wide != 0)
 
     def cast(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         y = super().cast(x, dtype)
@@ -48,8 +64,15 @@ class Dithered(Numpy):
             quantum = target.ulp(x)
             steps = x / quantum
             low = np.floor(steps)
-            up = self.rng.random(x.shape) < steps - low
+            up = self._random(x) < steps - low
             return np.where(np.isfinite(x), np.clip((low + up) * quantum, -target.max, target.max), x)
+
+    def _random(self, x: np.ndarray) -> np.ndarray:
+        """Uniform numbers below 1, the same where x is the same: on an input of ones every place rounds alike, and what
+        is summed over places does not average the error away."""
+        bits = np.ascontiguousarray(x.astype(np.float32)).view(np.uint32)
+        key = int(self.rng.integers(1 << 63))
+        return (hashed(key, bits.reshape(x.shape)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     # contractions
 
@@ -82,5 +105,7 @@ class Dithered(Numpy):
         noise = error_bound("fp32", k).rms(k)
         with np.errstate(over="ignore", invalid="ignore"):
             size = np.sqrt(np.maximum(product(a * a, b * b), 0.0))
-            result = product(a, b) + noise * size * self.rng.standard_normal(size.shape)
+            exact = product(a, b)
+            away = np.sqrt(-2 * np.log1p(-self._random(exact))) * np.cos(2 * np.pi * self._random(exact))  # normal
+            result = exact + noise * size * away
             return result if self.operands is None else np.asarray(self.operands.round(result))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,13 @@ class Subject:
         self.model = model
         self.results: dict[tuple[str, int], Arrays] = {}
         self._inputs: dict[int, Mapping[str, np.ndarray]] = {}
+
+    @cached_property
+    def weights(self) -> frozenset[str]:
+        """The float constants that the model stores, by content."""
+        tensors = [graph.constant_tensor(v) for v in self.model.graph.initializers.values()]
+        tensors += [graph.constant_tensor(n.outputs[0]) for n in self.model.graph if n.op_type == "Constant"]
+        return frozenset(graph.content_hash(t) for t in tensors if t is not None and t.dtype.is_floating_point())
 
     def outputs(self, xp: Any, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The model's outputs, computed at most once per arithmetic and set of inputs."""

@@ -39,6 +39,7 @@ class Expressions:
     first       digest -> the first value that has it
     dependent   values that depend on an input
     position    where each node stands
+    shapes      what nodes say of shapes that are known, by name: given to a run, it need not compute what has them
     """
 
     def __init__(self, model: Model, sample: Mapping[str, np.ndarray], inputs: Mapping[str, str] | None = None) -> None:
@@ -93,10 +94,13 @@ class Expressions:
                 self._put(value, graph.content_hash(tensor))
             else:
                 computed.append(value)
-        given = {**sample, **_shapes(self.model)}
-        for names in _batches(computed):
-            for name, array in run(self.model, given, SOURCE, want=names).items():
-                self._put(next(v for v in computed if v.name == name), _content(array))
+        self.shapes = known = _shapes(self.model)
+        named = {v.name or "": v for v in computed}
+        for name in named.keys() & known.keys():
+            self._put(named[name], _content(known[name]))
+        for names in _batches(v for v in computed if v.name not in known):
+            for name, array in run(self.model, {**sample, **known}, SOURCE, want=names).items():
+                self._put(named[name], _content(array))
 
     def _node(
         self, node: Node, of: Mapping[Value, str], opsets: Mapping[str, int], bound: Mapping[str, Any] | None = None

@@ -29,7 +29,7 @@ from porter.check.inputs import draw
 from porter.errors import Undecided
 from porter.graph import Function, Graph, Model
 from porter.ops.field import Field
-from porter.ops.namespace import is_float
+from porter.ops.namespace import NotKnown, is_float
 from porter.ops.residue_array import UNDEFINED, Residues
 from porter.ops.residue_values import NeedsExponents, Renews
 from porter.ops.residues import P, hashed
@@ -144,7 +144,7 @@ def decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unround
                     exponents = True
                     field = Field(trial, exponents=True, renews=renews)
                     one, two = both(field, trial, reading)
-            except Undecided as error:
+            except (Undecided, NotKnown) as error:
                 verdict = Agreement(None, reason=str(error).replace("\n ", ";"))
                 break
             same, reason = _same(one.outputs, two.outputs)

@@ -3,7 +3,8 @@
 The three-way gate holds the error of the changed model against float64 against the error that the model had before and
 the error its formats must have (the larger is `base`): at most 1.5 times as an rms and 5 times at the worst element,
 both errors floored at half an ulp of the tensor's rms. 1.5 is the spread of two equally good orders of evaluation; 5 is
-how far the largest of many thousand normal errors lies above another sample's largest.
+how far the largest of many thousand normal errors lies above another sample's largest. The rms of few errors scatters
+by itself, which `spread` adds: a tensor of one element has one error, which may be four times what it is on average.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from porter.errors import PorterError
 
 RMS_RATIO = 1.5
 WORST_RATIO = 5.0
+FEW = 64  # elements up to which the rms of a tensor's errors scatters by more than a tenth
 ALGEBRAIC = 1e-10  # of the tensor's rms: float64 has 1e-16, and no model loses six digits to honest reordering
 
 
@@ -75,7 +77,9 @@ class Errors:
         their error is beyond what one element may have."""
         rms = _root([r for r, _ in self.after])
         worst = max((w for _, w in self.after), default=0.0)
-        base_rms = max(_root([r for r, _ in self.before]), max((r for r, _ in self.must), default=0.0), self.floor)
+        base_rms = max(_root([r for r, _ in self.before]), _root([r for r, _ in self.must]), self.floor)
+        scatters = after.dtype.kind not in "iub"  # integers are not rounded at random
+        ratio_allowed = RMS_RATIO * (spread(after.size * len(self.after)) if scatters else 1.0)
         base_worst = max([w for _, w in (*self.before, *self.must)] + [self.floor])
         ratio = rms / base_rms if base_rms else np.inf if rms else 1.0
         values = {"error_rms": rms, "error_base": base_rms, "error_ratio": ratio}
@@ -83,8 +87,8 @@ class Errors:
         distance = measure.distance(truth, after)
         beyond = int(np.count_nonzero(measure.difference(truth, after) > allowed))
         distance = replace(distance, moved=beyond or distance.moved)
-        if rms > RMS_RATIO * base_rms:
-            limit = f"rms error {rms:.3g} is {ratio:.3g} times what the formats make, allowed {RMS_RATIO:g}"
+        if rms > ratio_allowed * base_rms:
+            limit = f"rms error {rms:.3g} is {ratio:.3g} times what the formats make, allowed {ratio_allowed:.3g}"
             return Judged(False, distance, f"allowed {allowed:.3g}; {limit}" if beyond else limit, values)
         if worst > allowed:
             return Judged(False, distance, f"allowed {allowed:.3g}", values)
@@ -97,6 +101,18 @@ class Errors:
         worst = max((w for _, w in self.after), default=0.0)
         base = [(r, w) for r, w in (*self.before, *self.must)] + [(self.floor, self.floor)]
         return rms <= 4 * RMS_RATIO * max(r for r, _ in base) and worst <= 4 * WORST_RATIO * max(w for _, w in base)
+
+
+def spread(count: int) -> float:
+    """How far the rms of `count` normal errors may lie above their true one, but for a chance of 1e-4: the root of the
+    chi-squared quantile over `count`, in Wilson and Hilferty's approximation."""
+    n = max(count, 1)
+    return float((1 - 2 / (9 * n) + 3.72 * (2 / (9 * n)) ** 0.5) ** 1.5)
+
+
+def samples(counts: Iterable[int]) -> int:
+    """How many stochastic evaluations say what error the formats must have: 2 where tensors have many elements."""
+    return 2 if min(counts, default=FEW) >= FEW else 8
 
 
 def floor(truth: np.ndarray, dtype: np.dtype) -> float:

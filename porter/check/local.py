@@ -251,7 +251,8 @@ class Local:
         return repr(sorted((pair.inputs[d][0], graph.content_hash(graph.make_tensor(x))) for d, x in whole.items()))
 
     def _field(self, pair: Pair, seed: int) -> Agreement:
-        folded = {id(r): _folded(r, self._sample(r)) for r in (pair.before, pair.after)}
+        computed = {id(r): _computed(r, self._sample(r)) for r in (pair.before, pair.after)}
+        whole = {k: {n: x for n, x in made.items() if not is_float(x.dtype)} for k, made in computed.items()}
 
         def both(xp: Field, trial: int, reading: str) -> tuple[Ran, Ran]:
             values: dict[str, Any] = dict(self._whole(pair, trial))
@@ -261,7 +262,11 @@ class Local:
             one, two = (
                 evaluated(
                     r.side.model,
-                    {**self._sample(r), **(folded[id(r)] if reading == "folded" else {}), **pair.arrays(r, values)},
+                    {
+                        **self._sample(r),
+                        **(computed if reading == "folded" else whole)[id(r)],
+                        **pair.arrays(r, values),
+                    },
                     xp,
                     frozenset(),
                     want=[r.target.name or ""],
@@ -270,11 +275,16 @@ class Local:
             )
             return one, two
 
-        readings = ("unrounded", "folded") if any(folded.values()) else ("unrounded",)
+        readings = (
+            ("unrounded", "folded")
+            if any(is_float(x.dtype) for made in computed.values() for x in made.values())
+            else ("unrounded",)
+        )
         return decide(both, seed, 2, readings)
 
     def _sample(self, region: Region) -> Sample:
-        return self.samples[0] if region.side is self.one else self._theirs(self.samples[0])
+        sample = self.samples[0] if region.side is self.one else self._theirs(self.samples[0])
+        return {**sample, **region.side.shapes}
 
     def settled(self, seed: int = 0) -> bool:
         """Whether every distinct region also rounds as little as it did, from drawn inputs and edges."""
@@ -324,12 +334,11 @@ def _types(model: Model, sample: Sample) -> dict[str, tuple[tuple[int, ...], np.
     return found
 
 
-def _folded(region: Region, sample: Sample) -> dict[str, np.ndarray]:
-    """Float constants that the region reads and that nodes compute, in the source dtypes."""
+def _computed(region: Region, sample: Sample) -> dict[str, np.ndarray]:
+    """Constants that the region reads and that nodes compute, in the source dtypes."""
     dependent = region.side.dependent
     names = [v.name or "" for v in region.reads if v not in dependent and graph.constant_tensor(v) is None]
-    made = run(region.side.model, dict(sample), SOURCE, want=names) if names else {}
-    return {n: x for n, x in made.items() if is_float(x.dtype)}
+    return run(region.side.model, dict(sample), SOURCE, want=names) if names else {}
 
 
 def _normal(seed: int, number: int) -> Callable[[Sequence[int], np.dtype], np.ndarray]:

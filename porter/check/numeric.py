@@ -129,8 +129,9 @@ def _judge(
         name = a.name or ""
         judged[name] = judge(contract, name, truth.get(name), before.get(name), after[b.name or ""], errors[name])
     if contract.kind in (Kind.ROUNDING, Kind.PRECISION) and not all(j.ok for j in judged.values()):
-        for i in range(SAMPLES):
-            must = run(old.model, dict(sample), Dithered(seed + 1000 + i, contract.arithmetic))
+        given = list(sample.values()) if new.weights - old.weights else None
+        for i in range(gate.samples(truth[n].size for n, j in judged.items() if not j.ok)):
+            must = run(old.model, dict(sample), Dithered(seed + 1000 + i, contract.arithmetic, given))
             for name in judged:
                 if truth[name].dtype.kind == "f":
                     errors[name].add("must", truth[name], must[name], scale(contract))

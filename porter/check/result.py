@@ -104,7 +104,7 @@ def check(
         raise PorterError(f"method {method!r}", expected="auto, numeric or field")
     names = _name(a, "A"), _name(b, "B")
     known = a if isinstance(a, Subject) else Subject(_load(a, dims))
-    before, after = known.model, _load(b, dims)
+    before, after = known.model, _load(b, dims, known.model)
     try:
         matched_outputs(before, after)
         _same_inputs(before, after)
@@ -253,16 +253,28 @@ def _contract(limits: Any) -> Contract | None:
     return Contract(Kind.PRECISION, made) if made else None
 
 
-def _load(source: Any, dims: Mapping[str, int] | None) -> Model:
+def _load(source: Any, dims: Mapping[str, int] | None, like: Model | None = None) -> Model:
     if isinstance(source, Model):
         return source
-    return graph.load(source, bound(source, dims))
+    return graph.load(source, bound(source, dims, like))
 
 
-def bound(source: Any, dims: Mapping[str, int] | None) -> dict[str, int]:
-    """Of the dims that were given those that the model has: two models need not have the same."""
-    known = {dim.name for dim in graph.dims(graph.read(source))} if dims else set()
-    return {name: size for name, size in (dims or {}).items() if name in known}
+def bound(source: Any, dims: Mapping[str, int] | None, like: Model | None = None) -> dict[str, int]:
+    """Of the dims that were given those that the model has: two models need not have the same. The others are those of
+    the inputs of that name of another model, `like`.
+    """
+    if not dims and like is None:
+        return {}
+    shapes = {v.name: graph.shape(v) or () for v in like.graph.inputs} if like is not None else {}
+    found = {}
+    for dim in graph.dims(graph.read(source)):
+        places = [place.removesuffix("]").rpartition("[") for place in dim.places]
+        theirs = [shapes[n][int(axis)] for n, _, axis in places if n in shapes and int(axis) < len(shapes[n])]
+        if dim.name in (dims or {}):
+            found[dim.name] = (dims or {})[dim.name]
+        elif theirs and dim.follows is None:
+            found[dim.name] = theirs[0]
+    return found
 
 
 def _name(source: Any, default: str) -> str:

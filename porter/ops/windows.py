@@ -107,7 +107,11 @@ def _padded(x: np.ndarray, pads: Sequence[tuple[int, int]], stretch: Sequence[in
 def _windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
     """A view (N, C, *out, *kernel) of every window."""
     reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
+    short = [max(0, r - n) for r, n in zip(reach, x.shape[2:], strict=True)]
+    if any(short):  # no window fits: the axis is empty
+        x = np.pad(x, [(0, 0), (0, 0), *((0, m) for m in short)])
     view = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(range(2, x.ndim)))
+    view = view[(slice(None), slice(None), *(slice(0 if m else None) for m in short))]
     steps = tuple(slice(None, None, s) for s in strides) + tuple(slice(None, None, d) for d in dilations)
     return view[(slice(None), slice(None), *steps)]
 

@@ -243,3 +243,35 @@ def test_the_message_names_output_limit_node_and_inputs(model):
     assert lines[1].split(", allowed ")[1].endswith("e-11")
     assert lines[2].startswith("  first at node '/div_3' (Div), tensor 'scaled': 256 of 256 elements moved; worst at [")
     assert lines[3] == "  on draw 0"
+
+
+def test_equal_values_round_alike():
+    """On an input of ones every place rounds alike: averaging over places does not take the error away."""
+    from porter.check.dither import Dithered
+
+    xp = Dithered(0)
+    same, other = np.full(10000, 1.3e-3), np.random.default_rng(0).uniform(1e-3, 2e-3, 10000)
+    f32 = np.dtype(np.float32)
+    assert np.ptp(xp.rounded(same, f32)) == 0
+    errors = xp.rounded(other, f32) - other
+    assert np.abs(errors.mean()) < 0.05 * np.abs(errors).mean()
+
+
+def test_weights_that_one_side_computed_may_be_rounded():
+    from porter.check.dither import Dithered
+
+    x, w = np.linspace(1, 2, 100, dtype=np.float32), np.linspace(1, 2, 100, dtype=np.float32)
+    xp = Dithered(0, given=[x])
+    assert np.array_equal(xp.settle(x, None), x) and np.array_equal(Dithered(0).settle(w, None), w)
+    moved = np.abs(xp.settle(w, None) - w.astype(np.float64))
+    assert moved.max() > 0 and (moved <= np.spacing(w) / 2).all()
+    assert np.array_equal(xp.settle(w[:4].copy(), None), w[:4]), "numbers and short lists are what they are"
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 1000])
+def test_the_rms_of_few_errors_scatters_as_allowed(count):
+    from porter.check import gate
+
+    rng = np.random.default_rng(count)
+    seen = np.sqrt(np.mean(rng.standard_normal((200000 // count, count)) ** 2, axis=1))
+    assert np.mean(seen > gate.spread(count)) < 1e-3 and gate.spread(count) < 1.1 * seen.max() + 0.2
