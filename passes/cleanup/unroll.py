@@ -1,18 +1,20 @@
 """Control flow that is known: an If by its branch, a Loop or Scan of few turns by the turns, one after another.
 
 An If whose condition is computed becomes both branches and a choice between their results, where they have one shape:
-operators have no effects, so the branch not taken does no harm.
+operators have no effects, so the branch not taken does no harm. Where one branch cannot run with these shapes, valid inputs
+take the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from porter import ops
+from porter.errors import PorterError
 from porter.graph import (
     Graph,
     Model,
@@ -50,7 +52,8 @@ class Unroll(Pass):
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         number = 0
-        while (found := self._next(model)) is not None:
+        unfit = ops.infer(model) if any(_computed(node) for graph in all_graphs(model) for node in graph) else {}
+        while (found := self._next(model, unfit)) is not None:
             node, results = found
             number += 1
             record = note(number, "unroll", [node])
@@ -59,7 +62,7 @@ class Unroll(Pass):
                     replace_uses(old, new)
             remove([node])
             detach(node)
-            ops.infer(model)
+            unfit = ops.infer(model)
             yield record
             for change in Constants().run(model, device):  # what the turn's number and a branch's shapes decide
                 number += 1
@@ -69,16 +72,19 @@ class Unroll(Pass):
                 number += 1
                 yield Rewrite(number, change.rule, change.nodes, change.sources)
 
-    def _next(self, model: Model) -> tuple[Node, list[Value | None]] | None:
+    def _next(self, model: Model, unfit: Mapping[Graph, PorterError]) -> tuple[Node, list[Value | None]] | None:
         for graph in all_graphs(model):
             for node in graph:
                 if node.domain in ("", "ai.onnx") and node.op_type in ("If", "Loop", "Scan"):
-                    results = {"If": self._branch, "Loop": self._loop, "Scan": self._scan}[node.op_type](node)
+                    results = (
+                        self._branch(node, unfit) if node.op_type == "If"
+                        else self._loop(node) if node.op_type == "Loop" else self._scan(node)
+                    )  # fmt: skip
                     if results is not None:
                         return node, [_own(node, v, o) for v, o in zip(results, node.outputs, strict=True)]
         return None
 
-    def _branch(self, node: Node) -> list[Value] | None:
+    def _branch(self, node: Node, unfit: Mapping[Graph, PorterError]) -> list[Value] | None:
         assert node.inputs[0] is not None
         given: dict[str, Any] = attributes(node)
         flag = constant(node.inputs[0])
@@ -86,6 +92,8 @@ class Unroll(Pass):
             way = "then_branch" if bool(flag.reshape(-1)[0]) else "else_branch"
             return splice(node, given[way], [], way[:4])
         ways = [given["then_branch"], given["else_branch"]]
+        if len(fit := [way for way in ways if way not in unfit]) == 1:
+            return splice(node, fit[0], [], "then" if fit[0] is ways[0] else "else")
         for a, b in zip(*(w.outputs for w in ways), strict=True):
             if shape(a) is None or shape(a) != shape(b) or dtype(a) is None or dtype(a) != dtype(b):
                 return None
@@ -151,6 +159,11 @@ class Unroll(Pass):
 
     def _small(self, body: Graph, turns: int) -> bool:
         return turns <= self.turns and turns * _size(body) <= self.nodes
+
+
+def _computed(node: Node) -> bool:
+    """Whether it is an If on what is not known yet."""
+    return node.op_type == "If" and not node.domain and node.inputs[0] is not None and constant(node.inputs[0]) is None
 
 
 def _graph(node: Node) -> Graph:

@@ -150,6 +150,7 @@ class _Partitioner:
         """Movement that several kernels read goes into each of them, if it fits into all."""
         for cluster in self._all():
             cluster.outputs = self._escaping(cluster.nodes)
+        moved: dict[Node, list[Cluster]] = {}  # nodes that have gone into others, and into which
         for cluster in reversed(self._all()):
             if (
                 cluster.trial.kind != "movement"
@@ -159,8 +160,9 @@ class _Partitioner:
                 continue
             if any(u.graph is not self.model.graph for v in cluster.outputs for u, _ in v.uses()):
                 continue  # a body of control flow reads it
-            homes = (self.home.get(u) for v in cluster.outputs for u, _ in v.uses())
-            users = {id(c): c for c in homes if c is not None and c is not cluster}
+            readers = [u for v in cluster.outputs for u, _ in v.uses()]
+            homes = [c for u in readers for c in ([self.home[u]] if u in self.home else moved.get(u, []))]
+            users = {id(c): c for c in homes if c is not cluster}
             plans = []
             for user in sorted(users.values(), key=lambda c: self.order[c.nodes[-1]]):
                 merged = Cluster(sorted({*cluster.nodes, *user.nodes}, key=self.order.__getitem__))
@@ -174,6 +176,7 @@ class _Partitioner:
                     user.nodes, user.trial = merged.nodes, merged.trial
                 for node in cluster.nodes:
                     self.home.pop(node, None)
+                    moved[node] = list(users.values())
 
     def _convex(self, producer: Cluster, consumer: Cluster) -> bool:
         """No path from the producer to the consumer through a third kernel."""

@@ -80,6 +80,8 @@ def settled(model: Model, value: Value) -> Role:
         high = min(r.high for r in bounded if r.high is not None)
         tightest = min(bounded, key=lambda r: r.high if r.high is not None else math.inf)
         return Role(tightest.kind, max(r.low for r in bounded), high, tightest.why)
+    if integer and (choice := next((r for r in found if r.kind == "choice"), None)) is not None:
+        return choice
     if "mask" in words and not is_float(dtype):
         return next((r for r in found if r.kind == "mask"), Role("mask", why="it is called a mask"))
     for kind in ("mask", "flag", "bias_mask", "positive", "denominator"):
@@ -98,6 +100,8 @@ def _random(
 ) -> tuple[np.ndarray, str]:
     masked, padded = (_holes, "with holes") if holes else (_mask, "padded at the right")
     match role.kind:
+        case "choice":
+            return np.full(shape, role.low, dtype), f"{role.low}: {role.why}"
         case "index" | "length" | "count" if dtype.kind in "iu":
             high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1)
             return rng.integers(role.low, high, shape).astype(dtype), f"{role.low} to {high - 1}: {role.why}"
@@ -128,7 +132,7 @@ def _random(
 
 def _constant(shape: tuple[int, ...], dtype: np.dtype, role: Role, fill: int | None) -> tuple[np.ndarray, str]:
     """`fill` brought into the range of the role; None is the upper end of it."""
-    if role.kind in ("index", "length", "count") and dtype.kind in "iu":
+    if role.kind in ("index", "length", "count", "choice") and dtype.kind in "iu":
         high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1) - 1
         value = high if fill is None else min(max(fill, role.low), high)
         return np.full(shape, value, dtype), f"all {value}: {role.why}"

@@ -20,7 +20,7 @@ from porter.graph import Model, Node, Value
 class Role:
     """Values an input may take: integers low..high-1 of an index or a length, or a kind with values of its own.
 
-    kind   'index', 'length', 'count', 'mask', 'bias_mask', 'flag', 'positive', 'denominator', 'plain'
+    kind   'index', 'length', 'count', 'choice' (one number), 'mask', 'bias_mask', 'flag', 'positive', 'denominator', 'plain'
     why    a few words for people
     """
 
@@ -109,6 +109,8 @@ def _role(node: Node, index: int) -> Role | None:
             return Role("count", 1, 5, f"iterations of {at}")
         case ("Loop" | "If", 0 | 1) if _is_bool(node.inputs[index]):
             return Role("flag", why=f"whether {at} runs")
+        case ("Equal", 0 | 1) if (number := _choice(node, index)) is not None:
+            return Role("choice", number, number + 1, f"what {at} compares it with")
         case ("Where", 0):
             return Role("mask", why=f"chooses in {at}")
         case ("Div" | "Mod", 1):
@@ -118,6 +120,21 @@ def _role(node: Node, index: int) -> Role | None:
         case (op, i) if (op, i) in POSITIVE and not (op == "Pow" and _is_integer(node.inputs[1])):
             return Role("positive", why=f"the operand of {at}")
     return None
+
+
+def _choice(node: Node, index: int) -> int | None:
+    """The one integer that a single number is compared with."""
+    asked, other = node.inputs[index], graph.constant(node.inputs[1 - index])
+    dims = None if asked is None else graph.shape(asked)
+    if (
+        dims is None
+        or np.prod(dims, dtype=int) != 1
+        or other is None
+        or other.size != 1
+        or other.dtype.kind not in "iu"
+    ):
+        return None
+    return int(other.reshape(-1)[0])
 
 
 def _onward(node: Node, index: int) -> Iterator[tuple[Value, int]]:

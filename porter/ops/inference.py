@@ -36,12 +36,14 @@ from porter.ops.types import check, result_types, signature
 _KNOWN = 1024
 
 
-def infer(model: Model) -> None:
+def infer(model: Model) -> dict[Graph, PorterError]:
     """Set the element type and shape of every value of the model's graph and of its subgraphs.
 
     Constants are followed (Shape to Concat to Reshape), so with all input dims bound every shape is static, save behind
     operators whose output shape depends on data; there only the type is set. Every node is held against ONNX's type
     rules. Raises PorterError naming the source model's node, its input, and what was expected and found.
+
+    Returns the branches of Ifs that cannot run with these shapes, and why: valid inputs take the other one.
     """
     graph = model.graph
     given = {v: _declared(v) for v in graph.inputs if constant(v) is None}
@@ -53,6 +55,7 @@ def infer(model: Model) -> None:
     abstract = {v: d for v, d in (given | weights).items() if d is not None}
     values = list(abstract)
     unknown = {v for v, d in given.items() if d is None}
+    unfit: dict[Graph, PorterError] = {}
 
     def abstractly(*arrays: Any) -> int:
         scope = Scope(jax_namespace, model.functions, model.opset_imports, watch=_record, checks=True)
@@ -61,10 +64,11 @@ def infer(model: Model) -> None:
         known: Known = {}
         with np.errstate(all="ignore"):
             for node in graph:
-                _visit(node, scope, unknown, known)
+                _visit(node, scope, unknown, unfit, known)
         return 0
 
     jax.eval_shape(abstractly, *(jax.ShapeDtypeStruct(*abstract[v]) for v in values))
+    return unfit
 
 
 def _declared(value: Value) -> tuple[tuple[int, ...], np.dtype] | None:
@@ -82,7 +86,9 @@ Known = dict[Any, list[tuple[int, tuple[int, ...], np.dtype, np.dtype | None]]]
 """What nodes that say the same to inputs of the same types give: place, shape and types of each output."""
 
 
-def _visit(node: Node, scope: Scope, unknown: set[Value], known: Known | None = None) -> None:
+def _visit(
+    node: Node, scope: Scope, unknown: set[Value], unfit: dict[Graph, PorterError], known: Known | None = None
+) -> None:
     """One node on shapes; where those are not known, its types alone. Equal nodes (of eighty layers) are computed once."""
     reads = [v for v in (*node.inputs, *captured(node)) if v is not None]
     definition = find(node.domain, node.op_type, scope.opsets.get(node.domain, 1))
@@ -99,7 +105,7 @@ def _visit(node: Node, scope: Scope, unknown: set[Value], known: Known | None = 
         results = results_of(node, scope)
     except NotKnown:
         _types_only(node, scope, unknown)
-        return _bodies(node, scope, unknown)
+        return _bodies(node, scope, unknown, unfit)
     if known is not None and key is not None and all(isinstance(array, jax.Array) for _, array, _ in results):
         places = {value: place for place, value in enumerate(node.outputs)}
         known[key] = [(places[value], tuple(a.shape), np.dtype(a.dtype), declared) for value, a, declared in results]
@@ -127,10 +133,11 @@ def _said(node: Node, scope: Scope) -> Any:
     return (node.op_identifier(), words, inputs, tuple(bool(v.name) for v in node.outputs))
 
 
-def _bodies(node: Node, scope: Scope, unknown: set[Value]) -> None:
+def _bodies(node: Node, scope: Scope, unknown: set[Value], unfit: dict[Graph, PorterError]) -> None:
     """Control flow that only running can decide: each body on shapes alone, for the types that come out of it.
 
     The state of a Loop keeps its shape if one turn does not change it; what changes, or is collected, stays unknown.
+    An If has the shapes of the branch that can run, where only one can.
     """
     for body in graphs(node):
         turns = node.op_type == "Loop"
@@ -149,9 +156,11 @@ def _bodies(node: Node, scope: Scope, unknown: set[Value]) -> None:
             for inside in body:
                 _forget(inside)
                 try:
-                    _visit(inside, inner, lost)
-                except PorterError:  # a branch that is not taken with these shapes need not fit them
+                    _visit(inside, inner, lost, unfit)
+                except PorterError as error:  # a branch that is not taken with these shapes need not fit them
                     _types_only(inside, inner, lost)
+                    if node.op_type == "If" and not isinstance(error, NotKnown):
+                        unfit.setdefault(body, error)
             pairs = list(zip(body.inputs[2:], body.outputs[1:], strict=False)) if turns else []
             changed = {i for i, o in pairs if i not in lost and (o in lost or shape(o) != shape(i))}
             if not changed:
@@ -162,12 +171,24 @@ def _bodies(node: Node, scope: Scope, unknown: set[Value]) -> None:
             if kind is None:
                 continue
             value.type = TensorType(DataType.from_numpy(kind))
-            dims = shape(out)
-            if i < len(pairs) and out not in lost and dims is not None:
-                kept = lax.full(dims, 0, kind)
-                _record(value, kept, kind)
-                scope.put(value, kept, kind)
-                unknown.discard(value)
+            if i < len(pairs) and out not in lost:
+                _settle(value, out, kind, scope, unknown)
+    ways = [body for body in graphs(node) if body not in unfit] if node.op_type == "If" else []
+    if len(ways) == 1:
+        for value, out in zip(node.outputs, ways[0].outputs, strict=True):
+            kind = dtype(out)
+            if kind is not None:
+                _settle(value, out, kind, scope, unknown)
+
+
+def _settle(value: Value, out: Value, kind: np.dtype, scope: Scope, unknown: set[Value]) -> None:
+    """The value has the shape of a body's result, where that is known."""
+    dims = shape(out)
+    if dims is not None:
+        kept = lax.full(dims, 0, kind)
+        _record(value, kept, kind)
+        scope.put(value, kept, kind)
+        unknown.discard(value)
 
 
 def _forget(node: Node) -> None:

@@ -89,6 +89,9 @@ class Control:
     ) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
         if xs[0].shape[0] == 0:
             return state, None
+        if xs[0].shape[0] == 1:  # one turn is no loop
+            held, new = body(state, tuple(self.reshape(x, x.shape[1:]) for x in xs))
+            return held, tuple(self.reshape(y, (1, *y.shape)) for y in new)
 
         def step(carry: Any, rows: Any) -> Any:
             held, new = body(carry, rows)

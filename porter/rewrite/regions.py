@@ -104,8 +104,6 @@ def upstream(nodes: Sequence[Node], sources: Iterable[Value]) -> list[Node]:
     A replacement may read values from further up than the pattern's inputs (the angle of a cosine, say); both sides
     can only be compared from the same inputs.
     """
-    graph = nodes[0].graph
-    assert graph is not None
     wanted = set(sources)
     reaches: dict[Node, bool] = {}
 
@@ -129,7 +127,22 @@ def upstream(nodes: Sequence[Node], sources: Iterable[Value]) -> list[Node]:
             continue
         chosen.add(node)
         pending.extend(v for v in node.inputs if v is not None)
-    return [node for node in graph if node in chosen] if len(chosen) > 1 else list(chosen)
+    # a subgraph's nodes may come behind one of an enclosing graph, so the order is not one graph's
+    ordered: dict[Node, None] = {}
+
+    def place(node: Node) -> None:
+        if node not in ordered:
+            for value in node.inputs:
+                maker = None if value is None or value in wanted else value.producer()
+                if maker in chosen and maker is not None:
+                    place(maker)
+            ordered[node] = None
+
+    for node in nodes:
+        place(node)
+    for node in chosen:
+        place(node)
+    return list(ordered)
 
 
 def content(*models: Model) -> str:

@@ -56,7 +56,9 @@ def tensor(name: str, array: np.ndarray) -> TensorProto:
 
 
 def node(op: str, inputs: str, outputs: str, domain: str = "", **attributes: Any) -> Any:
-    return helper.make_node(op, inputs.split(), outputs.split(), name=f"/{outputs.split()[0]}", domain=domain, **attributes)
+    return helper.make_node(
+        op, inputs.split(), outputs.split(), name=f"/{outputs.split()[0]}", domain=domain, **attributes
+    )
 
 
 def nearest(x: np.ndarray, kind: np.dtype) -> np.ndarray:
@@ -235,7 +237,9 @@ def test_onnxruntime_means_the_same(kind: str) -> None:
     made = MODELS[kind]()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(made.proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        made.proto().SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     allowed = 1 if made.truth.dtype.kind in "iu" else ROUNDING
     assert apart(session.run(None, {"x": made.x})[0], made) <= allowed
 

@@ -69,3 +69,40 @@ def test_a_body_that_reads_from_outside(tmp_path: Path) -> None:
     assert outputs["rows"].tolist() == [[3, 6, 9], [5, 10, 15]]
     assert outputs["end"].tolist() == [5, 10, 15]
     assert set(host) == {"Loop"}
+
+
+def branch(name: str, shape: list[int]) -> onnx.GraphProto:
+    """x in a shape, squared; x has been in another one outside."""
+    nodes = [
+        helper.make_node("Constant", [], [f"{name}_s"], value=numpy_helper.from_array(np.array(shape, np.int64))),
+        helper.make_node("Reshape", ["flat", f"{name}_s"], [f"{name}_r"]),
+        helper.make_node("Mul", [f"{name}_r", f"{name}_r"], [f"{name}_y"]),
+    ]
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)])
+
+
+def rates(other: list[int]) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Reshape", ["x", "six"], ["flat"]),
+        helper.make_node("Equal", ["rate", "sixteen"], ["flag"]),
+        helper.make_node("If", ["flag"], ["y"], then_branch=branch("a", [2, 3]), else_branch=branch("b", other)),
+    ]
+    return made(
+        nodes, {"x": (TensorProto.FLOAT, [3, 2]), "rate": (TensorProto.INT64, [])}, {"y": TensorProto.FLOAT},
+        {"six": np.array([6], np.int64), "sixteen": np.int64(16)},
+    )  # fmt: skip
+
+
+def test_a_branch_that_cannot_run_with_these_shapes_is_not_taken(tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    outputs, host = ported(rates([5, 5]), {"x": x, "rate": np.int64(16)}, tmp_path)
+    np.testing.assert_array_equal(outputs["y"], np.square(x.reshape(2, 3)))
+    assert host == {}
+
+
+def test_branches_of_two_shapes_stay_control_flow(tmp_path: Path) -> None:
+    """Their reshapes read one from outside, and chains of them are joined across the graphs."""
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    outputs, host = ported(rates([1, 6]), {"x": x, "rate": np.int64(8)}, tmp_path)
+    np.testing.assert_array_equal(outputs["y"], np.square(x.reshape(1, 6)))
+    assert set(host) == {"If"}
