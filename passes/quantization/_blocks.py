@@ -55,8 +55,10 @@ def in_blocks_coded(
         scale = op("QuantizeLinear", "block_scale", scale_kind, blocks, exact, whole, **how)
         stands = op("DequantizeLinear", "block_scale_float32", FLOAT, blocks, scale, whole)
         single = op("Max", "block_divisor", FLOAT, blocks, stands, constant("least", np.asarray(2.0**-126, np.float32)))
+    # of float4 the zero point makes -0 a 0, so that a code and its number say the same
+    zero = [constant("zero", np.zeros(blocks, kind))] if coding.format == "float4_e2m1fn" else []
     codes = op(
-        "QuantizeLinear", coding.format, kind, dims, value, single, axis=-1, block_size=coding.block,
+        "QuantizeLinear", coding.format, kind, dims, value, single, *zero, axis=-1, block_size=coding.block,
         output_dtype=int(DataType.from_numpy(kind)),
     )  # fmt: skip
     return (codes, stands), nodes

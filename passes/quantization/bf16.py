@@ -33,6 +33,8 @@ from porter.graph import (
     source_name,
 )
 from porter.pipeline import Pass, precision
+from porter.precision.blocks import blocked
+from porter.precision.schemes import block_products
 from porter.rewrite import Rewrite
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -76,10 +78,11 @@ class Bf16(Pass):
         done: dict[Value, Value] = {}
         used = names(model.graph)
         number = 0
+        native = device is not None and block_products(device) != ()
         for node in list(model.graph):
             for position in stored_inputs(model, node):
                 value = node.inputs[position]
-                if value is None or not _rounds(value):
+                if value is None or not _rounds(value) or (native and _meets_blocks(model, node, value)):
                     continue
                 origin = moved_from(value)
                 if origin not in done:
@@ -125,6 +128,12 @@ def moved_from(value: Value) -> Value:
         assert source is not None
         value, node = source, source.producer()
     return value
+
+
+def _meets_blocks(model: Model, node: Node, value: Value) -> bool:
+    """Whether a value stands for codes with block scales, and meets such codes: the unit multiplies both as they are."""
+    found = [v for i in stored_inputs(model, node) if (v := node.inputs[i]) is not None and blocked(moved_from(v).producer())]
+    return any(v is value for v in found) and len(found) > 1
 
 
 def _rounds(value: Value) -> bool:

@@ -36,10 +36,10 @@ from porter.pipeline import Pass, precision
 from porter.precision.calibrate import Observer, Samples, observe
 from porter.precision.contract import Formats
 from porter.precision.encoding import ROUNDINGS, encode
-from porter.precision.layers import Layer, in_blocks, layers
+from porter.precision.layers import Layer, layers
 from porter.precision.moments import Moments
 from porter.precision.ranges import METHODS, Histogram, Ranges
-from porter.precision.schemes import Coding, Scheme, least, legal, multiplies, scheme_of
+from porter.precision.schemes import Coding, Scheme, least, legal, multiplies, scheme_of, whole_blocks
 from porter.rewrite import Rewrite
 
 Pairs = dict[tuple[Value, str], tuple[Value, Value]]  # an activation in a format: its codes and their scale
@@ -108,7 +108,7 @@ class Narrow(Pass):
             coding = kept.scheme.activation
             if coding is not None and layer.activation is not None:
                 product = multiplies(scheme_of(name), device)
-                if product == kept.scheme.product and (coding.per != "block" or in_blocks(layer, coding.block)):
+                if product == kept.scheme.product and (coding.per != "block" or whole_blocks(layer, coding)):
                     made += _paired(layer, coding, ranges, used, pairs)
             yield Rewrite(number, name, tuple(made), (source_name(layer.node),))
 

@@ -24,6 +24,7 @@ from porter.graph import (
     dtype,
     fresh,
     inherit,
+    insert_after,
     insert_before,
     names,
     new_node,
@@ -33,6 +34,7 @@ from porter.graph import (
     source_name,
 )
 from porter.pipeline import Pass, exact
+from porter.precision.schemes import block_products
 from porter.rewrite import Rewrite
 from porter.tile.target import target_of
 
@@ -57,11 +59,12 @@ class Packed(Pass):
         if self.packed == "0" or (self.packed == "device" and _subbyte(device)):
             return
         used, done = names(model.graph), dict[Value, Value]()
+        whole = device is not None and bool({"mxfp4", "nvfp4"} & set(block_products(device)))
         number = 0
         for node in list(model.graph):
             if node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):
                 continue
-            made = _packing(node)
+            made = _packing(node, whole)
             if made is None:
                 continue
             _replace(model, node, made, used, done)
@@ -146,18 +149,51 @@ DECODED = {
 }
 
 
+#: from `halves`, numbers of e2m1 without -0, to `pattern`, their codes as float32: doubled, they count 0 to 4, 6, 8 and 12
+ENCODED = [
+    "two = Constant <value = float {2.0}> ()",
+    "four = Constant <value = float {4.0}> ()",
+    "eight = Constant <value = float {8.0}> ()",
+    "half = Constant <value = float {0.5}> ()",
+    "quarter = Constant <value = float {0.25}> ()",
+    "none = Constant <value = float {0.0}> ()",
+    "size = Abs (halves)",
+    "doubled = Mul (size, two)",
+    "past4 = Sub (doubled, four)",
+    "over4 = Relu (past4)",
+    "step4 = Mul (over4, half)",
+    "past8 = Sub (doubled, eight)",
+    "over8 = Relu (past8)",
+    "step8 = Mul (over8, quarter)",
+    "less4 = Sub (doubled, step4)",
+    "magnitude = Sub (less4, step8)",
+    "negative = Less (halves, none)",
+    "signed = Where (negative, eight, none)",
+    "pattern = Add (magnitude, signed)",
+]
+
+
 def _constant(name: str, kind: str, values: tuple[int, ...]) -> list[str]:
     return [f"{name} = Constant <value = {kind}[{len(values)}] {{{', '.join(map(str, values))}}}> ()"]
 
 
-def _packing(node: Node) -> Packing | None:
-    """How the codes of a DequantizeLinear are packed; None where it has no 4-bit weight, or one whose axes are all odd."""
+def _packing(node: Node, whole: bool) -> Packing | None:
+    """How the codes of a DequantizeLinear are packed; None where it has no 4-bit weight, or one whose axes are all odd.
+
+    whole   a group is a block, as units want it that multiply such codes; codes that a QuantizeLinear makes are packed too
+    """
     value = node.inputs[0]
     kind = None if value is None else dtype(value)
-    if value is None or kind is None or kind.name not in KINDS or constant_tensor(value) is None:
+    if value is None or kind is None or kind.name not in KINDS:
         return None
     dims = shape(value) or ()
     axis, block = _axis(node), _block(node)
+    maker = value.producer()
+    known = constant_tensor(value) is not None or (maker is not None and maker.op_type == "QuantizeLinear")
+    if whole and known and kind.name == "float4_e2m1fn" and block and block % 2 == 0 and dims[axis] % block == 0:
+        return Packing(kind.name, dims, axis, block)
+    if constant_tensor(value) is None:
+        return None
     if block and dims[axis] % block:
         return None
     summed = [axis] if block else [i for i in range(len(dims)) if i != axis or len(shape(node.inputs[1]) or ()) == 0]
@@ -184,13 +220,18 @@ def _replace(model: Model, node: Node, made: Packing, used: set[str], done: dict
     zero = rest[0] if rest else None
     assert codes is not None and scale is not None
     if codes not in done:
-        name, held = f"{codes.name}/packed", constant(codes)
-        stored = blank(name, np.dtype(np.uint8), made.stored) if held is None else made.pack(np.asarray(held))
-        done[codes] = add_initializer(model, name, stored, used)
+        if codes.producer() is not None:
+            done[codes] = _written(model, codes, made, used)
+        else:
+            name, held = f"{codes.name}/packed", constant(codes)
+            stored = blank(name, np.dtype(np.uint8), made.stored) if held is None else made.pack(np.asarray(held))
+            done[codes] = add_initializer(model, name, stored, used)
+    scale, whole = _two_levels(scale)
     inputs = [done[codes], scale]
     if zero is not None:
         inputs.append(_unpacked_points(model, zero, used, done))
-    function = _function(model, node, made, scale, zero)
+    inputs += [whole] if whole is not None else []
+    function = _function(model, node, made, scale, zero, whole)
     out = new_value(fresh(f"{codes.name}/decoded", used), dtype(node.outputs[0]), shape(node.outputs[0]))
     call = new_node(function.name, inputs, domain=DOMAIN, outputs=[out])
     insert_before(node, [call])
@@ -200,11 +241,60 @@ def _replace(model: Model, node: Node, made: Packing, used: set[str], done: dict
     graph = node.graph
     assert graph is not None
     name = old.name
+    decoder = node.inputs[1].producer() if node.inputs[1] is not None else None
     graph.remove(node, safe=True)
+    if whole is not None and decoder is not None and not decoder.outputs[0].uses():
+        graph.remove(decoder, safe=True)
     out.name = name
     for value in (codes, zero):
-        if value is not None and not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+        if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
+            continue
+        if value.producer() is None:
             graph.initializers.pop(str(value.name), None)
+
+
+def _written(model: Model, codes: Value, made: Packing, used: set[str]) -> Value:
+    """The bytes of codes that the model makes, by a function after their QuantizeLinear."""
+    size = "x".join(map(str, made.shape))
+    identifier = (DOMAIN, f"Packed_{made.kind}_{size}_{made.axis}by{made.group}", "")
+    if identifier not in model.functions:
+        lines = [
+            "single = Cast <to = 1> (codes)",
+            *_constant("cut", "int64", made._cut(made.group // 2, halves=2)),
+            "halves = Reshape (single, cut)",
+            *ENCODED,
+            "first = Constant <value = int64 {0}> ()",
+            "second = Constant <value = int64 {1}> ()",
+            f"low = Gather <axis = {made.axis + 1}> (pattern, first)",
+            f"high = Gather <axis = {made.axis + 1}> (pattern, second)",
+            "sixteen = Constant <value = float {16.0}> ()",
+            "upper = Mul (high, sixteen)",
+            "both = Add (low, upper)",
+            "bytes = Cast <to = 2> (both)",
+            *_constant("stored", "int64", made.stored),
+            "y = Reshape (bytes, stored)",
+        ]
+        _define(model, identifier, ["codes"], lines)
+    out = new_value(fresh(f"{codes.name}/packed", used), np.dtype(np.uint8), made.stored)
+    maker = codes.producer()
+    assert maker is not None
+    call = new_node(identifier[1], [codes], domain=DOMAIN, outputs=[out])
+    insert_after(maker, [call])
+    inherit([call], [maker])
+    return out
+
+
+def _define(model: Model, identifier: tuple[str, str, str], inputs: list[str], lines: list[str]) -> None:
+    """Adds a function of ONNX's steps to the model."""
+    body, opset = "\n".join(f"  {line}" for line in lines), model.opset_imports[""]
+    text = f"""<ir_version: 10, opset_import: ["": {opset}, "{DOMAIN}": 1]>
+    g (float[1] x) => (float[1] y) {{ y = Identity (x) }}
+    <domain: "{DOMAIN}", opset_import: ["": {opset}]>
+    {identifier[1]} ({", ".join(inputs)}) => (y) {{
+{body}
+    }}"""
+    model.functions[identifier] = parse(text).functions[identifier]
+    model.opset_imports.setdefault(DOMAIN, 1)
 
 
 def _unpacked_points(model: Model, zero: Value, used: set[str], done: dict[Value, Value]) -> Value:
@@ -216,8 +306,21 @@ def _unpacked_points(model: Model, zero: Value, used: set[str], done: dict[Value
     return done[zero]
 
 
-def _function(model: Model, node: Node, made: Packing, scale: Value, zero: Value | None) -> Function:
-    """The function of bytes and scales (and zero points), the same one for equal weights."""
+def _two_levels(scale: Value) -> tuple[Value, Value | None]:
+    """The codes of a scale and the one scale that they have, where it is decoded itself (NVFP4); else the scale."""
+    maker = scale.producer()
+    plain = maker is not None and maker.op_type == "DequantizeLinear" and maker.domain == "" and len(maker.inputs) == 2
+    if maker is None or not plain or _block(maker) or dtype(scale) != np.float32:
+        return scale, None
+    codes, whole = maker.inputs
+    single = codes is not None and whole is not None and math.prod(shape(whole) or ()) == 1
+    return (codes, whole) if single and codes is not None else (scale, None)
+
+
+def _function(
+    model: Model, node: Node, made: Packing, scale: Value, zero: Value | None, whole: Value | None
+) -> Function:  # fmt: skip
+    """The function of bytes and scales (and zero points, and a scale of scales), the same one for equal weights."""
     dims, axis, block, count = made.shape, _axis(node), _block(node), shape(scale) or ()
     result, scales = np.dtype(dtype(node.outputs[0])), np.dtype(dtype(scale))
     lines = [*made.text(), *DECODED[made.kind]]
@@ -230,8 +333,10 @@ def _function(model: Model, node: Node, made: Packing, scale: Value, zero: Value
     lines += [*_constant("wide", "int64", wide), "each = Reshape (number, wide)", *_constant("spread", "int64", spread)]
     if zero is not None:
         lines += ["point = Cast <to = 1> (zero)", "points = Reshape (point, spread)", "exact = Sub (each, points)"]
+    if whole is not None:
+        lines += ["wide_scale = Cast <to = 1> (scale)", "one_scale = Mul (wide_scale, over)"]
     lines += [
-        "single = Cast <to = 1> (scale)",
+        "single = Cast <to = 1> (scale)" if whole is None else "single = Identity (one_scale)",
         "scales = Reshape (single, spread)",
         f"product = Mul ({'each' if zero is None else 'exact'}, scales)",
         f"{'y' if result == np.float32 else 'sum'} = Reshape (product, whole)",
@@ -241,18 +346,9 @@ def _function(model: Model, node: Node, made: Packing, scale: Value, zero: Value
     size = "x".join(map(str, dims))
     blocks = f"_{block}" if block else f"_axis{axis}" if math.prod(count) > 1 else ""
     name = f"Decoded_{made.kind}_{size}_{made.axis}by{made.group}{blocks}_{scales.name}_{result.name}"
-    name += "_points" if zero is not None else ""
+    name += ("_points" if zero is not None else "") + ("_two_levels" if whole is not None else "")
     identifier = (DOMAIN, name, "")
     if identifier not in model.functions:
-        inputs = ", ".join(["packed", "scale", *(["zero"] if zero is not None else [])])
-        body = "\n".join(f"  {line}" for line in lines)
-        opset = model.opset_imports[""]
-        text = f"""<ir_version: 10, opset_import: ["": {opset}, "{DOMAIN}": 1]>
-        g (float[1] x) => (float[1] y) {{ y = Identity (x) }}
-        <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-        {name} ({inputs}) => (y) {{
-{body}
-        }}"""
-        model.functions[identifier] = parse(text).functions[identifier]
-        model.opset_imports.setdefault(DOMAIN, 1)
+        _define(model, identifier, ["packed", "scale", *(["zero"] if zero is not None else []),
+                                    *(["over"] if whole is not None else [])], lines)  # fmt: skip
     return model.functions[identifier]

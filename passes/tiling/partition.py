@@ -16,6 +16,7 @@ from porter.graph import Function, Model, Node, Value
 from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite
 from porter.rewrite.regions import boundary, content, has_subgraphs, region
+from porter.tile.block_scales import scaled
 from porter.tile.canonical import NARROW, canonical
 from porter.tile.choose import choose
 from porter.tile.form import Cast, Cut, Dot, Elementwise, Form, Reduce
@@ -220,9 +221,8 @@ class _Partitioner:
 
     def _try(self, alone: Model) -> Trial:
         try:
-            form = canonical(
-                pull(meaning(alone.graph, alone)), keep_last=self.limits.apart, integer=self.limits.integer
-            )
+            form = scaled(pull(meaning(alone.graph, alone)), self.limits.block_scaled)
+            form = canonical(form, keep_last=self.limits.apart, integer=self.limits.integer)
             axes = choose(form, self.limits)
         except (Cut, PorterError) as e:
             return Trial("movement", why=str(e).splitlines()[0])
@@ -252,7 +252,7 @@ def _kind(form: Form) -> str:
 
 def _decodes(nodes: list[Node]) -> bool:
     """Whether nothing happens but that codes become the numbers they stand for: memory holds codes, readers decode."""
-    kinds = {n.op_type if n.domain == "" else n.domain for n in nodes}
+    kinds = {"DequantizeLinear" if n.op_type.startswith("Decoded_") else n.op_type if n.domain == "" else n.domain for n in nodes}
     return "DequantizeLinear" in kinds and kinds <= {
         "DequantizeLinear",
         "Cast",
@@ -279,7 +279,8 @@ def _embedded(value: Value, user: Node) -> bool:
     tensor = graph.constant_tensor(value)
     if tensor is None or graph.is_unread(value):
         return False
-    if user.op_type in ("QuantizeLinear", "DequantizeLinear") and user.domain == "":
+    quantized = user.op_type in ("QuantizeLinear", "DequantizeLinear") and user.domain == ""
+    if quantized or user.op_type.startswith("Decoded_"):
         return False  # scales are weights: they differ from layer to layer
     if user.op_type == "Resize" and value is not user.inputs[0]:
         return bool(tensor.size <= SHAPES)  # scales are floats, and say the shape

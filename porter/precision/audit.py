@@ -19,8 +19,8 @@ from porter.errors import CheckFailed
 from porter.formats import of
 from porter.graph import Model, Value, constant, constant_tensor, dtype, shape, source_name
 from porter.precision.contract import WIDE, Formats
-from porter.precision.layers import Layer, in_blocks, layers
-from porter.precision.schemes import E4M3, block_products, flavour, legal, multiplies, products, scheme_of
+from porter.precision.layers import Layer, layers
+from porter.precision.schemes import E4M3, block_products, flavour, legal, multiplies, products, scheme_of, whole_blocks
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 INTEGER = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}  # and which input is the weight
@@ -137,9 +137,9 @@ def _judged(
         product in block_products(device)
         and "bfloat16" in built
         and activation is not None
-        and not in_blocks(layer, activation.block)
+        and not whole_blocks(layer, activation)
     ):
-        return f"{product} multiplied as bfloat16: the other operand is not whole blocks of {activation.block}", ""
+        return f"{product} multiplied as bfloat16: the other operand is no rows of whole blocks of {activation.block}", ""
     if product in FLOAT8 and "bfloat16" in built and device.get("peak.fp8", 0.0) <= device["peak.bf16"]:
         rule = f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact"
         return rule, ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from porter.graph import Function, Model, Node, Value, attributes, called, constant_tensor, dtype, shape, source_name
+from porter.tile.block_scales import SHORTEST
 
 PLAIN = ("", "ai.onnx")
 Outer = dict[
@@ -49,10 +50,12 @@ class Layer:
         return self.activation is None and self.node.op_type == "Gather"
 
 
-def in_blocks(layer: Layer, block: int) -> bool:
-    """Whether the other operand is whole blocks along the sum, which is its last axis."""
-    dims = shape(layer.activation) if layer.activation is not None else None
-    return bool(dims) and layer.axis in (-1, len(dims) - 1) and dims[-1] % block == 0  # type: ignore[index, arg-type]
+def in_blocks(layer: Layer, block: int, bits: int) -> bool:
+    """Whether the other operand is several rows of whole blocks along the sum, its last axis, and no shorter than a unit's
+    least."""
+    dims = (shape(layer.activation) if layer.activation is not None else None) or (0,)
+    rows, width = int(np.prod(dims[:-1])), dims[-1]
+    return layer.axis in (-1, len(dims) - 1) and rows > 1 and width % block == 0 and width * bits >= 8 * SHORTEST
 
 
 def layers(model: Model) -> list[Layer]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from porter.device import Device
 from porter.errors import PorterError
 from porter.formats import of
+from porter.precision.layers import Layer, in_blocks
 from porter.tile.target import target_of
 
 OCP = "float8_e4m3fn"
@@ -126,6 +127,11 @@ class Legal:
 
     scheme: Scheme
     why: tuple[str, ...] = ()
+
+
+def whole_blocks(layer: Layer, coding: Coding) -> bool:
+    """Whether a layer's other operand can be coded in such blocks for a unit that multiplies them."""
+    return in_blocks(layer, coding.block, of(coding.format).bits)
 
 
 def scheme_of(name: str) -> Scheme:

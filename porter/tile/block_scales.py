@@ -2,21 +2,34 @@
 
     dot(cast(cast(codes) * cast(scale) to bfloat16), the same of the other)  ->  dot(codes, codes) scaled by (scale, scale)
 
-A block is what the summed axes that a scale lacks span: 32 codes of MX, of the same axes on both sides. The cast to bfloat16
-is exact there (four significant bits times a power of two), so that both sides mean the same sum.
+A block is what the summed axes that a scale lacks span, the same axes on both sides. Codes of 8 bits are values of their
+type; two of 4 bits lie in a byte, the halves of a block apart (quantization.packed): a unit adds the products of low codes and
+of high codes alike, so their order within a block is nothing to it. Casts to bfloat16 are exact for MX (four significant bits
+times a power of two); NVFP4's scale of the tensor moves behind the product.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from porter.tile.form import Cast, Dot, Elementwise, Form, Node
+import numpy as np
 
-#: a product's name: its codes, its scales, how many codes share one
-PRODUCTS = {"mxfp8": ("float8_e4m3fn", "float8_e8m0fnu", 32)}
-SHORTEST = 64  # codes of the sum: tcgen05's block-scaled kinds take two blocks at least (measured with Triton 3.9)
+from porter.formats import of
+from porter.tile.elementwise import ELEMENTWISE
+from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Iota, Load, Node
+
+E8M0, E4M3, E2M1, BYTE = "float8_e8m0fnu", "float8_e4m3fn", "float4_e2m1fn", "uint8"
+#: a product's name: what its codes lie in, its scales, how many of those share one
+PRODUCTS = {"mxfp8": (E4M3, E8M0, 32), "mxfp4": (BYTE, E8M0, 16), "nvfp4": (BYTE, E4M3, 8)}
+SHORTEST = 64  # bytes of the sum: what tcgen05's block-scaled kinds take at least in Triton 3.9 (measured)
+
+
+def halves(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the low and of the high codes of bytes of E2M1, float32."""
+    table = of(E2M1).codes().astype(np.float32)
+    return table[packed & 15], table[packed >> 4]
 
 
 @dataclass(frozen=True)
@@ -24,20 +37,28 @@ class _Side:
     codes: int
     scale: int
     block: frozenset[str]  # the summed axes within a block
+    place: str = ""  # the summed axis that says which code of a byte is meant
+    factor: int | None = None  # what has none of the summed axes
 
 
 def scaled(form: Form, products: Collection[str]) -> Form:
     """The form with its dots of decoded blocks as products of codes, those that are among `products`."""
 
-    def change(new: Form, node: Node) -> Node:
-        if not isinstance(node, Dot) or node.scales or math.prod(new.axes[a] for a in node.axes) < SHORTEST:
+    def change(new: Form, node: Node) -> Node | int:
+        if not isinstance(node, Dot) or node.scales:
             return node
         free = (new.axes_of(node.a) - new.axes_of(node.b), new.axes_of(node.b) - new.axes_of(node.a))
         for name in products:
-            sides = [_side(new, i, node.axes, *PRODUCTS[name]) for i in (node.a, node.b)]
-            a, b = sides
-            if a is not None and b is not None and a.block == b.block and all(free):
-                return replace(node, a=a.codes, b=b.codes, scales=(a.scale, b.scale))
+            a, b = (_side(new, i, node.axes, *PRODUCTS[name]) for i in (node.a, node.b))
+            if a is None or b is None or (a.block, a.place) != (b.block, b.place) or not all(free):
+                continue
+            axes = tuple(x for x in node.axes if x != a.place)
+            if math.prod(new.axes[x] for x in axes) < SHORTEST:
+                continue
+            made = new.add(replace(node, a=a.codes, b=b.codes, axes=axes, scales=(a.scale, b.scale)))
+            for factor in (a.factor, b.factor):
+                made = made if factor is None else new.ew("mul", made, factor)
+            return made
         return node
 
     return form.rebuild(change=change) if products else form
@@ -45,14 +66,86 @@ def scaled(form: Form, products: Collection[str]) -> Form:
 
 def _side(form: Form, operand: int, summed: tuple[str, ...], codes: str, scales: str, block: int) -> _Side | None:
     """An operand as codes times a scale per block; None where it is anything else."""
-    narrow = form[operand]
-    product = form[narrow.arg] if isinstance(narrow, Cast) and narrow.dtype == "bfloat16" else narrow
-    if not isinstance(product, Elementwise) or product.op != "mul":
+    node = form[operand]
+    while isinstance(node, Cast) and not node.bits and node.dtype in ("bfloat16", "float32"):
+        operand, node = node.arg, form[node.arg]
+    if not isinstance(node, Elementwise) or node.op != "mul":
         return None
-    held = {form[n.arg].dtype: n.arg for i in product.args if isinstance(n := form[i], Cast) and n.dtype == "float32"}
-    if set(held) != {codes, scales}:
-        return None
-    inside = frozenset(summed) - form.axes_of(held[scales])
-    if math.prod(form.axes[a] for a in inside) != block or not set(summed) <= form.axes_of(held[codes]):
-        return None
-    return _Side(held[codes], held[scales], inside)
+    for number, scale in (node.args, node.args[::-1]):
+        held, place = _codes(form, number, codes)
+        found, factor = _scale(form, scale, scales, summed)
+        if held is None or found is None or not set(summed) - {place} <= form.axes_of(held):
+            continue
+        inside = frozenset(summed) - form.axes_of(found) - {place}
+        if math.prod(form.axes[a] for a in inside) == block:
+            return _Side(held, found, inside, place, factor)
+    return None
+
+
+def _codes(form: Form, number: int, kind: str) -> tuple[int | None, str]:
+    """What a number is decoded from, and for bytes the axis that chooses the code."""
+    node = form[number]
+    if kind != BYTE:
+        fits = isinstance(node, Cast) and not node.bits and form[node.arg].dtype == kind
+        return (node.arg if fits and isinstance(node, Cast) else None), ""
+    leaves = _leaves(form, number)
+    loads = [i for i in leaves if isinstance(form[i], Load)]
+    places = {a for i in leaves if isinstance(n := form[i], Iota) for a in n.affine.axes}
+    if len(loads) != 1 or len(places) != 1 or form[loads[0]].dtype != BYTE:
+        return None, ""
+    place, (load,) = places.pop(), loads
+    if form.axes[place] != 2 or place in form.axes_of(load):
+        return None, ""
+    every = np.arange(256, dtype=np.uint8)
+    for value, wanted in enumerate(halves(every)):  # the arithmetic is a decoder if it decodes every byte
+        got = _evaluated(form, number, {load: every}, {place: value})
+        if got.tobytes() != wanted.tobytes():
+            return None, ""
+    return load, place
+
+
+def _scale(form: Form, scale: int, kind: str, summed: tuple[str, ...]) -> tuple[int | None, int | None]:
+    """The codes of a scale, and a factor of them without a summed axis."""
+    node = form[scale]
+    if isinstance(node, Cast) and not node.bits and form[node.arg].dtype == kind:
+        return node.arg, None
+    if isinstance(node, Elementwise) and node.op == "mul":
+        for inner, factor in (node.args, node.args[::-1]):
+            found, rest = _scale(form, inner, kind, summed)
+            if found is not None and rest is None and not form.axes_of(factor) & set(summed):
+                return found, factor
+    return None, None
+
+
+def _leaves(form: Form, node: int) -> set[int]:
+    """Loads and iotas below a node, those of a load's own index left out."""
+    n = form[node]
+    match n:
+        case Load() | Iota():
+            return {node}
+        case Elementwise(args=args):
+            return set[int]().union(*(_leaves(form, a) for a in args))
+        case Cast(arg=arg):
+            return _leaves(form, arg)
+        case _:
+            return set() if isinstance(n, Const) else {node}
+
+
+def _evaluated(form: Form, node: int, given: Mapping[int, np.ndarray], at: Mapping[str, int]) -> np.ndarray:
+    """The value of elementwise arithmetic on given arrays where some axes have given values."""
+    if node in given:
+        return given[node]
+    n = form[node]
+    match n:
+        case Const(value=value, dtype=dtype):
+            return np.asarray(value).astype(dtype)
+        case Iota(affine=affine, dtype=dtype):
+            return np.asarray(sum(k * at[a] for a, k in affine.terms) + affine.const).astype(dtype)
+        case Cast(arg=arg, dtype=dtype, bits=bits):
+            x = _evaluated(form, arg, given, at)
+            return x.view(dtype) if bits else x.astype(dtype)
+        case Elementwise(op=op, args=args, dtype=dtype):
+            with np.errstate(all="ignore"):
+                return np.asarray(ELEMENTWISE[op][1](*(_evaluated(form, a, given, at) for a in args))).astype(dtype)
+        case _:
+            raise AssertionError(n)

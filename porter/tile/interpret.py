@@ -16,6 +16,7 @@ import numpy as np
 from porter.errors import CheckFailed
 from porter.formats import matmul
 from porter.tile.affine import Affine
+from porter.tile.block_scales import halves
 from porter.tile.elementwise import ELEMENTWISE, REDUCTIONS
 from porter.tile.program import (
     Access,
@@ -229,9 +230,18 @@ class _Machine:
     def _dot(self, s: Dot) -> np.ndarray:
         a, b = self.values[s.a], self.values[s.b]
         if s.scales:
-            a, b = (
-                v.astype(np.float32) * self.values[x].astype(np.float32) for v, x in zip((a, b), s.scales, strict=True)
-            )
+            sa, sb = (self.values[x].astype(np.float32) for x in s.scales)
+            if a.dtype == np.uint8:  # two codes in a byte: the low ones, and the high ones
+                (a, high_a), (b, high_b) = halves(a), halves(b)
+                low = self._product(s, a * sa, b * sb)
+                product = low + self._product(s, high_a * sa, high_b * sb)
+            else:
+                product = self._product(s, a.astype(np.float32) * sa, b.astype(np.float32) * sb)
+        else:
+            product = self._product(s, a, b)
+        return product if s.acc is None else product + self.values[s.acc]
+
+    def _product(self, s: Dot, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         summed = [self.position[x] for x in s.axes]
         for i in summed:  # an operand that is the same along a summed axis still counts once per coordinate
             n = self.coordinates[self.program.axes[i].name].size
@@ -258,5 +268,4 @@ class _Machine:
         order = [*batch, *rows, *columns]
         sizes = [max(a.shape[i], b.shape[i]) for i in order]
         rest = [i for i in range(self.rank) if i not in order]
-        product = product.reshape(sizes + [1] * len(rest)).transpose(np.argsort([*order, *rest]))
-        return product if s.acc is None else product + self.values[s.acc]
+        return product.reshape(sizes + [1] * len(rest)).transpose(np.argsort([*order, *rest]))

@@ -27,7 +27,8 @@ def tile(
 
 def tile_form(form: Form, limits: Limits, *, name: str = "kernel") -> Program:
     """The tile program of an axis form."""
-    form = scaled(canonical(form, keep_last=limits.apart, integer=limits.integer), limits.block_scaled)
+    form = scaled(form, limits.block_scaled)
+    form = canonical(form, keep_last=limits.apart, integer=limits.integer)
     form = spelled(form, limits.lacking, limits.saturating)
     program = schedule(form, choose(form, limits), name, product=limits.float32_product)
     verify(program)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.tile.block_scales import PRODUCTS
+from porter.tile.block_scales import BYTE, E4M3, E8M0, PRODUCTS
 from porter.tile.program import Dot, Tile
 from porter.tile.target import CannotEmit
 from porter.triton.elementwise import NARROW, kind, word
@@ -20,7 +20,7 @@ SPREAD = 1 << 15  # lanes of the products of a short contraction without the mat
 # How tl.dot is asked for a product of float32, by the precision of a tile program; the two below narrow the operands.
 INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "tf32x3": "tf32x3", "bf16x3": "bf16x3", "bf16x6": "bf16x6"}
 # How tl.dot_scaled names operands, by their codes and scales.
-SCALED = {("float8_e4m3fn", "float8_e8m0fnu"): "e4m3"}
+SCALED = {(E4M3, E8M0): "e4m3", (BYTE, E8M0): "e2m1", (BYTE, E4M3): "e2m1"}
 NARROWED = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -57,6 +57,9 @@ def plan(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Plan:
 def operand_dtype(s: Dot, types: Mapping[str, Tile]) -> tuple[str, str]:
     """The dtype in which both operands are multiplied, and the product's name."""
     a, b = types[s.a].dtype, types[s.b].dtype
+    if s.scales:
+        lies = (a, types[s.scales[0]].dtype)
+        return a, next(name for name, (codes, scales, _) in PRODUCTS.items() if (codes, scales) == lies)
     if a == b:
         dtype = a
     else:
@@ -70,6 +73,8 @@ def operand_dtype(s: Dot, types: Mapping[str, Tile]) -> tuple[str, str]:
 def on_unit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> bool:
     """Whether tl.dot says it: a dtype of the matrix unit, rows and columns, and a sum worth the unit's shortest."""
     p, (dtype, _) = plan(scope, s, types), operand_dtype(s, types)
+    if s.scales:
+        return True
     if dtype not in (*NARROW, "float32", "float64", "int8") or not p.rows or not p.columns:
         return False
     k = scope.count(p.summed)
@@ -165,9 +170,7 @@ def _scaled(scope: Scope, s: Dot, p: Plan, types: Mapping[str, Tile]) -> Product
     summed = (*blocks, *(x for x in p.summed if x not in blocks))
     names = ((s.b, s.scales[1]), (s.a, s.scales[0])) if p.swapped else ((s.a, s.scales[0]), (s.b, s.scales[1]))
     (a, sa), (b, sb) = (tuple(scope.values[n] for n in pair) for pair in names)
-    product, form = next(
-        (name, SCALED[codes, scales]) for name, (codes, scales, _) in PRODUCTS.items() if (codes, scales) == (a.dtype, sa.dtype)
-    )  # fmt: skip
+    product, form = operand_dtype(s, types)[1], SCALED[a.dtype, sa.dtype]
     arguments = [
         _operand(scope, a, a.dtype, (p.batch, p.rows, summed)), _operand(scope, sa, sa.dtype, (p.batch, p.rows, blocks)),
         f'"{form}"',

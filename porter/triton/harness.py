@@ -33,6 +33,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from porter.errors import CheckFailed, PorterError
 from porter.formats import matmul
+from porter.tile.block_scales import halves
 from porter.tile.program import Param
 
 RANGE = 40  # bits of a buffer's own addresses
@@ -146,8 +147,11 @@ class Machine(InterpreterBuilder):
     def create_dot_scaled(self, a: Any, a_scale: Any, a_kind: Any, b: Any, b_scale: Any, b_kind: Any, fast_math: bool,
                           a_along: bool, b_along: bool, d: Any) -> Any:  # fmt: skip
         """Codes times their blocks' scales, multiplied exactly, summed in float32."""
-        x, y = (np.asarray(_real(v), np.float32) for v in (a, b))
-        s, t = (np.ldexp(np.float32(1), v.data.astype(np.int32) - 127) for v in (a_scale, b_scale))  # E8M0
+        x, y = _unpacked(a, -1), _unpacked(b, -2)
+        s, t = (
+            np.ldexp(np.float32(1), v.data.astype(np.int32) - 127) if v.dtype.scalar.name == "uint8" else _real(v)
+            for v in (a_scale, b_scale)
+        )  # E8M0, or E4M3
         x = x * np.repeat(s, x.shape[-1] // s.shape[-1], axis=-1)
         y = y * np.repeat(np.swapaxes(t, -1, -2), y.shape[-2] // t.shape[-1], axis=-2)
         product = matmul.dot(x, y, precision="fp32")
@@ -164,6 +168,15 @@ class Machine(InterpreterBuilder):
             return super().create_fma(x, y, z)
         a, b, c = (np.ascontiguousarray(v) for v in arrays)
         return TensorHandle(interpreter._interpreter.fma_fp32(a, b, c), z.dtype.scalar)
+
+
+def _unpacked(handle: Any, axis: int) -> np.ndarray:
+    """Codes as float32; two of E2M1 lie in a byte along the sum, the low one first."""
+    if handle.dtype.scalar.name != "uint8":
+        return np.asarray(_real(handle), np.float32)
+    pair = np.stack(halves(handle.data), axis=-1)
+    shape = handle.data.shape
+    return np.moveaxis(pair, -1, axis).reshape([n * 2 if i == axis % len(shape) else n for i, n in enumerate(shape)])
 
 
 def _real(handle: Any) -> np.ndarray:

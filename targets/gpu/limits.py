@@ -36,7 +36,7 @@ def limits(device: Device) -> Limits:
         least=(64, 16),  # one wgmma.m64n16: smaller tiles leave the warpgroup's instruction
         grid=int(device["grid.max"][0]),
         lacking=CODES,
-        block_scaled=("mxfp8",) if "m_block_scaled" in device.section("matrix") else (),
+        block_scaled=("mxfp8", "mxfp4", "nvfp4") if "m_block_scaled" in device.section("matrix") else (),
         block_depth=BLOCK_DEPTH,
         block_rows=max(device.get("matrix.m_block_scaled", [0])),
         saturating=SATURATING,

@@ -124,22 +124,64 @@ def onnx_name(kind: str) -> str:
     return {"float4_e2m1fn": "float4e2m1"}.get(kind, kind)
 
 
-def test_mxfp8_on_blackwell_is_the_units_own_product_of_codes_and_scales(tmp_path: Path) -> None:
+def wide(rows: int = 8) -> Model:
+    """x @ w1 -> relu -> @ w2, 128 wide: two blocks of a unit's least."""
+    text = f"""<ir_version: 10, opset_import: ["": 24]>
+    g (float[{rows},128] x, float[128,128] w1, float[128,128] w2) => (float[{rows},128] y) {{
+      a = MatMul (x, w1)
+      b = Relu (a)
+      y = MatMul (b, w2)
+    }}"""
+    return weighted(text)
+
+
+def weighted(text: str) -> Model:
+    """The model of a text with seeded weights for every input but the first."""
+    model, rng = graph.parse(text), np.random.default_rng(0)
+    for value in list(model.graph.inputs)[1:]:
+        dims = graph.shape(value)
+        assert dims is not None
+        made = graph.add_initializer(model, f"{value.name}_", rng.standard_normal(dims).astype(np.float32) / 8)
+        value.replace_all_uses_with(made)
+        model.graph.inputs.remove(value)
+    ops.infer(model)
+    return model
+
+
+@pytest.mark.parametrize("precision, device, unit", [
+    ("mxfp8", "gpu:b200", "mxf8f6f4"), ("mxfp4", "gpu:b200", "mxf4"), ("nvfp4", "gpu:b200", "mxf4nvf4"),
+    pytest.param("nvfp4", "gpu:gb300", "mxf4nvf4", marks=pytest.mark.slow),
+])  # fmt: skip
+def test_block_scaled_operands_on_blackwell_meet_as_they_lie(
+    tmp_path: Path, precision: str, device: str, unit: str
+) -> None:  # fmt: skip
     """Tiles of 128 rows, though the model has 8: below, the compiler would decode and multiply as bfloat16."""
-    document, out = ported(tmp_path, "gpu:b200", "mxfp8")
-    assert audit_of(document)["multiply_adds"] == {"mxfp8": 1.0}
+    document, out = ported(tmp_path, device, precision, wide())
+    found = audit_of(document)
+    assert found["multiply_adds"] == {precision: 1.0} and document["kernels"]["host"] == 0
     text = "".join(p.read_text() for p in (out / "kernels").glob("*.py"))
-    assert text.count("tl.dot_scaled(") == 2 and "tl.dot(" not in text
-    compiled = json.loads((out / "manifest.json").read_text())["kernels"]
-    found = {p for k in compiled for p in (k["compiled"] or {}).get("products", ())}
-    assert found == {"tcgen05.mxf8f6f4"}
+    assert text.count("tl.dot_scaled(") in (1, 2) and "tl.dot(" not in text
+    kernels = json.loads((out / "manifest.json").read_text())["kernels"]
+    assert {p for k in kernels for p in (k["compiled"] or {}).get("products", ())} == {f"tcgen05.{unit}"}
 
 
-def test_scaled_products_are_decoded_products_to_the_last_bit() -> None:
-    """Codes of four bits and powers of two: the product of codes and scales is that of the decoded operands."""
-    text = "quantization.narrow{scheme=mxfp8}, quantization.bf16, quantization.decoded, tiling.partition"
-    model = pipeline.run(linear(), text, load_device("gpu:b200"), checks=False).model
-    kernel = next(k for k in program_of(model).kernels.values() if "matmul" in k.op)
+def test_a_layer_that_is_no_rows_of_whole_blocks_is_multiplied_as_bfloat16_and_the_rule_says_so(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 24]>
+    g (float[8,96] x, float[96,64] w1, float[64,32] w2) => (float[8,32] y) {
+      a = MatMul (x, w1)
+      y = MatMul (a, w2)
+    }"""
+    document, _ = ported(tmp_path, "gpu:b200", "nvfp4", weighted(text))
+    rules = audit_of(document)["by_rule"]
+    assert rules == {"nvfp4 multiplied as bfloat16: the other operand is no rows of whole blocks of 16": 2}
+
+
+@pytest.mark.parametrize("scheme", ["mxfp8", "mxfp4", "nvfp4"])
+def test_scaled_products_are_those_of_the_decoded_operands(scheme: str) -> None:
+    """Codes of up to four significant bits and their scales: the unit's product is that of the decoded operands."""
+    text = f"quantization.narrow{{scheme={scheme}}}, quantization.bf16, quantization.decoded, quantization.packed, tiling.partition"
+    model = pipeline.run(wide(), text, load_device("gpu:b200"), checks=False).model
+    kernel = next(k for k in program_of(model).kernels.values() if "matmul" in k.op and len(k.alone.graph.inputs) > 3)
     limits = target_of("gpu").limits(load_device("gpu:b200"))
     made = tile_form(kernel.form, limits, name="k")
     plain = tile_form(kernel.form, replace(limits, block_scaled=()), name="k")
@@ -148,7 +190,8 @@ def test_scaled_products_are_decoded_products_to_the_last_bit() -> None:
     rng = np.random.default_rng(0)
     inputs = [
         rng.integers(100, 140, p.shape).astype(np.uint8).view(ml_dtypes.float8_e8m0fnu)
-        if p.dtype == "float8_e8m0fnu" else rng.standard_normal(p.shape).astype(np.dtype(p.dtype))
+        if p.dtype == "float8_e8m0fnu" else rng.integers(0, 256, p.shape).astype(np.uint8)
+        if p.dtype == "uint8" else rng.standard_normal(p.shape).astype(np.dtype(p.dtype))
         for p in made.inputs
     ]  # fmt: skip
     a, b = (interpret.run(p, inputs)[0].astype(np.float64) for p in (made, plain))
