@@ -57,6 +57,12 @@ def edges(model: Model) -> Iterator[Inputs]:
         )
 
 
+def extremes(model: Model) -> Inputs:
+    """Floats at the largest of their format, of both signs, and integers at both ends of their range: where a model
+    that overflows earlier than another shows."""
+    return _inputs(model, "extremes", _both_ends)
+
+
 def _inputs(model: Model, label: str, fill) -> Inputs:
     made = Inputs(label)
     for value in model.graph.inputs:
@@ -152,6 +158,19 @@ def _constant(shape: tuple[int, ...], dtype: np.dtype, role: Role, fill: int | N
     if fill is None and small is not None and small.bits <= 8:
         value = int(small.max) if not small.is_float else value
     return _cast(np.full(shape, value), dtype), f"all {value}"
+
+
+def _both_ends(name: str, shape: tuple[int, ...], dtype: np.dtype, role: Role) -> tuple[np.ndarray, str]:
+    known = formats.FORMATS.get(dtype.name)
+    turned = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape) % 3 == 1
+    if role.kind in ("index", "length", "count") and dtype.kind in "iu":
+        high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1) - 1
+        return np.where(turned, role.low, high).astype(dtype), f"{role.low} and {high}: {role.why}"
+    free = role.kind == "plain" and known is not None and (known.is_float or known.bits <= 16)
+    if not free or known is None:
+        return _constant(shape, dtype, role, None)
+    low, high = (float(x) if known.is_float else int(x) for x in (known.min, known.max))
+    return np.where(turned, low, high).astype(dtype), f"{low:g} and {high:g}"
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -23,11 +23,11 @@ from porter.check import gate
 from porter.check.contract import Budget, Contract, Kind, algebraic, budgets, rounding
 from porter.check.execution import SOURCE, Subject
 from porter.check.field import Agreement, agree
-from porter.check.inputs import Inputs, draw, edges
+from porter.check.inputs import Inputs, draw, edges, extremes
 from porter.check.ledger import Taken, ledger
 from porter.check.local import Local
 from porter.check.measure import distance, is_float
-from porter.check.numeric import compare, matched_outputs, renamed
+from porter.check.numeric import compare, finding, matched_outputs, renamed
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError, Undecided
 from porter.graph import Model
@@ -113,7 +113,7 @@ def check(
     limits = _contract(budgets)
     if limits is not None and method == "field":
         raise PorterError("a budget with the field method", expected="method auto or numeric", found="field")
-    samples = _samples(before, inputs, seed)
+    samples = _samples(known, inputs, seed)
     asked = method != "numeric" and limits is None
     pair, contract = (known, Subject(after)), limits or rounding
     agreement = Agreement(None, reason="not asked")
@@ -142,6 +142,10 @@ def check(
             if not held[i].ok:
                 held = held[: i + 1]
                 break
+    if inputs is None and limits is None and held[-1].ok and len(samples) > 1:
+        ends = extremes(before)
+        verdict = survives(*pair, ends)
+        samples, held = [*samples, ends], [*held, *([] if verdict is None else [verdict])]
     return _judged(pair, contract, samples, held, agreement, names, method, explain)
 
 
@@ -196,6 +200,28 @@ def specials(before: Subject, after: Subject, sample: Mapping[str, np.ndarray], 
     return replace(verdict, ok=False, outputs=tuple(findings), message=message(tuple(findings), None, ""))
 
 
+def survives(before: Subject, after: Subject, sample: Mapping[str, np.ndarray]) -> Verdict | None:
+    """A verdict that fails where the second model overflows and the first does not, at the ends of the formats; else
+    None. What the first loses there is nobody's loss."""
+    old = before.outputs(SOURCE, sample)
+    new = after.outputs(SOURCE, renamed(before.model, after.model, sample))
+    findings = []
+    for a, b in matched_outputs(before.model, after.model):
+        x, y = (np.asarray(v) for v in (old[a.name or ""], new[b.name or ""]))
+        alike = is_float(x.dtype) and x.shape == y.shape
+        lost = np.isfinite(x.astype(np.float64)) & ~np.isfinite(y.astype(np.float64)) if alike else np.zeros(1, bool)
+        limit = f"{int(lost.sum())} finite elements of the first are not in it"
+        judged = (
+            gate.Judged(False, distance(x.astype(np.float64), y), limit)
+            if lost.any()
+            else gate.Judged(True, distance(x, x))
+        )
+        findings.append(finding(a, judged, "extremes"))
+    if all(f.ok for f in findings):
+        return None
+    return Verdict(False, "rounding", tuple(findings), None, message(tuple(findings), None, ""))
+
+
 def _cause(before: Subject, after: Subject, sample: Mapping[str, np.ndarray]) -> str:
     """'function' where the two differ in float64 by more than the rounding of stored constants, else 'rounding'."""
     try:
@@ -234,9 +260,12 @@ def _explain(
     yield from ledger(pair[0].model, [step], samples[0]).text().splitlines()
 
 
-def _samples(model: Model, inputs: Any, seed: int) -> list[Mapping[str, np.ndarray]]:
+def _samples(subject: Subject, inputs: Any, seed: int) -> list[Mapping[str, np.ndarray]]:
     if inputs is None:
-        return [*(draw(model, seed + i) for i in range(DRAWS)), *edges(model)]
+        if seed not in subject.drawn:
+            model = subject.model
+            subject.drawn[seed] = [*(draw(model, seed + i) for i in range(DRAWS)), *edges(model)]
+        return list(subject.drawn[seed])
     if isinstance(inputs, str | Path):
         try:
             with np.load(inputs, allow_pickle=False) as stored:

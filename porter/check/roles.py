@@ -101,7 +101,8 @@ def _role(node: Node, index: int) -> Role | None:
         case ("LSTM" | "GRU" | "RNN", 4) | ("ReverseSequence", 1):
             data = _shape(node, 0)
             axis = _int(node, "time_axis", 0) if node.op_type == "ReverseSequence" else 0
-            return None if not data else Role("length", 1, data[axis] + 1, f"steps that count in {at}")
+            least = 1 if node.op_type == "ReverseSequence" else 0
+            return None if not data else Role("length", least, data[axis] + 1, f"steps that count in {at}")
         case ("TopK", 1):
             data = _shape(node, 0)
             return None if not data else Role("count", 1, data[_int(node, "axis", -1)] + 1, f"how many {at} keeps")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from porter import check
+from porter.check.inputs import extremes
 from porter.errors import PorterError
 
 ENCODER = """g (int64[2,6] input_ids, int64[2,6] token_type_ids, int64[2,6] positions, int64[2,6] attention_mask)
@@ -95,3 +96,26 @@ def test_an_unbound_dim_says_how_to_bind_it(model):
     with pytest.raises(PorterError) as error:
         check.draw(model("g (float[N,3] x) => (float[N,3] y) { y = Relu (x) }"))
     assert "--dim" in str(error.value) or "dim" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["float", "float16", "bfloat16", "int8"])
+def test_extremes_reach_both_ends_of_a_format(model, kind):
+    from porter import formats
+
+    drawn = extremes(model(f"g ({kind}[6] x) => ({kind}[6] y) {{ y = Identity (x) }}"))["x"]
+    held = formats.of(drawn.dtype.name)
+    assert drawn.max() == held.max and drawn.min() == held.min and drawn.astype(float)[0] > 0
+
+
+def test_extremes_stay_valid(model):
+    drawn = extremes(encoder(model))
+    assert set(np.unique(drawn["input_ids"])) == {0, 10} and drawn["attention_mask"].all()
+
+
+def test_lengths_of_nothing_and_of_one_are_edges_of_recurrent_layers(model):
+    lstm = model("""g (float[3,2,4] x, int32[2] steps) => (float[3,1,2,5] y) {
+      y = LSTM <hidden_size = 5> (x, w, r, , steps) }""", {
+        "w": np.ones((1, 20, 4), np.float32), "r": np.ones((1, 20, 5), np.float32)})  # fmt: skip
+    steps = {inputs.label: inputs["steps"].tolist() for inputs in check.edges(lstm)}
+    assert steps == {"zeros": [0, 0], "ones": [1, 1], "upper end": [3, 3]}
+    assert check(lstm, lstm).verdict == "equivalent"
