@@ -119,7 +119,8 @@ def test_text_and_json_are_plain(results):
 def test_a_softmax_that_overflows_earlier_is_different_at_the_extremes(model):
     """The same function over the reals, and in float32 on ordinary inputs: the maximum is what keeps exp finite."""
     whole = model("g (float[2,8] x) => (float[2,8] z, float[2,8] y) { z = Neg (x)  y = Softmax (x) }")
-    bare = model("g (float[2,8] x) => (float[2,8] z, float[2,8] y) { z = Neg (x)  e = Exp (x)  s = ReduceSum (e, axes)  y = Div (e, s) }",
+    bare = model("g (float[2,8] x) => (float[2,8] z, float[2,8] y) { z = Neg (x)  e = Exp (x)"
+                 "  s = ReduceSum (e, axes)  y = Div (e, s) }",
                  {"axes": np.array([1])})  # fmt: skip
     result = check(whole, bare)
     assert (result.verdict, result.exit_code) == ("different", 1)
