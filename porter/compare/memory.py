@@ -34,11 +34,11 @@ class Memory:
 
 
 def held(program: Program, caches: Iterable[Cache]) -> Memory:
-    """The memory of a program. Raises nothing: every value of a program has a shape and a dtype."""
+    """The memory of a program. A value whose shape depends on data lives on the host and counts nothing."""
 
     def size(name: str) -> int:
         shape, dtype = program.types[name]
-        return math.prod(shape) * np.dtype(dtype).itemsize
+        return 0 if shape is None else math.prod(shape) * np.dtype(dtype).itemsize
 
     inputs, outputs = ({str(v.name) for v in vs} for vs in (program.inputs, program.outputs))
     read = {n for launch in program.launches for n in launch.inputs}

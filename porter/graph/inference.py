@@ -39,8 +39,8 @@ def without_weights(model: ir.Model) -> Iterator[onnx.ModelProto]:
             for value in graph.initializers.values():
                 tensor = value.const_value
                 if tensor is not None and (tensor.nbytes > _SMALL or isinstance(tensor, ShapeOnly)):
-                    swapped.append((value, value.const_value))
-                    value.const_value = _stub(value.const_value, value.name or "")
+                    swapped.append((value, tensor))
+                    value.const_value = _stub(tensor, value.name or "")
             for node in graph:
                 attribute = node.attributes.get("value")
                 if (
@@ -57,8 +57,8 @@ def without_weights(model: ir.Model) -> Iterator[onnx.ModelProto]:
             raise PorterError("the model", expected="a model that can be written", found=innermost(error)) from error
         yield message
     finally:
-        for value, tensor in swapped:
-            value.const_value = tensor
+        for value, before in swapped:
+            value.const_value = before
         for node, attribute in replaced:
             node.attributes["value"] = attribute
 

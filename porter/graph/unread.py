@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import onnx
@@ -57,7 +57,7 @@ def forget(model: ir.Model, names: frozenset[str]) -> None:
     for name in names & model.graph.initializers.keys():
         value = model.graph.initializers[name]
         if (tensor := value.const_value) is not None:
-            value.const_value = ShapeOnly(name, tensor.dtype, tensor.shape.numpy())
+            value.const_value = cast(ir.TensorProtocol, ShapeOnly(name, tensor.dtype, tensor.shape.numpy()))
 
 
 def unread(model: ir.Model) -> list[ir.Value]:
@@ -65,6 +65,6 @@ def unread(model: ir.Model) -> list[ir.Value]:
     return [v for v in model.graph.initializers.values() if isinstance(v.const_value, ShapeOnly)]
 
 
-def blank(name: str, dtype: np.dtype, shape: Sequence[int]) -> ShapeOnly:
+def blank(name: str, dtype: np.dtype, shape: Sequence[int]) -> ir.TensorProtocol:
     """A weight of a type and a shape, without data."""
-    return ShapeOnly(name, ir.DataType.from_numpy(np.dtype(dtype)), shape)
+    return cast(ir.TensorProtocol, ShapeOnly(name, ir.DataType.from_numpy(np.dtype(dtype)), shape))

@@ -124,7 +124,7 @@ def _said(node: Node, scope: Scope) -> Any:
     if any(isinstance(v, Graph) for v in given.values()) or any(a is not None and a.dtype == object for a in arrays):
         return None
     inputs = tuple(
-        None if a is None else (a.shape, a.dtype, scope.types[v], None if isinstance(a, jax.Array) else a.tobytes())
+        None if a is None or v is None else (a.shape, a.dtype, scope.types[v], None if isinstance(a, jax.Array) else a.tobytes())
         for v, a in zip(node.inputs, arrays, strict=True)
     )
     words = tuple(
