@@ -83,6 +83,7 @@ def command(
     chips = _chips(mesh)
     samples = options.samples(inputs)
     with stdout_for(as_json) as emit, progress() as tell:
+        from porter import graph
         from porter.compare import budget as limits
         from porter.compare import matrix, serving, verdicts
         from porter.compare import price as prices
@@ -93,7 +94,7 @@ def command(
         if phase or batch or context or output:
             base = serving.Request()
             request = serving.Request(
-                phase or ("both" if len(paths) > 1 else serving.phase_of(paths[0])),
+                phase or ("both" if len(paths) > 1 else serving.phase_of(graph.read(paths[0], weights=False))),
                 batch or base.batch,
                 context or base.context,
                 output or base.output,

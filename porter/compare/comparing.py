@@ -81,6 +81,7 @@ def compare(
     quick = quick or not weights
     before = _baseline(baseline)
     options = dict(precision=precision, quick=quick, budgets=budgets, cache=cache, progress=progress)
+    request = request or serving.usual(paths, dims or {}, weights)
     graphs = serving.graphs(paths, request, dims or {}, weights)
     benches = {}
     for phase, (path, bound) in graphs.items():
@@ -99,7 +100,7 @@ def compare(
         t["missed"] += budget.missed(t, limits or {}) if t["runs"] else []
     ranking.rank(parts)
     document: dict[str, Any] = {
-        "model": ", ".join(str(p) for p, _ in graphs.values()),
+        "model": ", ".join(dict.fromkeys(str(p) for p, _ in graphs.values())),
         "dims": _dims(graphs),
         "phase": served,
         "precision": precision,

@@ -159,8 +159,16 @@ def free(model: Model, dims: Mapping[str, int]) -> list[str]:
     return [d.name for d in graph.dims(model) if d.follows is None and not {d.name, *d.places} & dims.keys()]
 
 
-def proposed(model: Model, batch: int, context: int) -> dict[str, int]:
+def takes_prompts(model: Model) -> bool:
+    """Whether a graph that takes a cache also takes any number of new tokens: it serves the prompt too."""
+    ids = _ids(model)
+    return ids is not None and ids.shape is not None and takes_cache(model) and not isinstance(ids.shape[1], int)
+
+
+def proposed(model: Model, batch: int, context: int, tokens: int | None = None) -> dict[str, int]:
     """What to bind a decoder's free dims to: the batch, the tokens of a run, the tokens in the cache.
+
+    tokens: 1 of a graph that takes a cache, else `context`, where not given.
 
     The model is as read, dims unbound. A dim that is at axis 0 of every input it stands in is the batch; one of a float
     input is the cache's length; one of an integer input is the tokens of a run where the ids have it, else tokens and
@@ -169,7 +177,7 @@ def proposed(model: Model, batch: int, context: int) -> dict[str, int]:
     ids = _ids(model)
     floats = {str(v.name) for v in model.graph.inputs if not v.is_initializer() and _float(v)}
     has_past = takes_cache(model)
-    tokens = 1 if has_past else context
+    tokens = tokens or (1 if has_past else context)
     found: dict[str, int] = {}
     free = graph.dims(model)
     of_ids = {str(d.name): p for d in free for p in d.places if ids is not None and p.startswith(f"{ids.name}[")}

@@ -40,26 +40,31 @@ class Request:
         return {"phase": self.phase, "batch": self.batch, "context": self.context, "output": self.output}
 
 
+def usual(paths: Sequence[Path], dims: Mapping[str, int], weights: bool = True) -> Request | None:
+    """The request where nobody made one: of two graphs, or of a decoder with dims that nobody bound; None else."""
+    if len(paths) > 1:
+        return Request()
+    alone = graph.read(paths[0], weights=weights)
+    served = decoder.takes_cache(alone) or decoder.makes_cache(alone)
+    return Request(phase_of(alone)) if served and decoder.free(alone, dims) else None
+
+
 def graphs(
     paths: Sequence[Path], request: Request | None, dims: Mapping[str, int], weights: bool = True
 ) -> dict[str, tuple[Path, dict[str, int]]]:
     """The graph and the dims of each phase; of a model that is served in none, under ''.
 
-    Two graphs are told apart by their inputs: the step's takes a cache. A decoder's dims that nobody bound are bound as
-    the request says, or as the usual one. Raises PorterError where a phase has no graph.
+    Two graphs are told apart by their inputs: the step's takes a cache; one that also takes any number of tokens serves both,
+    the prompt behind a cache of one token (a dim cannot be 0). A decoder's dims that nobody bound are bound as the request
+    says. Raises PorterError where a phase has no graph.
     """
     if len(paths) > 2:
         raise PorterError(
             "porter compare", expected="a model, or a decoder's prompt and step graphs", found=f"{len(paths)} models"
         )
     read = {path: graph.read(path, weights=weights) for path in paths}
-    if request is None and len(paths) == 1:
-        (alone,) = read.values()
-        served = decoder.takes_cache(alone) or decoder.makes_cache(alone)
-        if not served or not decoder.free(alone, dims):
-            return {"": (paths[0], dict(dims))}
-        request = Request(_phase(alone))
-    request = request or Request()
+    if request is None:
+        return {"": (paths[0], dict(dims))}
     found: dict[str, Path] = {}
     models = {}
     for path in paths:
@@ -72,6 +77,9 @@ def graphs(
                 found=f"two of the {phase} phase",
             )
         found[phase], models[phase] = path, model
+    general = len(paths) == 1 and decoder.takes_prompts(read[paths[0]])
+    if general:
+        found["prefill"], models["prefill"] = paths[0], read[paths[0]]
     wanted = ("prefill", "decode") if request.phase == "both" else (request.phase,)
     for phase in wanted:
         if phase not in found:
@@ -86,7 +94,8 @@ def graphs(
         length = request.context + (request.output // 2 if phase == "decode" else 0)
         known = {p for d in graph.dims(models[phase]) for p in (d.name, *d.places)}
         own = {n: v for n, v in dims.items() if n in known}
-        made[phase] = (found[phase], decoder.proposed(models[phase], request.batch, length) | own)
+        lengths = (1, request.context) if general and phase == "prefill" else (length, None)
+        made[phase] = (found[phase], decoder.proposed(models[phase], request.batch, *lengths) | own)
     strange = [n for n in dims if not any(n in bound for _, bound in made.values())]
     if strange:
         raise PorterError(
@@ -98,9 +107,9 @@ def graphs(
     return made
 
 
-def phase_of(path: Path) -> str:
-    """The phase that a graph serves, by whether it takes a cache."""
-    return _phase(graph.read(path, weights=False))
+def phase_of(model: Model) -> str:
+    """The phase that a graph serves: decode where it takes a cache, both where it takes any number of tokens too."""
+    return "both" if decoder.takes_prompts(model) else _phase(model)
 
 
 def _phase(model: Model) -> str:

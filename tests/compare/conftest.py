@@ -64,6 +64,16 @@ def decode(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _saved(tmp_path_factory, _decoder(1, past=True), "decode.onnx")
 
 
+@pytest.fixture(scope="session")
+def general(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph that takes the cache and any number of tokens, as many exporters write it."""
+    drawn = _decoder("seq", past=True)
+    for value in drawn.output:
+        if value.name != "logits":
+            value.type.tensor_type.shape.dim[2].dim_param = "total"
+    return _saved(tmp_path_factory, drawn, "model.onnx")
+
+
 def _saved(folder: pytest.TempPathFactory, graph: onnx.GraphProto, name: str) -> Path:
     path = folder.mktemp("models") / name
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)

@@ -41,6 +41,30 @@ def test_a_request_adds_up_its_phases(prefill: Path, decode: Path) -> None:
     assert t["memory"]["kv_bytes"] == 2560
 
 
+def test_one_graph_with_a_cache_and_any_number_of_tokens_serves_both(
+    general: Path, prefill: Path, decode: Path
+) -> None:
+    request = Request("both", 2, 6, 4)
+    document = compare(general, targets=[H200], request=request, quick=True).to_json()
+    (t,) = document["targets"]
+    (two,) = compare([prefill, decode], targets=[H200], request=request, quick=True).to_json()["targets"]
+    assert document["phase"] == "both" and document["model"] == str(general)
+    assert document["dims"] == {"batch": 2, "prefill:seq": 6, "prefill:past": 1, "decode:seq": 1, "decode:past": 8}
+    assert t["serving"]["kv_growth"] == two["serving"]["kv_growth"]
+    assert t["serving"]["tpot_s"] == pytest.approx(two["serving"]["tpot_s"], rel=1e-3)
+    assert t["serving"]["ttft_s"] == pytest.approx(two["serving"]["ttft_s"], rel=0.3), (
+        "a token in the cache, and its concatenation"
+    )
+    lone = compare(general, targets=[H200], quick=True).to_json()
+    assert lone["phase"] == "both" and lone["request"]["context"] == 512 and "seq" in str(lone["proposed"])
+
+
+def test_dims_of_a_lone_decoder_are_proposed_where_nobody_bound_them(decode: Path, prefill: Path) -> None:
+    document = compare(decode, targets=[H200], dims={"batch": 3}, quick=True).to_json()
+    assert document["dims"] == {"batch": 3, "past": 576} and document["proposed"] == ["past"]
+    assert compare(prefill, targets=[H200], quick=True).to_json()["dims"] == {"batch": 1, "seq": 512}
+
+
 def test_a_lone_step_graph_is_a_decode_phase(decode: Path) -> None:
     document = compare(decode, targets=[H200], dims={"batch": 2, "past": 5}, quick=True).to_json()
     (t,) = document["targets"]
