@@ -172,32 +172,36 @@ class _Layers(Judge):
             ops.float64,
             on_value=lambda n, v: truth.update({n: np.asarray(v)}) if n in made else None,
         )
-        launches = iter(program.launches)
 
-        def execute(kernel: Distinct, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-            launch = next(launches)
+        def launched(kernel: Distinct, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
             if kernel.name in self.lowered.host:
                 names = [str(v.name) for v in kernel.alone.graph.inputs]
-                results = list(evaluate(kernel.alone, dict(zip(names, arrays, strict=True)), ops.source).values())
-            else:
-                tile = self.lowered.kernels[kernel.name].kernel.program
-                results = list(
-                    interpret.run(tile, [a.reshape(p.shape) for a, p in zip(arrays, tile.inputs, strict=True)])
-                )
-            for name, got in zip(launch.outputs, results, strict=True):
+                return list(evaluate(kernel.alone, dict(zip(names, arrays, strict=True)), ops.source).values())
+            tile = self.lowered.kernels[kernel.name].kernel.program
+            return list(interpret.run(tile, [a.reshape(p.shape) for a, p in zip(arrays, tile.inputs, strict=True)]))
+
+        launches = iter(program.launches)
+
+        def watched(kernel: Distinct, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+            results = launched(kernel, arrays)
+            for name, got in zip(next(launches).outputs, results, strict=True):
                 if name in truth and got.dtype.kind not in "iub":
                     inside[name] = distance(truth[name], np.asarray(got).reshape(truth[name].shape)).sqnr_db
             return results
 
+        def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            with single_thread():
+                return kernels.run(program, inputs, launched)
+
         with single_thread():
-            outputs = kernels.run(program, self.inputs, execute)
-        missed = ""
+            outputs = kernels.run(program, self.inputs, watched)
+        missed, what = "", "the program's launches"
         try:
-            worst = self._judged(outputs, "the program's launches")
+            worst = self._judged(outputs, what, run)
         except CheckFailed as e:
             missed, judge = _said(e, self.device), copy(self)
             judge.budgets = (Budget("sqnr_db", -float("inf")),)  # the figures without the gate
-            worst = judge._judged(outputs, "the program's launches")
+            worst = judge._judged(outputs, what, run)
         return worst, inside, missed
 
 
