@@ -196,7 +196,9 @@ def _packing(node: Node, whole: bool) -> Packing | None:
         return None
     if block and dims[axis] % block:
         return None
-    summed = [axis] if block else [i for i in range(len(dims)) if i != axis or len(shape(node.inputs[1]) or ()) == 0]
+    scale = node.inputs[1]
+    whole_scale = scale is not None and len(shape(scale) or ()) == 0
+    summed = [axis] if block else [i for i in range(len(dims)) if i != axis or whole_scale]
     for place in [*summed, *range(len(dims))]:
         size = dims[place]
         if size % 2 == 0 and (place != axis or not block or (size // 2) % block == 0):
@@ -207,7 +209,8 @@ def _packing(node: Node, whole: bool) -> Packing | None:
 
 
 def _axis(node: Node) -> int:
-    rank = len(shape(node.inputs[0]) or ())
+    codes = node.inputs[0]
+    rank = len((shape(codes) if codes is not None else None) or ())
     return int(attributes(node).get("axis", 1)) % max(rank, 1)  # type: ignore[call-overload]
 
 
@@ -240,12 +243,12 @@ def _replace(model: Model, node: Node, made: Packing, used: set[str], done: dict
     old.replace_all_uses_with(out, replace_graph_outputs=True)
     graph = node.graph
     assert graph is not None
-    name = old.name
+    label = old.name
     decoder = node.inputs[1].producer() if node.inputs[1] is not None else None
     graph.remove(node, safe=True)
     if whole is not None and decoder is not None and not decoder.outputs[0].uses():
         graph.remove(decoder, safe=True)
-    out.name = name
+    out.name = label
     for value in (codes, zero):
         if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
             continue

@@ -43,7 +43,8 @@ def _shifting(form: Form) -> list[str]:
             if isinstance(amount, Iota):
                 found.update(dict.fromkeys(a for a in amount.affine.axes if form.axes[a] <= PLACES))
     bound = form.bound()
-    return [a for a in found if all(isinstance(form[n], Dot) and len(form[n].axes) > 1 for n in bound.get(a, ()))]
+    nodes = {a: [form[n] for n in bound.get(a, ())] for a in found}
+    return [a for a, summed in nodes.items() if all(isinstance(n, Dot) and len(n.axes) > 1 for n in summed)]
 
 
 def _terms(form: Form, node: Node, axes: list[str]) -> Node | int:

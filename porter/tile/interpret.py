@@ -53,10 +53,13 @@ def _computed(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype.kind in "fV" and x.dtype.itemsize < 4 else x
 
 
-def run(program: Program, inputs: Sequence[np.ndarray], *, dot: DotFunction = matmul.dot) -> list[np.ndarray]:
+def run(
+    program: Program, inputs: Sequence[np.ndarray], *, dot: DotFunction = matmul.dot, fp8: str = "float32"
+) -> list[np.ndarray]:  # fmt: skip
     """The outputs of a program, in the parameters' shapes and dtypes.
 
-    inputs: in the order of program.inputs. dot: the matrix unit (porter.formats.matmul.dot's signature). Raises
+    inputs: in the order of program.inputs. dot: the matrix unit (porter.formats.matmul.dot's signature), fp8: what it
+    adds products of 8-bit floats in (its accumulators). Raises
     CheckFailed when a lane inside every extent reads outside its tensor without a declared pad value, when an output
     element is written twice, or not at all.
     """
@@ -64,7 +67,7 @@ def run(program: Program, inputs: Sequence[np.ndarray], *, dot: DotFunction = ma
     results = {p.name: np.zeros(math.prod(p.shape), np.dtype(p.dtype)) for p in program.outputs}
     writes = {p.name: np.zeros(math.prod(p.shape), np.uint8) for p in program.outputs}
     for window in _windows(program):
-        _Machine(program, window, tensors, results, writes, dot).block(program.body)
+        _Machine(program, window, tensors, results, writes, dot, fp8).block(program.body)
     for p in program.outputs:
         if (writes[p.name] != 1).any():
             where = int(np.flatnonzero(writes[p.name] != 1)[0])
@@ -98,8 +101,9 @@ def _windows(program: Program) -> Iterator[dict[str, tuple[int, int]]]:
 
 class _Machine:
     def __init__(self, program: Program, window: Mapping[str, tuple[int, int]], tensors: dict[str, np.ndarray],
-                 results: dict[str, np.ndarray], writes: dict[str, np.ndarray], dot: DotFunction) -> None:  # fmt: skip
+                 results: dict[str, np.ndarray], writes: dict[str, np.ndarray], dot: DotFunction, fp8: str) -> None:  # fmt: skip
         self.program, self.tensors, self.results, self.writes, self.dot = program, tensors, results, writes, dot
+        self.fp8 = fp8
         self.position = {a.name: i for i, a in enumerate(program.axes)}
         self.rank = len(program.axes)
         self.values: dict[str, np.ndarray] = {}
@@ -263,7 +267,9 @@ class _Machine:
         elif left.dtype == np.float32 and right.dtype == np.float32 and not s.scales:
             product = self.dot(left, right, precision=s.precision)
         else:  # narrow floats are multiplied exactly: their products fit float32
-            product = self.dot(left.astype(np.float32), right.astype(np.float32), precision="fp32")
+            narrow = all(x.dtype.name.startswith("float8") for x in (left, right))
+            how = {"accumulator": self.fp8} if narrow and self.fp8 != "float32" else {}
+            product = self.dot(left.astype(np.float32), right.astype(np.float32), precision="fp32", **how)
         product = product.astype(np.dtype(s.type.dtype))
         order = [*batch, *rows, *columns]
         sizes = [max(a.shape[i], b.shape[i]) for i in order]

@@ -119,6 +119,10 @@ class Target(ABC):
         integers). Every access is checked: a read or write outside its buffer raises porter.errors.CheckFailed.
         """
 
+    def fp8_accumulator(self, device: Device) -> str:
+        """What the matrix unit adds products of 8-bit floats in, by the words of porter.formats.matmul.dot."""
+        return "float32"
+
     def toolchain(self, device: Device) -> Toolchain | None:
         """The vendor's toolchain, None where it is not installed (then porter says what was not checked)."""
         return None

@@ -15,6 +15,7 @@ from porter.triton.scope import Plan, Scope, Value
 
 # Shortest contraction that tl.dot takes, by bits of an operand (Triton 3.9, backends/nvidia/compiler.py: min_dot_size).
 SHORTEST = {8: 32, 16: 16, 32: 8, 64: 4}
+PROMOTED = 128  # terms of 8-bit floats added in the unit, before their sum is added in float32 (DeepSeek-V3, 3.3.2)
 SPREAD = 1 << 15  # lanes of the products of a short contraction without the matrix unit, before its sum
 
 # How tl.dot is asked for a product of float32, by the precision of a tile program; the two below narrow the operands.
@@ -149,6 +150,8 @@ def emit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Product | None:
         if precision not in INPUT_PRECISION:
             raise CannotEmit(f"tl.dot has no product of float32 as {precision}")
         arguments.append(f'input_precision="{INPUT_PRECISION[precision]}"')
+    if dtype.startswith("float8"):  # Hopper's unit keeps about 14 bits of a sum: partial sums of 128 go to float32
+        arguments.append(f"max_num_imprecise_acc={min(k, PROMOTED)}")
     if out == "float64":
         arguments.append("out_dtype=tl.float64")
     text = f"tl.dot({', '.join(arguments)})"

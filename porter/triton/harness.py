@@ -56,8 +56,9 @@ class Buffer:
 class Machine(InterpreterBuilder):
     """Triton's interpreter, with memory that is checked and a matrix unit that rounds."""
 
-    def __init__(self, name: str, buffers: Sequence[Buffer]) -> None:
+    def __init__(self, name: str, buffers: Sequence[Buffer], fp8: str = "float32") -> None:
         super().__init__()
+        self.fp8 = fp8
         precisions = ("tf32", "tf32x3", "ieee", "bf16x3", "bf16x6")
         self.options: Any = replace(interpreter.InterpreterOptions(), allowed_dot_input_precisions=precisions)
         self.kernel = name
@@ -140,8 +141,11 @@ class Machine(InterpreterBuilder):
         if x.dtype.kind in "iu" or x.dtype == np.float64:
             product = np.matmul(x, y, dtype=d.data.dtype)
         else:
-            precision = _PRECISION[input_precision.name] if x.dtype == np.float32 else "fp32"
-            product = matmul.dot(x.astype(np.float32), y.astype(np.float32), precision=precision)
+            plain = a.data.dtype == np.float32
+            precision = _PRECISION[input_precision.name] if plain else "fp32"
+            narrow = all(h.dtype.scalar.name.startswith("fp8") for h in (a, b))
+            product = matmul.dot(x.astype(np.float32), y.astype(np.float32), precision=precision,
+                                 accumulator=self.fp8 if narrow else "float32")  # fmt: skip
         return TensorHandle((product + d.data).astype(d.data.dtype), d.dtype.scalar)
 
     def create_dot_scaled(self, a: Any, a_scale: Any, a_kind: Any, b: Any, b_scale: Any, b_kind: Any, fast_math: bool,
@@ -252,11 +256,13 @@ def load(text: str, name: str) -> dict[str, Any]:
 
 
 def run(text: str, name: str, params: Sequence[Param], inputs: Sequence[np.ndarray], grid: int, *,
-        points: Sequence[int] | None = None, shuffle: int | None = None) -> list[np.ndarray]:  # fmt: skip
+        points: Sequence[int] | None = None, shuffle: int | None = None,
+        fp8: str = "float32") -> list[np.ndarray]:  # fmt: skip
     """The outputs of the kernel `name` of a module's text, in the parameters' shapes and dtypes.
 
     params: inputs and outputs in the order of the kernel's arguments. points: the instances to run, all when None; what
-    they do not write is NaN (0 for integers). shuffle: a seed for the order of instances. Raises CheckFailed when an
+    they do not write is NaN (0 for integers). shuffle: a seed for the order of instances. fp8: what the unit adds
+    products of 8-bit floats in. Raises CheckFailed when an
     active lane leaves its buffer or writes an element again, PorterError when the text does not run.
     """
     module = load(text, name)
@@ -273,7 +279,7 @@ def run(text: str, name: str, params: Sequence[Param], inputs: Sequence[np.ndarr
                                   found=f"{x.dtype}{list(x.shape)}")  # fmt: skip
             data = np.ascontiguousarray(x).reshape(-1).view(_storage(p.dtype))
         buffers.append(Buffer(i, p, data))
-    machine = Machine(name, buffers)
+    machine = Machine(name, buffers, fp8)
     order = np.arange(grid) if points is None else np.asarray(points, np.int64)
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(order)

@@ -62,7 +62,14 @@ class TritonTarget(Target):
         from porter.triton import harness
 
         program = emitted.program or emitted.kernel.program
-        return harness.run(emitted.text, emitted.kernel.name, program.params, inputs, emitted.grid, points=points)
+        return harness.run(emitted.text, emitted.kernel.name, program.params, inputs, emitted.grid, points=points,
+                           fp8=self.fp8_accumulator(device))  # fmt: skip
+
+    def fp8_accumulator(self, device: Device) -> str:
+        """About 14 bits on Hopper, as its page says; float32 elsewhere."""
+        from porter.formats.matmul import HOPPER_BITS, HOPPER_FP8
+
+        return HOPPER_FP8 if device.get("accumulate.fp8_bits") == HOPPER_BITS else "float32"
 
     def toolchain(self, device: Device) -> Toolchain | None:
         """Triton, where it is installed."""

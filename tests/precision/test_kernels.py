@@ -196,3 +196,19 @@ def test_scaled_products_are_those_of_the_decoded_operands(scheme: str) -> None:
     ]  # fmt: skip
     a, b = (interpret.run(p, inputs)[0].astype(np.float64) for p in (made, plain))
     np.testing.assert_allclose(a, b, rtol=0, atol=2.0**-20 * np.abs(a).max())
+
+
+def test_fp8_on_hopper_is_checked_under_the_14_bits_of_its_unit(tmp_path: Path) -> None:
+    """The text asks for partial sums of the tile in float32, and is run as the unit adds: other numbers than float32's sums."""
+    _, out = ported(tmp_path, "gpu:h200", "fp8", wide(64))
+    text = next(p.read_text() for p in sorted((out / "kernels").glob("*matmul*.py")) if "tl.dot(" in p.read_text())
+    assert "max_num_imprecise_acc=32" in text
+    target, hopper, blackwell = target_of("gpu"), load_device("gpu:h200"), load_device("gpu:b200")
+    assert target.fp8_accumulator(hopper) == "hopper_fp8" and target.fp8_accumulator(blackwell) == "float32"
+    tiles = [parse(p.read_text()) for p in sorted((out / "kernels").glob("*matmul*.tile"))]
+    tile = next(t for t in tiles if t.outputs[0].dtype == "float32")
+    rng = np.random.default_rng(0)
+    inputs = [np.abs(rng.standard_normal(p.shape)).astype(np.dtype(p.dtype)) for p in tile.inputs]
+    plain, unit = (interpret.run(tile, inputs, fp8=f)[0].astype(np.float64) for f in ("float32", "hopper_fp8"))
+    apart = np.max(np.abs(unit - plain)) / np.max(np.abs(plain))
+    assert 2.0**-20 < apart < 32 * 2.0**-13
