@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from porter.tile.program import Dot, Program, types, walk
+from porter.tile.program import Cast, Dot, Program, types, walk
 from porter.tile.target import CannotEmit
 from porter.xla import hlo, narrow, products
 
@@ -35,6 +35,10 @@ def asked(program: Program) -> tuple[str, ...]:
 def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
     """The text of a kernel's meaning, and the schemes of its float32 products. Raises CannotEmit for a scheme XLA
     lacks."""
+    kinds = types(program)
+    for s in walk(program.body):
+        if isinstance(s, Cast) and s.bits and (both := {s.type.dtype, kinds[s.arg].dtype}) & narrow.NARROW.keys():
+            raise CannotEmit(f"bits read as {' and '.join(sorted(both))}: 64-bit integers are 32-bit ones in a TPU program")
     wanted = asked(program)
     table = {scheme: word for word, scheme in products.SCHEME.items()}
     if unknown := [w for w in wanted if w not in table]:
