@@ -11,7 +11,7 @@ input is named. Method 'field' alone leaves what it cannot prove *unknown*.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,7 @@ def check(
     budgets: Mapping[str, float] | Iterable[str | Budget] | None = None,
     explain: bool = False,
     seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Result:
     """Compare two models, given as paths, ModelProtos or loaded models; the first may be a `Subject`, whose results are
     kept for the next second model on the same inputs.
@@ -123,8 +124,11 @@ def check(
     if method == "field":
         samples = samples[:1]  # a witness, against laws that hold in the field alone
     # one draw first: most faults show at once, and the field is the dearer method
+    total = len(samples) + asked
+    progress("on the first inputs", 0, total)
     held = [compare(*pair, contract, samples[0], seed)]
     if local is not None and not agreement.equal and (held[0].ok or method == "field"):
+        progress("in a prime field", 1, total)
         agreement = local.decide(seed)
         if not agreement.equal:
             agreement = agree(before, after, seed=seed)
@@ -135,6 +139,7 @@ def check(
     for sample in samples[1:]:
         if not held[-1].ok:
             break
+        progress(f"on {getattr(sample, 'label', 'more inputs')}", len(held) + asked, total)
         held.append(compare(*pair, contract, sample, seed))
     if limits is None and held[-1].ok:
         for i, (sample, verdict) in enumerate(zip(samples, held, strict=False)):

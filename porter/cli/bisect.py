@@ -55,7 +55,6 @@ def command(
         from porter.check import Contract, Kind
         from porter.pipeline.bisect import bisect_folder, bisect_passes
 
-        say = lambda name: report(name, 0, 0)
         if path.is_dir():
             first = graph.load(options.model_file(original), dims) if original else None
             contract = Contract(Kind.PRECISION, budgets) if budgets else None
@@ -64,7 +63,7 @@ def command(
             loaded = graph.load(options.model_file(model), dims)
             device = options.targets(target)[0] if target else None
             found = bisect_passes(
-                loaded, passes or _plan(precision, budgets), device, inputs=samples, seed=seed, progress=say
+                loaded, passes or _plan(precision, budgets), device, inputs=samples, seed=seed, progress=report
             )
         document: dict[str, Any] = {"model": model, **found.json(), "kept": None}
         lines = [found.message] if found.step else [f"every step keeps its contract: {', '.join(found.good)}"]

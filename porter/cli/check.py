@@ -57,9 +57,17 @@ def command(
         from porter.check import report as form
         from porter.check.result import check
 
-        say("comparing", 0, 0)
+        say("reading", 0, 0)
         result = check(
-            first, second, dims=dims, method=method, inputs=samples, budgets=budgets, explain=explain, seed=seed
+            first,
+            second,
+            dims=dims,
+            method=method,
+            inputs=samples,
+            budgets=budgets,
+            explain=explain,
+            seed=seed,
+            progress=say,
         )
         for path, write in ((junit, form.junit), (sarif, form.sarif)):
             if path:

@@ -72,7 +72,7 @@ def command(
                 limit=limit,
                 inputs=samples,
                 no_cache=no_cache,
-                progress=lambda name: report(name, 0, 0),
+                progress=report,
             )
             if out:
                 _save(graph, result.model, Path(out))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -51,19 +52,41 @@ def finite(document: Any) -> Any:
     return document
 
 
+PATIENCE = 2.0  # seconds before a progress line appears: what is over by then needs none
+
+
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress line on stderr while the body runs; silent unless stderr is a terminal."""
+    """A progress line on stderr while the body runs, with the time left of what can be counted; silent in its first two
+    seconds, and unless stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda what, done, total: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[count]}"),
+               TimeElapsedColumn(), TimeRemainingColumn(compact=True))  # fmt: skip
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=None, count="")
+    last = (0, 0)
+
+    def say(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if total != last[1] or done < last[0]:  # another thing is counted: its pace is its own
+            bar.reset(task, total=total or None)
+        last = (done, total)
+        count = f"{done}/{total}" if total else ""
+        bar.update(task, description=what, completed=done, total=total or None, count=count)
+
+    later = threading.Timer(PATIENCE, bar.start)
+    later.daemon = True
+    later.start()
+    try:
+        yield say
+    finally:
+        later.cancel()
+        bar.stop()
 
 
 def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), right: Iterable[int] = ()) -> str:

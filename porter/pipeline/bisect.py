@@ -70,7 +70,7 @@ def bisect_passes(
     inputs: Sample | None = None,
     seed: int = 0,
     roots: Iterable[str] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Bisected:
     """Runs the pipeline; after each step holds the model to the original. PorterError for a word that is no pass."""
     stages = parse(pipeline, roots) if isinstance(pipeline, str) else tuple(pipeline)

@@ -83,7 +83,7 @@ def run(
     inputs: Mapping[str, np.ndarray] | None = None,
     no_cache: bool = False,
     instruments: Iterable[Instrument] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
     roots: Iterable[str] = (),
 ) -> Result:
     """Runs the passes on a copy of the model.
@@ -112,7 +112,7 @@ def run(
     before = graph.clone(current)
     for number, stage in enumerate(stages):
         if progress is not None:
-            progress(stage.name)
+            progress(stage.name, number, len(stages))
         current, before, step, made = _step(stage, current, before, device, watchers, limit)
         records[stage.name] = records.get(stage.name, ()) + tuple(made)
         if number + 1 == len(stages) or stages[number + 1].group != stage.group:

@@ -224,7 +224,7 @@ def _port_one(
     )
     result = pipeline.run(
         model, plan.stages, device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
-        no_cache=not options.cache, inputs=sample, progress=lambda name: progress(f"{device.name} {name}", 0, 0),
+        no_cache=not options.cache, inputs=sample, progress=lambda name, n, of: progress(f"{device.name} {name}", n, of),
     )  # fmt: skip
     report.steps += [s.json() for s in result.steps]
 
