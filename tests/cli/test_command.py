@@ -1,13 +1,10 @@
 """The command: starts fast, says what is wrong in a few lines, and keeps stdout for what was asked."""
 
 import json
-import os
-import pty
 import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -172,20 +169,3 @@ def test_interruption_is_one_line(tmp_path):
         _, err = p.communicate(timeout=20)
         assert p.returncode == status
         assert "Traceback" not in err and list(tmp_path.iterdir()) == []
-
-
-def test_progress_shows_on_a_terminal_and_not_in_a_pipe():
-    code = (
-        "import time; from porter.cli.output import progress\n"
-        "with progress() as report:\n    report('checking kernels', 1, 3); time.sleep(0.3)\n"
-    )
-    quiet = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (quiet.stdout, quiet.stderr) == ("", "")
-    ours, theirs = pty.openpty()
-    p = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}
-    )
-    p.wait(20)
-    time.sleep(0.05)
-    assert b"checking kernels" in os.read(ours, 1 << 16)
-    assert p.stdout.read() == b""
