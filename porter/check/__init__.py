@@ -24,6 +24,7 @@ _WORDS = {
     "rounding": "contract",
     "precision": "contract",
     "budgets": "contract",
+    "described": "inputs",
     "draw": "inputs",
     "edges": "inputs",
     "Inputs": "inputs",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class Inputs(dict[str, np.ndarray]):
         super().__init__()
         self.label = label
         self.why: dict[str, str] = {}
+
+
+def described(sample: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """For each input its type, its shape and how it was drawn; 'given' for the user's own."""
+    why = sample.why if isinstance(sample, Inputs) else {}
+    return {n: f"{np.asarray(x).dtype}{list(np.shape(x))}: {why.get(n, 'given')}" for n, x in sample.items()}
 
 
 def draw(model: Model, seed: int = 0) -> Inputs:

@@ -59,6 +59,7 @@ class TargetReport:
     end_to_end: dict[str, Any] = field(default_factory=dict)
     toolchain: dict[str, Any] | None = None
     estimate: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)  # what the checks ran on, and why
     coverage: list[dict[str, Any]] = field(default_factory=list)  # what the checks of each kernel covered
     ledger: list[dict[str, Any]] = field(default_factory=list)  # the final error, by step and output
     message: str = ""
@@ -92,6 +93,7 @@ class TargetReport:
                 "end_to_end",
                 "toolchain",
                 "estimate",
+                "inputs",
                 "coverage",
                 "ledger",
             )
@@ -216,6 +218,7 @@ def _port_one(
 ) -> None:  # fmt: skip
     target = target_of(device.family)
     sample = dict(options.inputs) if options.inputs is not None else check.draw(model)
+    report.inputs = check.described(sample)
     kept = evidence.with_name(f"{evidence.name}-failed")
     found = Found(device, model, sample)
     report.found = found if options.details else None

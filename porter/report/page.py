@@ -98,7 +98,7 @@ def _ported(document: Mapping[str, Any], result: PortResult) -> dict[str, Any]:
         "layers": charts.along(
             "layers-chart", "Error by layer", series, "launch", marks=[lines[i % 4] for i in range(64)]
         ),
-        "inputs": ported.inputs(result.targets[0]) if result.targets else {},
+        "inputs": result.targets[0].inputs if result.targets else {},
     }
 
 

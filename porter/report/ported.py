@@ -103,12 +103,3 @@ def audit(report: TargetReport) -> list[dict[str, Any]]:
                      "product": ", ".join(emitted.products), "compiled": ", ".join(verdict.products) if verdict else "",
                      "rule": "", "ok": True})  # fmt: skip
     return rows
-
-
-def inputs(report: TargetReport) -> dict[str, str]:
-    """How each input was drawn; 'given' for the user's own."""
-    if report.found is None:
-        return {}
-    why = getattr(report.found.sample, "why", {})
-    shapes = {n: f"{np.asarray(x).dtype}{list(np.shape(x))}" for n, x in report.found.sample.items()}
-    return {n: f"{shape}: {why.get(n, 'given')}" for n, shape in shapes.items()}
