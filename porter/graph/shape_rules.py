@@ -284,20 +284,44 @@ def reduce(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     return [tuple(ONE if i in gone else size for i, size in enumerate(dims) if i not in gone or kept)]
 
 
-@rule("Conv", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "ConvTranspose")
+@rule("Conv", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "ConvTranspose")
 def windows(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The batch stays; the sizes of the image are not followed."""
+    """The batch stays; an image has as many places as windows fit, where that is a sum of sizes."""
     dims = shapes.shape(node.inputs[0])
     if dims is None or len(dims) < 2:
         return [None]
-    channels = dims[1]
-    if node.op_type == "Conv":
+    channels, image = dims[1], dims[2:]
+    if node.op_type.startswith("Global"):
+        return [(dims[0], channels, *(ONE for _ in image))]
+    kernel = read(node, "kernel_shape")
+    if node.op_type.startswith("Conv"):
         weight = shapes.shape(node.inputs[1])
-        channels = weight[0] if weight else None
-    elif node.op_type == "ConvTranspose":
-        channels = None
-    image = ONE if node.op_type.startswith("Global") else None
-    return [(dims[0], channels, *(image for _ in dims[2:]))]
+        channels = weight[0] if weight and node.op_type == "Conv" else None
+        known = [size.number for size in weight[2:] if size is not None] if weight else []
+        kernel = known if len(known) == len(image) and None not in known else None
+    if kernel is None or node.op_type == "ConvTranspose":
+        return [(dims[0], channels, *(None for _ in image))]
+    strides, dilations = (read(node, name) or [1] * len(image) for name in ("strides", "dilations"))
+    pads = read(node, "pads") or [0] * (2 * len(image))
+    auto, up = read(node, "auto_pad", "NOTSET"), bool(read(node, "ceil_mode", 0))
+    places = []
+    for i, size in enumerate(image):
+        if auto in ("SAME_UPPER", "SAME_LOWER"):  # as many places as strides begin in the image
+            beyond = 1
+        else:
+            around = int(pads[i]) + int(pads[i + len(image)]) if auto in ("NOTSET", "") else 0
+            beyond = (int(kernel[i]) - 1) * int(dilations[i]) + 1 - around
+        places.append(None if size is None else _fitting(size - Size.of(beyond), int(strides[i]), up))
+    return [(dims[0], channels, *places)] * len(node.outputs)
+
+
+def _fitting(room: Size, stride: int, up: bool) -> Size | None:
+    """room / stride + 1, rounded down; None where a name in it is not divided evenly, or it is rounded up."""
+    constant = dict(room.terms).get((), 0)
+    rest = (room - Size.of(constant)).over(Size.of(stride))
+    if rest is None or (up and constant % stride):
+        return None
+    return rest + Size.of(constant // stride + 1)
 
 
 @rule("Pad")

@@ -320,3 +320,37 @@ def test_shapes_are_told_in_the_dims_that_are_asked_for(cache: onnx.ModelProto) 
 def test_the_shape_of_what_depends_on_data_is_what_the_model_declares(model: Callable) -> None:
     proto = model([node("NonZero", "x", "y")], {"x": ["n"]}, {"y": [1, "found"]}, types={"y": TensorProto.INT64})
     assert graph.shapes(graph.read(proto)) == {"x": ("n",), "y": (1, "found")}
+
+
+@pytest.mark.parametrize(
+    ("op", "options", "height"),
+    [
+        ("Conv", {"pads": [1, 1, 1, 1]}, "h"),
+        ("Conv", {}, "h - 2"),
+        ("Conv", {"dilations": [2, 1]}, "h - 4"),
+        ("Conv", {"auto_pad": "SAME_UPPER"}, "h"),
+        ("MaxPool", {"kernel_shape": [2, 2]}, "h - 1"),
+        ("GlobalAveragePool", {}, 1),
+    ],
+)
+def test_an_image_has_as_many_places_as_windows_fit(
+    model: Callable, op: str, options: dict[str, object], height: str | int
+) -> None:
+    weights = {"w": np.zeros((2, 3, 3, 3), np.float32)} if op == "Conv" else {}
+    nodes = [node(op, " ".join(["x", *weights]), "y", **options)]
+    proto = model(nodes, {"x": ["n", 3, "h", 9]}, {"y": None}, weights)
+    shape = graph.shapes(graph.read(proto))["y"]
+    assert shape[:3] == ("n", 2 if weights else 3, height)
+    bound = graph.load(proto, {"n": 1, "h": 7})
+    from porter import ops
+
+    (y,) = ops.evaluate(bound, {"x": np.zeros((1, 3, 7, 9), np.float32)}, ops.source).values()
+    assert y.shape[3] == shape[3]
+    assert parse(str(height)).at({"h": Size.of(7)}).number == y.shape[2]
+
+
+def test_strides_divide_what_they_divide_evenly(model: Callable) -> None:
+    weights = {"w": np.zeros((2, 3, 2, 2), np.float32)}
+    made = lambda dims: model([node("Conv", "x w", "y", strides=[2, 2])], {"x": dims}, {"y": None}, weights)
+    assert graph.shapes(graph.read(made(["n", 3, 9, 8])))["y"] == ("n", 2, 4, 4)
+    assert graph.shapes(graph.read(made(["n", 3, "h", 8])))["y"][2] is None
