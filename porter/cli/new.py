@@ -98,7 +98,7 @@ def new_device(name: str, start: str, out: str | None) -> None:
     path = Path(out or f"{name}.toml")
     device = load_device(start)
     _write({path: _page(device, f"{name}, from {device.title}")})
-    click.echo(f"{path}\n\ntry  porter compare MODEL --target {start} --device-file {path}")
+    click.echo(f"{path}\n\ntry  porter compare MODEL --target {start},{path}")
 
 
 def _page(device: Device, title: str) -> str:

@@ -264,6 +264,9 @@ class Bench:
             rows = tuple(_row(program, lowered, target, device, launch, inside, vendor) for launch in program.launches)
         except PorterError as e:  # a figure that nobody has published
             return Trial(device, False, f"its time cannot be estimated: {str(e).splitlines()[0]}", self.decoder)
+        if rows and not any(row.bounds for row in rows):
+            why = f"all of it falls to the host: {', '.join(dict.fromkeys(row.op for row in rows))}"
+            return Trial(device, False, why, self.decoder)
         calls = Counter(launch.kernel for launch in program.launches)
         used = tuple(
             Used(

@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from porter.compare import budget
+from porter.compare import budget, ranking
 from porter.compare.comparing import compare
 from porter.compare.matrix import table
 from porter.compare.price import dated, given, per_million, price, winning
@@ -50,6 +53,39 @@ def test_latency_and_memory_are_those_of_the_paper(four: dict[str, Any], name: s
     assert t["memory"]["weights_bytes"] == 524_288
     assert t["memory"]["chip_bytes"] == 720_896
     assert t["per_second"] == pytest.approx(1 / (max(compute, memory) + overhead), rel=1e-6)
+
+
+# The same in bfloat16: x and y are float32 in the graph; w is stored in 2 bytes, 262,144 in all; one launch rounds x to
+# bfloat16 (4 x 32,768 read, 2 x 32,768 written) or none where it is rounded at the load of the product.
+BF16 = {"gpu:h200": 989.4e12, "tpu:v6e": 918e12, "trainium:trn2": 667e12, "maia:200": 1268e12}
+
+
+@pytest.mark.parametrize("name", BF16)
+def test_in_bfloat16_weights_are_half_and_products_single(product: Path, name: str) -> None:
+    device = load_device(name)
+    result = compare(product, targets=[device], dims={"m": 64}, quick=True, precision="bf16")
+    (t,) = result.to_json()["targets"]
+    assert t["memory"]["weights_bytes"] == 262_144
+    (row,) = (r for r in result.trials[""][0].rows if r.format)
+    x = row.bytes - 262_144 - 4 * 64 * 256
+    assert x in (4 * 64 * 512, 2 * 64 * 512), "x is read as float32, or as it was rounded"
+    assert row.bounds["memory"] == pytest.approx(row.bytes / float(device["memory.hbm.bytes_per_s"]))
+    assert row.bounds["compute"] >= 16_777_216 / BF16[name] * (1 - 1e-9)
+    assert t["latency_s"] == pytest.approx(sum(r.seconds() for r in result.trials[""][0].rows))
+
+
+def test_of_a_table_only_the_gathered_rows_are_read(tmp_path: Path) -> None:
+    table = numpy_helper.from_array(np.zeros((5000, 256), np.float32), "table")
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])
+    graph = helper.make_graph([helper.make_node("Gather", ["table", "ids"], ["y"], "/embed")], "g", [ids], [y], [table])
+    path = tmp_path / "embed.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    document = compare(path, targets=[load_device(n) for n in PAPER], dims={"n": 8}, quick=True).to_json()
+    for t, cell in zip(document["targets"], document["matrix"]["layers"][0]["cells"], strict=True):
+        assert t["memory"]["weights_bytes"] == 5000 * 256 * 4, "the table is held whole"
+        # 8 rows read and written, 8 indices of 4 or 8 bytes; a target that rounds a row up to its lanes reads no other row
+        assert 2 * 8 * 256 * 4 + 8 * 4 <= cell["bytes"] <= 2 * 8 * 256 * 4 + 8 * 8, t["target"]
 
 
 def test_cost_is_price_times_time(four: dict[str, Any]) -> None:
@@ -183,6 +219,35 @@ def test_a_device_without_a_figure_is_not_estimated(product: Path) -> None:
     lacking = replace(v6e, facts={**v6e.facts, "vector.fp32": Fact(unknown="not found")})
     t = compare(product, targets=[lacking], dims={"m": 64}, quick=True).to_json()["targets"][0]
     assert not t["runs"] and t["latency_s"] is None and "vector.fp32" in t["why"] and t["missed"] == []
+
+
+def test_what_is_left_to_the_host_is_no_victory(product: Path) -> None:
+    document = compare(product, targets=[load_device(n) for n in PAPER], dims={"m": 64}, quick=True).to_json()
+    h200, v6e = document["targets"][:2]
+    v6e["host"] = {"MatMul": "no such kernel"}
+    ranking.rank(document["targets"])
+    assert v6e["best"] == [] and h200["dominated_by"] != "tpu:v6e"
+    said = ranking.hangs_on(document["targets"], True)
+    assert any(line.startswith("tpu:v6e leaves MatMul to the host, which is not timed") for line in said)
+    assert not said[0].startswith("tpu:v6e")
+
+
+def test_a_model_that_is_all_the_hosts_does_not_run(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["again"]), helper.make_node("Add", ["x_in", "x_in"], ["x_out"])],
+        "body",
+        [helper.make_tensor_value_info(n, t, d) for n, t, d in (("i", 7, []), ("going", 9, []), ("x_in", 1, ["m"]))],
+        [helper.make_tensor_value_info(n, t, d) for n, t, d in (("again", 9, []), ("x_out", 1, ["m"]))],
+    )
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["m"]) for n in "xy")
+    trips = helper.make_tensor_value_info("trips", TensorProto.INT64, [])
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["trips", "", "x"], ["y"], "/loop", body=body)], "g", [trips, x], [y]
+    )
+    path = tmp_path / "loop.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    t = compare(path, targets=[load_device("gpu:h200")], dims={"m": 4}, quick=True).to_json()["targets"][0]
+    assert not t["runs"] and t["why"] == "all of it falls to the host: Loop" and t["latency_s"] is None
 
 
 def test_a_model_that_does_not_fit_says_how_much_is_missing(product: Path) -> None:

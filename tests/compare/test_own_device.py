@@ -39,7 +39,7 @@ def test_a_changed_figure_changes_the_comparison(product: Path, tmp_path: Path) 
     text = file.read_text()
     assert "assumed" in text and "[sources]" in text
     file.write_text(text.replace("bytes_per_s = { value = 7000000000000.0", "bytes_per_s = { value = 1.4e13", 1))
-    done = porter("compare", product, "--target", "maia:200", "--device-file", file, "--dim", "m=64", "--quick", "--json",
+    done = porter("compare", product, "--target", f"maia:200,{file}", "--dim", "m=64", "--quick", "--json",
                   "--report", "r.html", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     ours, mine = json.loads(done.stdout)["targets"]
