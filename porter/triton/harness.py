@@ -133,6 +133,11 @@ class Machine(InterpreterBuilder):
                 return TensorHandle(wide.astype(_REAL[target.name]).view(interpreter._get_np_dtype(target)), target)
             return TensorHandle(x.astype(interpreter._get_np_dtype(target)), target)
 
+    def create_splat(self, ret_ty: Any, arg: Any) -> Any:
+        # a comparison's handle has its operands' type, though it holds booleans: they stay what they are
+        data = np.full(ret_ty.shape, arg.data.reshape(-1)[0], arg.data.dtype)
+        return TensorHandle(data, arg.dtype.scalar)
+
     def create_fp_to_fp(self, src: Any, dst_type: Any, rounding_mode: Any) -> Any:
         return self.cast_impl(src, dst_type)
 
