@@ -41,6 +41,7 @@ class Partition(Pass):
         limits = target_of(device.family).limits(device) if device is not None else Limits()
         _copied_outputs(model)
         ops.infer(model)
+        _without_elements(model)
         clusters = _ordered(_Partitioner(model, limits).clusters())
         described = [
             (tuple(n.op_type for n in c.nodes), tuple(dict.fromkeys(map(graph.source_name, c.nodes)))) for c in clusters
@@ -286,7 +287,7 @@ def _embedded(value: Value, user: Node) -> bool:
         return bool(tensor.size <= SHAPES)  # scales are floats, and say the shape
     dtype = graph.dtype(value)
     integral = dtype is not None and np.issubdtype(dtype, np.integer)
-    return tensor.size == 1 or (integral and tensor.size <= SHAPES and len(tensor.shape) <= 1)
+    return tensor.size <= 1 or (integral and tensor.size <= SHAPES and len(tensor.shape) <= 1)
 
 
 def meaning(function: Any, model: Model) -> Any:
@@ -304,6 +305,29 @@ def _copied_outputs(model: Model) -> None:
             model.graph.append(copy)
             value.name = value.name if value.is_graph_input() else f"{value.name}_copied"
             model.graph.outputs[number] = result
+
+
+def _without_elements(model: Model) -> None:
+    """A value that has no elements is a constant: there is nothing to compute, on a device or elsewhere."""
+    for node in list(model.graph):
+        for value in node.outputs if node.op_type != "Constant" else ():
+            shape, dtype = graph.shape(value), graph.dtype(value)
+            if shape is None or dtype is None or 0 not in shape:
+                continue
+            made = graph.new_value(value.name, dtype, shape)
+            constant = graph.new_node(
+                "Constant", [], {"value": np.zeros(shape, dtype)}, outputs=[made], name=f"none_{value.name}"
+            )
+            model.graph.insert_before(model.graph[0], constant)
+            value.replace_all_uses_with(made, replace_graph_outputs=True)
+            value.name = f"{value.name}_before"
+    for node in reversed(list(model.graph)):
+        if not _read(node):
+            graph.remove([node])
+
+
+def _read(node: Node) -> bool:
+    return any(v.is_graph_output() or any(v.uses()) for v in node.outputs)
 
 
 def _call(model: Model, cluster: Cluster, known: dict[str, str]) -> Node:
@@ -353,7 +377,7 @@ def _replace(model: Model, clusters: list[Cluster]) -> list[Node]:
                 name = before.name
                 before.replace_all_uses_with(after, replace_graph_outputs=True)
                 before.name, after.name = f"{name}_before", name
-    graph.remove([n for n in old if n.op_type != "Constant" or not any(list(v.uses()) for v in n.outputs)])
+    graph.remove([n for n in old if n.op_type != "Constant" or not _read(n)])
     return made
 
 

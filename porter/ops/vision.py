@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from porter.errors import PorterError
+from porter.ops.namespace import NotKnown
 from porter.ops.registry import op
 
 _CUBIC = -0.75  # Keys' parameter, fixed by ONNX for GridSample
@@ -88,7 +89,7 @@ def _reflected(xp, p, size, align_corners):
     return xp.where(xp.equal(odd, 0), rest + low, span - rest + low)
 
 
-@op("RoiAlign", since=10, host="a sampling grid that depends on data")
+@op("RoiAlign", since=10)
 def roi_align(
     xp,
     x,
@@ -104,37 +105,66 @@ def roi_align(
 ):
     """Mean (or largest weighted corner) of bilinear samples in each bin of each region."""
     half = coordinate_transformation_mode == "half_pixel"
-    height, width = x.shape[2:]
+    if sampling_ratio:
+        return _aligned(
+            xp, x, rois, batch_indices, half, mode, (output_height, output_width), sampling_ratio, spatial_scale
+        )
+    if not xp.concrete(rois):  # each region has a grid of its own
+        raise NotKnown("RoiAlign", expected="a sampling_ratio, or regions that are known", found="a ratio of 0")
     out = []
     for box, batch in zip(rois, batch_indices, strict=True):
         left, top, right, bottom = box * spatial_scale - (0.5 if half else 0.0)
         w, h = right - left, bottom - top
         if not half:  # a region is at least one pixel wide
             w, h = max(w, 1.0), max(h, 1.0)
-        grid_h = sampling_ratio or int(np.ceil(h / output_height))
-        grid_w = sampling_ratio or int(np.ceil(w / output_width))
-        ys = top + (np.arange(output_height * grid_h) + 0.5) * (h / output_height / max(grid_h, 1))
-        xs = left + (np.arange(output_width * grid_w) + 0.5) * (w / output_width / max(grid_w, 1))
-        picture = x[int(batch)]
-        corners = []
-        for (iy, wy), (ix, wx) in itertools.product(_ends(ys, height), _ends(xs, width)):
-            corners.append(picture[:, iy][:, :, ix] * (wy[:, None] * wx[None, :]).astype(x.dtype))
-        bins = (-1, output_height, grid_h, output_width, grid_w)
-        if mode == "max":
-            out.append(np.max(corners, axis=0).reshape(bins).max(axis=(2, 4)))
-        else:
-            out.append(sum(corners).reshape(bins).mean(axis=(2, 4), dtype=x.dtype))
-    return np.stack(out) if out else np.zeros((0, x.shape[1], output_height, output_width), x.dtype)
+        grid = (int(np.ceil(h / output_height)), int(np.ceil(w / output_width)))
+        if 0 in grid:  # no samples, and 0 as in onnxruntime
+            out.append(np.full((1, x.shape[1], output_height, output_width), 0, x.dtype))
+            continue
+        one = (x, box[None], np.asarray(batch)[None], half, mode, (output_height, output_width), grid, spatial_scale)
+        out.append(_aligned(xp, *one))
+    return np.concatenate(out) if out else np.zeros((0, x.shape[1], output_height, output_width), x.dtype)
 
 
-def _ends(places: np.ndarray, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _aligned(xp, x, rois, batch_indices, half, mode, bins, ratio, scale):
+    """RoiAlign of regions that are all sampled with the same number of points per bin."""
+    count, channels = rois.shape[0], x.shape[1]
+    grid = ratio if isinstance(ratio, tuple) else (ratio, ratio)
+    left, top, right, bottom = (
+        xp.slice(rois, (0, k), (count, k + 1)) * scale - (0.5 if half else 0.0) for k in range(4)
+    )
+    ends = []
+    for start, stop, size, n, points in (
+        (top, bottom, x.shape[2], bins[0], grid[0]),
+        (left, right, x.shape[3], bins[1], grid[1]),
+    ):
+        long = stop - start if half else xp.maximum(stop - start, 1.0)  # else a region is at least one pixel wide
+        at = (np.arange(n * points) + 0.5)[None].astype(rois.dtype)
+        ends.append(_ends(xp, start + xp.asarray(at) * (long / (n * points)), size))
+    pixels = xp.reshape(xp.transpose(x, (0, 2, 3, 1)), (-1, channels))  # a row of channels per pixel
+    picture = xp.reshape(xp.cast(batch_indices, np.int64), (count, 1, 1)) * x.shape[2]
+    corners = []
+    for (iy, wy), (ix, wx) in itertools.product(*ends):
+        rows = (picture + xp.reshape(iy, (count, -1, 1))) * x.shape[3] + xp.reshape(ix, (count, 1, -1))
+        weight = xp.reshape(wy, (count, -1, 1, 1)) * xp.reshape(wx, (count, 1, -1, 1))
+        corners.append(xp.take(pixels, rows, 0) * weight)
+    a, b, c, d = corners
+    whole = xp.maximum(xp.maximum(a, b), xp.maximum(c, d)) if mode == "max" else a + b + c + d
+    whole = xp.reshape(whole, (count, bins[0], grid[0], bins[1], grid[1], channels))
+    made = xp.max(whole, axis=(2, 4)) if mode == "max" else xp.sum(whole, axis=(2, 4)) / float(grid[0] * grid[1])
+    return xp.transpose(made, (0, 3, 1, 2))
+
+
+def _ends(xp, places, size):
     """The two pixels around each place and their weights; 0 for places more than one pixel outside."""
-    inside = (places >= -1.0) & (places <= size)
-    p = np.clip(places, 0, size - 1)
-    low = np.minimum(np.floor(p).astype(np.int64), size - 1)
-    high = np.minimum(low + 1, size - 1)
+    inside = xp.logical_and(xp.greater_equal(places, -1.0), xp.less_equal(places, float(size)))
+    p = xp.minimum(xp.maximum(places, 0.0), size - 1.0)
+    low = xp.minimum(xp.floor(p), size - 1.0)
+    high = xp.minimum(low + 1.0, size - 1.0)
     part = p - low
-    return [(low, (1 - part) * inside), (high, part * inside)]
+    none = xp.full(part.shape, 0, part.dtype)
+    weights = xp.where(inside, 1.0 - part, none), xp.where(inside, part, none)
+    return [(xp.cast(at, np.int64), w) for at, w in zip((low, high), weights, strict=True)]
 
 
 @op("MaxRoiPool", host="regions that depend on data")

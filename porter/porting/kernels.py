@@ -118,7 +118,7 @@ def _why(model: Model, node: Node) -> str:
 
     if has_subgraphs([node]):
         return "control flow"
-    if any(graph.shape(v) is None for v in node.inputs if v is not None):
+    if any(graph.shape(v) is None for v in (*node.inputs, *node.outputs) if v is not None):
         return "data-dependent shape"
     alone = region(
         [node], boundary([node], list(node.outputs)), list(node.outputs), model.functions, opset=model.opset_imports[""]
@@ -173,7 +173,8 @@ def run(program: Program, inputs: Mapping[str, np.ndarray], execute: Execute) ->
             )
         for name in {n for n in launch.inputs if last[n] == i} - outputs:
             values.pop(name, None)
-    return {str(v.name): values[str(v.name)] for v in program.outputs}
+    names = [str(v.name) for v in program.outputs]
+    return {n: values[n] if n in values else weight(program, n) for n in names}
 
 
 def weight(program: Program, name: str) -> np.ndarray:

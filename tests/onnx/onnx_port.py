@@ -132,9 +132,6 @@ def executed(
     chip, target = device.load_device(device.default_device(family)), target_of(family)
     model = graph.load(proto)
     ported = pipeline.run(model, PIPELINES["fp32"], chip, checks=False).model
-    if unsized := next((n for n in ported.graph if any(graph.shape(v) is None for v in n.outputs)), None):
-        # as it stands, nothing is launched
-        return in_source(model, feeds), {unsized.op_type: "a shape depends on data"}, []
     program = program_of(ported)
     limits, host = target.limits(chip), {}
     ready: dict[str, Emitted | Any] = {}

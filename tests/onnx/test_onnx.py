@@ -31,7 +31,7 @@ def test_a_case_runs_on_the_toy_device(name: str) -> None:
 
 def test_what_depends_on_data_goes_to_the_host_by_name() -> None:
     made = outcome(BY_NAME["test_nonzero_example"], "toy", text=False)
-    assert (made.status, made.host) == ("host", {"NonZero": "a shape depends on data"})
+    assert (made.status, made.host) == ("host", {"NonZero": "data-dependent shape"})
 
 
 def test_a_wrong_result_is_seen() -> None:
