@@ -82,7 +82,17 @@ class Errors:
         ratio_allowed = RMS_RATIO * (spread(after.size * len(self.after)) if scatters else 1.0)
         base_worst = max([w for _, w in (*self.before, *self.must)] + [self.floor])
         ratio = rms / base_rms if base_rms else np.inf if rms else 1.0
-        values = {"error_rms": rms, "error_base": base_rms, "error_ratio": ratio}
+        values = {
+            "error_rms": rms,
+            "error_base": base_rms,
+            "error_ratio": ratio,
+            "error_allowed": ratio_allowed,
+            "error_before": _root([r for r, _ in self.before]),
+            "error_formats": _root([r for r, _ in self.must]),
+            "error_floor": self.floor,
+            "error_worst": worst,
+            "error_worst_allowed": WORST_RATIO * base_worst,
+        }
         allowed = WORST_RATIO * base_worst
         distance = measure.distance(truth, after)
         beyond = int(np.count_nonzero(measure.difference(truth, after) > allowed))
@@ -101,6 +111,22 @@ class Errors:
         worst = max((w for _, w in self.after), default=0.0)
         base = [(r, w) for r, w in (*self.before, *self.must)] + [(self.floor, self.floor)]
         return rms <= 4 * RMS_RATIO * max(r for r, _ in base) and worst <= 4 * WORST_RATIO * max(w for _, w in base)
+
+
+def derived(tensor: str, values: Mapping[str, float]) -> list[str]:
+    """How the limit of a tensor came about, line by line; `values` are those of its `Judged`."""
+    v = values
+    formats_make = f"{v['error_formats']:.3g}" if v["error_formats"] else "not asked: the others suffice"
+    scatter = v["error_allowed"] / RMS_RATIO
+    return [
+        f"output '{tensor}': rms error against float64 {v['error_rms']:.3g}, allowed {v['error_allowed'] * v['error_base']:.3g}",
+        f"  = {v['error_allowed']:.3g} times the largest of: the first model's own error {v['error_before']:.3g}; what "
+        f"rounding at random in its formats makes ({formats_make}); half an ulp of the tensor's rms {v['error_floor']:.3g}",
+        f"  {v['error_allowed']:.3g} = {RMS_RATIO:g} (equally good orders of evaluation) x {scatter:.3g} "
+        "(how the rms of so many errors scatters)",
+        f"  worst element {v['error_worst']:.3g}, allowed {v['error_worst_allowed']:.3g} = "
+        f"{WORST_RATIO:g} times the worst of those",
+    ]
 
 
 def spread(count: int) -> float:

@@ -336,9 +336,10 @@ def _types(model: Model, sample: Sample) -> dict[str, tuple[tuple[int, ...], np.
 
 def _computed(region: Region, sample: Sample) -> dict[str, np.ndarray]:
     """Constants that the region reads and that nodes compute, in the source dtypes."""
-    dependent = region.side.dependent
-    names = [v.name or "" for v in region.reads if v not in dependent and graph.constant_tensor(v) is None]
-    return run(region.side.model, dict(sample), SOURCE, want=names) if names else {}
+    dependent, shapes = region.side.dependent, region.side.shapes
+    names = {v.name or "" for v in region.reads if v not in dependent and graph.constant_tensor(v) is None}
+    made = run(region.side.model, dict(sample), SOURCE, want=names - shapes.keys()) if names - shapes.keys() else {}
+    return made | {n: shapes[n] for n in names & shapes.keys()}
 
 
 def _normal(seed: int, number: int) -> Callable[[Sequence[int], np.dtype], np.ndarray]:

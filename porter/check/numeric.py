@@ -22,9 +22,10 @@ from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
 from porter.check.execution import SOURCE, Subject, checked_inputs, run
 from porter.check.inputs import Inputs, draw
+from porter.check.matching import matches
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError
-from porter.graph import Model, Node, Value
+from porter.graph import Model, Value
 
 DRAWS = 1  # by default; a failure that may be chance is asked again on MORE further draws
 MORE = 3
@@ -193,41 +194,35 @@ def finding(value: Value, judged: gate.Judged, inputs: str = "") -> Finding:
 
 
 def locate_first(before: Model, after: Model, contract: Contract, sample: Sample, seed: int = 0) -> Finding | None:
-    """The first tensor in after's order, named in both models, that breaks the contract; None where only outputs do."""
-    names = {v.name for v in _computed(before)}
-    common = {v.name or "": v for v in _computed(after) if v.name in names}
-    common = {n: v for n, v in common.items() if not v.is_graph_output()}
-    wide = contract.kind is not Kind.EXACT
-    collected = {
-        "truth": _collect(before, sample, ops.float64, common) if wide else {},
-        "before": _collect(before, sample, SOURCE, common) if contract.kind is not Kind.ALGEBRAIC else {},
-        "after": _collect(
-            after,
-            renamed(before, after, sample),
-            ops.float64 if contract.kind is Kind.ALGEBRAIC else SOURCE,
-            common,
-        ),
-    }
+    """The first tensor in after's order that has a partner in before (see `matching`) and breaks the contract; None
+    where only outputs do.
+    """
+    theirs = renamed(before, after, sample)
+    pairs = {b: pair for b, pair in matches(before, after, sample, theirs).items() if not b.is_graph_output()}
+    olds, news = {a.name or "" for a, _ in pairs.values()}, {b.name or "" for b in pairs}
+    wide, algebra = contract.kind is not Kind.EXACT, contract.kind is Kind.ALGEBRAIC
+    truths = _collect(before, sample, ops.float64, olds) if wide else {}
+    plain = _collect(before, sample, SOURCE, olds) if not algebra else {}
+    actual = _collect(after, theirs, ops.float64 if algebra else SOURCE, news)
     must: list[dict[str, np.ndarray]] = []
     local = _for_intermediates(contract)
-    for name, value in common.items():
-        if name not in collected["after"]:
+    for value, (partner, how) in pairs.items():
+        name, new = partner.name or "", actual.get(value.name or "")
+        truth, old = truths.get(name), plain.get(name)
+        if new is None or (truth is None and old is None):
             continue
         errors = gate.Errors()
-        truth, old = collected["truth"].get(name), collected["before"].get(name)
-        if truth is None and old is None:
-            continue
-        judged = judge(local, name, truth, old, collected["after"][name], errors)
-        if not judged.ok and errors.after and truth is not None and truth.shape == collected["after"][name].shape:
+        judged = judge(local, name, truth, old, new, errors)
+        if not judged.ok and errors.after and truth is not None and truth.shape == new.shape:
             must = must or [
-                _collect(before, sample, Dithered(seed + 2000 + i, contract.arithmetic), common) for i in range(SAMPLES)
+                _collect(before, sample, Dithered(seed + 2000 + i, contract.arithmetic), olds) for i in range(SAMPLES)
             ]
             for drawn in must:
                 if truth.dtype.kind == "f" and name in drawn:
                     errors.add("must", truth, drawn[name], scale(contract))
-            judged = settle(local, name, truth, collected["after"][name], errors)
+            judged = settle(local, name, truth, new, errors)
         if not judged.ok:
-            return finding(value, judged, str(getattr(sample, "label", "the given inputs")))
+            return replace(finding(value, judged, str(getattr(sample, "label", "the given inputs"))), matched=how)
     return None
 
 
@@ -242,7 +237,7 @@ def _for_intermediates(contract: Contract) -> Contract:
     return Contract(Kind.PRECISION, tuple(replace(b, output=None) for b in general))
 
 
-def _collect(model: Model, sample: Sample, xp: Any, names: Mapping[str, Value]) -> dict[str, np.ndarray]:
+def _collect(model: Model, sample: Sample, xp: Any, names: set[str]) -> dict[str, np.ndarray]:
     kept: dict[str, np.ndarray] = {}
 
     def keep(name: str, array: Any) -> None:
@@ -251,11 +246,6 @@ def _collect(model: Model, sample: Sample, xp: Any, names: Mapping[str, Value]) 
 
     run(model, dict(sample), xp, on_value=keep)
     return kept
-
-
-def _computed(model: Model) -> list[Value]:
-    nodes: list[Node] = list(model.graph)
-    return [v for node in nodes for v in node.outputs if v.name and node.op_type != "Constant"]
 
 
 def renamed(before: Model, after: Model, sample: Sample) -> Sample:

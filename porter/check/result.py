@@ -256,11 +256,7 @@ def _explain(
     yield f"field: {agreement}"
     for f in outputs:
         if "error_base" in f.values:
-            yield (
-                f"output '{f.tensor}': rms error against float64 {f.values['error_rms']:.3g}; the first model or its "
-                f"formats have {f.values['error_base']:.3g}; ratio {f.values['error_ratio']:.3g}, "
-                f"allowed {gate.RMS_RATIO:g} (worst element: {gate.WORST_RATIO:g})"
-            )
+            yield from gate.derived(f.tensor, f.values)
     step = Taken("the second model", pair[1].model, contract.kind is Kind.PRECISION)
     yield from ledger(pair[0].model, [step], samples[0]).text().splitlines()
 

@@ -19,6 +19,7 @@ class Finding:
     """One tensor, judged: how far after is from the reference, what was allowed, and which layer made it.
 
     `limit` is a sentence part that names the number and the limit it crossed; empty when nothing was crossed.
+    `matched` says how a tensor in the middle was found in the other model: 'name', 'provenance', 'value', ...
     """
 
     tensor: str
@@ -28,6 +29,7 @@ class Finding:
     node: str = ""
     operator: str = ""
     inputs: str = ""
+    matched: str = ""
     values: dict[str, float] = field(default_factory=dict)
 
     def text(self) -> str:
@@ -51,6 +53,7 @@ class Finding:
             "operator": self.operator,
             "inputs": self.inputs,
             "limit": self.limit,
+            **({"matched_by": self.matched} if self.matched else {}),
             **metric,
             **self.values,
         }
@@ -116,7 +119,8 @@ def message(findings: tuple[Finding, ...], first: Finding | None, subject: str =
         f"  {failed.text()}",
     ]
     if first is not None:
-        lines.append(f"  first at node '{first.node}' ({first.operator}), tensor '{first.tensor}': {first.text()}")
+        how = f", matched by {first.matched}" if first.matched not in ("", "name") else ""
+        lines.append(f"  first at node '{first.node}' ({first.operator}), tensor '{first.tensor}'{how}: {first.text()}")
     elif failed.node:
         lines.append(f"  made by node '{failed.node}' ({failed.operator})")
     if failed.inputs:

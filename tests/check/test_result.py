@@ -64,7 +64,9 @@ def test_other_inputs_or_outputs_are_different_at_once(model):
 def test_explained_says_why_inputs_are_what_they_are_and_what_the_gate_allows(model):
     result = check(model(RELU, W), model(RELU, W), explain=True)
     assert "input 'x': standard normal" in result.explained
-    assert any("allowed 1.5" in line for line in result.explained)
+    said = "\n".join(result.explained)
+    assert "times the largest of: the first model's own error" in said and "half an ulp of the tensor's rms" in said
+    assert "= 1.5 (equally good orders of evaluation) x 1.7" in said and "= 5 times the worst" in said
 
 
 def test_given_inputs_are_used_and_wrong_ones_are_refused(model, tmp_path):
