@@ -1,33 +1,137 @@
-"""What each precision costs and saves on small real models, measured: `python -m bench.precision MODELS_DIR > table.md`.
+"""`make precision`: what each precision costs trained models, and what it saves, measured; writes the tables of docs/precision.md.
 
-Columns: dB of signal to error and KL of the worst output against float64 (graph arithmetic, one drawn sample), bytes of the
-weights as stored, and what a plain round to nearest of weights per tensor in the same element format reaches.
+Per model, target and precision: the model's own figure (perplexity, top-1, similarity), KL and dB of its first output against
+float64, with weights to nearest and by the weight methods; bytes; the predicted speed-up of its layers over bfloat16; the share of
+multiply-adds that the emitted kernels make as asked. Beside them, in the same run, a rounding with one scale per tensor and
+onnxruntime's quantizers. Graph arithmetic is measured once for targets that make the same of a precision.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import re
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import rivals
+from subjects import ROOT, Arrays, Subject, decoder, digits, minilm, outliers
 
 from porter import graph, ops, pipeline
-from porter.check import draw
 from porter.check.execution import run
 from porter.check.measure import distance, kl
-from porter.device import load_device
+from porter.device import Device, load_device
+from porter.errors import PorterError
 from porter.formats import of
 from porter.graph import Model, constant_tensor, dtype, make_tensor
-from porter.precision.layers import layers
-from porter.precision.plans import FIRST
-from porter.precision.schemes import SCHEMES
+from porter.porting import lowering
+from porter.porting.kernels import program_of
+from porter.precision import contract, plans
+from porter.precision.contract import WIDE, Formats
+from porter.precision.layers import Layer, layers
+from porter.precision.schemes import SCHEMES, legal, multiplies, scheme_of
+from porter.precision.search import applied, seconds
+from porter.tile.target import target_of
 
-MODELS = {
-    "bert_small/model.onnx": {"batch": 1, "seq": 64},
-    "llama_gqa/prefill.onnx": {"batch": 1, "seq": 32},
-    "vit_small/model.onnx": {"batch": 1},
-    "resnet_small/model.onnx": {"batch": 1},
+TARGETS = ("gpu:h200", "gpu:b200", "tpu:v6e", "trainium:trn2", "maia:200")
+FEW = ("bf16", "int8w", "int8", "fp8", "mxfp8", "int4w", "nvfp4w")  # of a model that is large for this
+MODELS: dict[str, tuple[Callable[[Path], Subject], Sequence[str]]] = {
+    "decoder": (lambda _: decoder(), ("bf16", *SCHEMES)),
+    "outliers": (outliers, ("bf16", "int8", "fp8", "int4w", "mxfp4a8", "nvfp4")),
+    "digits": (digits, ("bf16", *SCHEMES)),
+    "minilm": (lambda _: minilm(), FEW),
 }
+KEPT = ROOT / "build" / "precision"
+PAGE = ROOT / "docs" / "precision.md"
+
+
+def methods(precision: str) -> str:
+    """The weight methods of the second of the two figures."""
+    return "clip=mse,rounding=gptq" + (",smooth=smoothquant" if precision in ("int8", "fp8") else "")
+
+
+class Bench:
+    """One model: its truth, and what was measured so far."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.model = subject, subject.load()
+        self.truth = [self._first(self.model, x, ops.float64) for x in subject.samples]
+        self.base = subject.figure(subject.samples, self.truth)
+        self.known: dict[str, dict[str, Any]] = {}
+
+    def _first(self, model: Model, inputs: Arrays, xp: Any) -> np.ndarray:
+        name = str(model.graph.outputs[0].name)
+        return np.asarray(run(model, dict(inputs), xp, want=[name])[name])
+
+    def measured(self, model: Model) -> dict[str, Any]:
+        """What a changed model loses."""
+        return self.judged([self._first(model, x, ops.source) for x in self.subject.samples]) | {"bytes": stored(model)}
+
+    def judged(self, outputs: list[np.ndarray]) -> dict[str, Any]:
+        truth, got = np.concatenate(self.truth), np.concatenate(outputs)
+        figure = self.subject.figure(self.subject.samples, outputs)
+        return {
+            "figure": figure,
+            "loss": self.subject.worse(self.base, figure),
+            "kl": kl(truth, got) if self.subject.logits else None,
+            "db": distance(truth, got).sqnr_db,
+        }
+
+    def row(self, target: str, precision: str) -> dict[str, Any]:
+        device = load_device(target)
+        said: dict[str, Any] = {"target": target, "precision": precision}
+        try:
+            kept = legal(scheme_of(precision), device) if precision != WIDE else None
+        except PorterError as refused:
+            return said | {"refused": str(refused).splitlines()[0]}
+        ready = pipeline.run(self.model, plans.FIRST, device, checks=False).model
+        product = multiplies(scheme_of(precision), device) if kept else ""
+        key = f"{kept.scheme if kept else WIDE} {product}"
+        if key not in self.known:
+            formats = [Formats(precision), Formats(precision, methods=contract.methods(methods(precision)))]
+            made = [
+                applied(ready, f, device, list(self.subject.calibration)) for f in formats[: 1 + (kept is not None)]
+            ]
+            self.known[key] = {"nearest": self.measured(made[0]), "methods": self.measured(made[-1])}
+        return (
+            said | self.known[key] | {"speedup": speedup(ready, precision, device)} | self.realized(device, precision)
+        )
+
+    def realized(self, device: Device, precision: str) -> dict[str, Any]:
+        """The share of multiply-adds that the emitted kernels make as asked, or the audit's first complaint."""
+        if precision == WIDE:
+            return {}
+        sample = dict(self.subject.samples[0])
+        plan = plans.plan(precision, (), self.model, device, sample, list(self.subject.calibration))
+        final = pipeline.run(self.model, plan.stages, device, checks=False).model
+        program = program_of(final)
+        lowered = lowering.emit(program, target_of(device.family), device)
+        rows: list[Any] = []
+        try:
+            pair = plans.narrowed(plan, self.model, device)
+            plans.audited(plan, pair, device, final, lowering.products(program, lowered), rows)
+        except PorterError as e:
+            why = next((line.strip() for line in str(e).splitlines() if "found" in line), str(e).splitlines()[0])
+            if not rows:
+                return {"realized": 0.0, "why": why}
+        whole = sum(r.macs for r in rows) or 1
+        wrong = next((r.wrong for r in rows if r.wrong), "")
+        return {"realized": sum(r.macs for r in rows if not r.wrong) / whole, "why": wrong}
+
+
+def speedup(model: Model, precision: str, device: Device) -> float:
+    """The roofline of the layers in bfloat16 over the one in the precision."""
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers(model):
+        if not layer.is_table:
+            groups.setdefault(layer.name, []).append(layer)
+    times = [sum(seconds(g, p, device) for g in groups.values()) for p in (WIDE, precision)]
+    return times[0] / times[1]
 
 
 def stored(model: Model) -> int:
@@ -40,55 +144,102 @@ def stored(model: Model) -> int:
     return total
 
 
-def plain(model: Model, format: str) -> Model:
-    """Weights rounded to nearest with one scale per tensor, nothing else: the baseline."""
+def per_tensor(model: Model, format: str) -> Model:
+    """Weights rounded to nearest with one scale per tensor, nothing else."""
     made, f = graph.clone(model), of(format)
     for layer in layers(made):
         array = np.asarray(constant_tensor(layer.weight).numpy(), np.float64)  # type: ignore[union-attr]
         scale = float(np.abs(array).max()) / f.max or 1.0
-        layer.weight.const_value = make_tensor(
-            (np.asarray(f.round(array / scale, saturate=True)) * scale).astype(np.float32), name=layer.weight.name
-        )
+        rounded = (np.asarray(f.round(array / scale, saturate=True)) * scale).astype(np.float32)
+        layer.weight.const_value = make_tensor(rounded, name=layer.weight.name)
     return made
 
 
-def main(folder: Path) -> None:
-    print(
-        "| model | target | precision | dB | KL | weight bytes | per tensor, round to nearest (dB) |\n|---|---|---|---|---|---|---|"
-    )
-    for name, dims in MODELS.items():
-        if not (folder / name).is_file():
-            continue
-        free = {d.name for d in graph.dims(graph.read(folder / name))}
-        loaded = graph.load(folder / name, {k: v for k, v in dims.items() if k in free})
-        for target in ("gpu:h200", "trainium:trn2"):
-            device = load_device(target)
-            ready = pipeline.run(loaded, FIRST, device, checks=False).model
-            sample = draw(loaded)
-            truth = run(loaded, dict(sample), ops.float64)
-            for scheme in ("bf16", *SCHEMES):
-                words = (
-                    "quantization.bf16"
-                    if scheme == "bf16"
-                    else f"quantization.narrow{{scheme={scheme}}}, quantization.bf16"
-                )
-                try:
-                    made = pipeline.run(ready, words, device, checks=False).model
-                except Exception as refused:  # the reason stands in the table
-                    print(f"| {name} | {target} | {scheme} | {str(refused).splitlines()[0]} | | | |")
-                    continue
-                got = run(made, dict(sample), ops.source)
-                db = min(distance(truth[n], got[n]).sqnr_db for n in got)
-                divergence = max(kl(truth[n], got[n]) for n in got if got[n].ndim)
-                base = ""
-                if scheme in SCHEMES:
-                    simple = run(plain(ready, SCHEMES[scheme].weight.format), dict(sample), ops.source)
-                    base = f"{min(distance(truth[n], simple[n]).sqnr_db for n in simple):.1f}"
+def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool) -> None:
+    """Adds rows to what is kept of a model, one after another: a run that is stopped has what it came to."""
+    make, precisions = MODELS[name]
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path = KEPT / f"{name}.json"
+    kept = json.loads(path.read_text()) if path.is_file() else {"rows": {}, "others": []}
+    with tempfile.TemporaryDirectory() as folder:
+        subject = make(Path(folder))
+        bench = Bench(subject)
+        kept |= {"model": subject.name, "task": subject.task, "base": bench.base}
+        for precision in only or precisions:
+            for target in targets:
+                began = time.perf_counter()
+                kept["rows"][f"{precision} {target}"] = bench.row(target, precision)
+                path.write_text(json.dumps(kept, indent=1))
                 print(
-                    f"| {name} | {target} | {scheme} | {db:.1f} | {divergence:.2g} | {stored(made)} | {base} |",
+                    f"{subject.name} {target} {precision}: {time.perf_counter() - began:.0f} s",
+                    file=sys.stderr,
                     flush=True,
                 )
+        if rival:
+            ready = pipeline.run(bench.model, plans.FIRST, load_device(TARGETS[0]), checks=False).model
+            kept["others"] = [
+                {"name": f"{f}, one scale per tensor", **bench.measured(per_tensor(ready, f)), "bytes": None}
+                for f in ("int8", "float8_e4m3fn", "int4", "float4_e2m1fn")
+            ]
+            for title, outputs, size in rivals.all_of(subject, Path(folder)):
+                kept["others"].append({"name": title, **bench.judged(outputs), "bytes": size})
+            path.write_text(json.dumps(kept, indent=1))
+
+
+def tables(found: Sequence[dict[str, Any]]) -> str:
+    """The measured part of the page."""
+    lines: list[str] = []
+    for model in found:
+        task = model["task"]
+        lines += [f"### {model['model']}", "", f"{task[0].upper()}{task[1:]} in float64: {model['base']:.4f}.", ""]
+        head = (
+            "target", "precision", f"{task} lost, nearest", "methods", "KL, nearest", "methods", "dB, nearest", "methods", "bytes",
+            "predicted speed-up", "realized",
+        )  # fmt: skip
+        lines += [_line(head), _line("---" for _ in head)]
+        order = [f"{p} {target}" for p in ("bf16", *SCHEMES) for target in TARGETS]
+        for r in (model["rows"][key] for key in order if key in model["rows"]):
+            if "refused" in r:
+                lines.append(_line((r["target"], r["precision"], r["refused"], *[""] * 8)))
+                continue
+            pair = [r["nearest"], r["methods"]]
+            share = "" if "realized" not in r else f"{r['realized']:.0%}" + (f" ({r['why']})" if r.get("why") else "")
+            lines.append(_line((
+                r["target"], r["precision"], *(f"{p['loss']:+.2%}" for p in pair),
+                *("" if p["kl"] is None else f"{p['kl']:.2g}" for p in pair), *(f"{p['db']:.1f}" for p in pair),
+                f"{pair[0]['bytes']}", f"{r['speedup']:.2f}", share,
+            )))  # fmt: skip
+        lines += ["", _line(("for comparison", f"{task} lost", "KL", "dB", "bytes")), _line(["---"] * 5)]
+        for o in model["others"]:
+            divergence = "" if o["kl"] is None else f"{o['kl']:.2g}"
+            lines.append(_line((o["name"], f"{o['loss']:+.2%}", divergence, f"{o['db']:.1f}", f"{o['bytes'] or ''}")))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="measure these, take the others from the last run")
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--precisions", default="", help="these alone")
+    parser.add_argument(
+        "--rivals", action=argparse.BooleanOptionalAction, default=True, help="what others make of the models"
+    )
+    asked = parser.parse_args()
+    only = [p for p in asked.precisions.split(",") if p]
+    for name in filter(None, asked.models.split(",")):
+        measure(name, asked.targets.split(","), only, asked.rivals)
+    found = [json.loads(p.read_text()) for p in (KEPT / f"{name}.json" for name in MODELS) if p.is_file()]
+    text = tables(found)
+    page = PAGE.read_text()
+    marks = ("<!-- measured -->", "<!-- /measured -->")
+    PAGE.write_text(re.sub(f"{marks[0]}.*{marks[1]}", lambda _: f"{marks[0]}\n\n{text}\n{marks[1]}", page, flags=re.S))
+    print(text)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
