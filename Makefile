@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
 	OMP_NUM_THREADS=1 $(BIN)/python bench/checker.py
 	$(BIN)/python bench/bench.py
+	$(BIN)/python bench/quantize.py
 
 faults: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,faults]'
@@ -53,3 +54,8 @@ onnx-tests: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/onnx/fuzz.py
+
+# what each precision costs trained models: the tables of docs/precision.md (make precision ARGS="--models decoder")
+.PHONY: precision
+precision: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/precision.py $(ARGS)

@@ -27,6 +27,7 @@ from porter.graph import (
     names,
     new_node,
     new_value,
+    release,
     shape,
     source_name,
     unread,
@@ -136,6 +137,7 @@ def _stored(
     array = constant(weight)
     second = seen.second if seen is not None else None
     made = _blank(where, weight, coding, layer) if array is None else encode(where, array, coding, layer, clip, second)
+    release(weight)
 
     def added(word: str, values: np.ndarray) -> Value:
         name = f"{weight.name}/{word}"

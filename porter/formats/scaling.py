@@ -13,6 +13,7 @@ Emax is the exponent of the format's largest normal number (8 for e4m3fn, 2 for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ from porter.formats.number import Format, of
 Rule = Literal["ocp", "nvidia", "aws"]
 CLIPS = np.linspace(1.0, 0.5, 26)  # shares of the largest magnitude that 'mse' tries
 POWERS = np.array([1.0, 0.5])  # the same where scales are powers of two: the rule's own, or half of it
+PIECE = 1 << 16  # elements that are scaled and rounded at a time
 SMALLEST = 2.0**-100  # a scale below it would make float32 products subnormal; channels of zeros get scale 1
 
 
@@ -97,7 +99,11 @@ def per_channel(
     def encode(share: np.ndarray) -> Scaled:
         high = top * share
         scale = _safe(high / (limit or f.max)).astype(np.float32)
-        codes = f.encode(_within(x, high.reshape(shape)) / scale.reshape(shape).astype(np.float64), saturate=True)
+        wide, divisor = high.reshape(shape), scale.reshape(shape).astype(np.float64)
+        codes = np.empty(x.shape, f.dtype or np.float32)
+        for part in _parts(x):  # a few rows at a time: what is wide stays in the cache
+            rows = part if axis == 0 else slice(None)
+            codes[part] = f.encode(_within(x[part], wide[rows]) / divisor[rows], saturate=True)
         return Scaled(codes, scale, axis)
 
     return _clipped(x, encode, top.shape, rest, clip)
@@ -183,6 +189,12 @@ def _best(encode, errors, shape: tuple[int, ...], shares: np.ndarray = CLIPS) ->
         found = errors(encode(np.full(shape, share)))
         best, least = np.where(found < least, share, best), np.minimum(found, least)
     return best
+
+
+def _parts(x: np.ndarray) -> Iterator[slice]:
+    """Slices of the first axis, some tens of thousands of elements each."""
+    rows = max(1, PIECE // max(1, x[:1].size))
+    yield from (slice(low, low + rows) for low in range(0, len(x), rows))
 
 
 def _within(x: np.ndarray, top: ArrayLike) -> np.ndarray:

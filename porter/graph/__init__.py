@@ -62,6 +62,7 @@ from porter.graph.values import (
     is_unread,
     nodes_of,
     parameters,
+    release,
     shape,
     source_name,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "parameters",
     "parse",
     "read",
+    "release",
     "remove",
     "replace_uses",
     "save",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -63,6 +65,19 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
 def is_unread(value: ir.Value | None) -> bool:
     """Whether a value is a weight of which only the shape is known."""
     return value is not None and isinstance(constant_tensor(value), ShapeOnly)
+
+
+def release(owner: ir.Model | ir.Value) -> None:
+    """Gives back the memory of mapped weights that were read: their pages come from the file again when they are needed.
+
+    A model larger than memory is walked tensor by tensor; without this, what was read would stay until memory is short.
+    """
+    values = [owner] if isinstance(owner, ir.Value) else list(owner.graph.initializers.values())
+    for value in values:
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and isinstance(mapped := tensor.raw, mmap.mmap):
+            with contextlib.suppress(AttributeError, OSError):  # a system without it keeps the pages
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def attributes(node: ir.Node, bound: Mapping[str, object] | None = None) -> dict[str, object]:

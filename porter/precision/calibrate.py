@@ -18,6 +18,7 @@ from porter.errors import PorterError
 from porter.graph import Model
 from porter.precision.ranges import METHODS, Histogram, Ranges
 
+RELEASED = 16  # values after which the weights that were read are given back
 DRAWN = 4  # samples drawn where the user gives none
 
 Sample = Mapping[str, np.ndarray]
@@ -49,7 +50,13 @@ def observe(model: Model, observers: Mapping[str, Iterable[Observer]], samples: 
     tell = _progress.get()
     count = len(samples) if isinstance(samples, list | tuple) else 0
 
+    passed = 0
+
     def see(name: str, array: object) -> None:
+        nonlocal passed
+        passed += 1
+        if passed % RELEASED == 0:
+            graph.release(model)
         if name in observers and isinstance(array, np.ndarray):
             for observer in observers[name]:
                 observer.add(array)

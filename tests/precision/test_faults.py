@@ -212,7 +212,9 @@ def test_a_decoded_weight_in_memory() -> None:
     text = "quantization.narrow{scheme=int4w}, quantization.bf16, quantization.decoded, quantization.packed"
     after = pipeline.run(model, text, load_device("gpu:h200"), checks=False).model
     decoding = [n for n in after.graph if n.domain == "porter"]
-    after.graph.outputs.extend([n.outputs[0] for n in decoding])  # somebody else reads them: the partition keeps them apart
+    after.graph.outputs.extend(
+        [n.outputs[0] for n in decoding]
+    )  # somebody else reads them: the partition keeps them apart
     after = pipeline.run(after, "tiling.partition", load_device("gpu:h200"), checks=False).model
     assert said(lambda: audited(named(linear()), after, "int4w", "bfloat16", "gpu:h200")) == (
         "gpu:h200: precision audit, 2 of 2 layers\n"

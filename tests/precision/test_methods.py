@@ -223,3 +223,21 @@ def test_calibration_tells_how_far_it_is_and_wants_a_sample() -> None:
 def test_an_unknown_method_is_refused_with_those_that_exist(text: str) -> None:
     with pytest.raises(PorterError, match=r"nearest, gptq|none, mse|smoothquant, awq"):
         pipeline.run(linear(), parse(text), DEVICE, checks=False)
+
+
+def test_a_mapped_weight_is_given_back_and_read_again(tmp_path) -> None:
+    path = tmp_path / "m.onnx"
+    graph.save(linear(), path, external=True)
+    mapped = graph.load(path)
+    before = {n: np.array(graph.constant(v)) for n, v in mapped.graph.initializers.items()}
+    graph.release(mapped)
+    for name, value in mapped.graph.initializers.items():
+        np.testing.assert_array_equal(graph.constant(value), before[name])
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((300, 700), 0), ((300, 700), 1), ((70, 3, 900), 1), ((5,), 0)])
+def test_channels_are_rounded_piece_by_piece_as_at_once(shape: tuple[int, ...], axis: int) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    made = scaling.per_channel(x, "int8", axis)
+    scale = scaling.spread(made.scale.astype(np.float64), shape, axis, 0)
+    np.testing.assert_array_equal(made.codes, np.rint(x / scale).astype(np.int8))
