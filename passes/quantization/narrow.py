@@ -201,6 +201,8 @@ def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], pairs:
     decodes them for itself."""
     value, position = layer.activation, layer.position
     assert value is not None and position is not None
+    if layer.node.inputs[position] is not value:
+        return []  # a fused node with two weights (SwiGLU) reads it once, and was given its codes for the first
     nodes: list[Node] = []
     if (value, str(coding)) not in pairs:
         made = in_blocks_coded if coding.per == "block" else _coded

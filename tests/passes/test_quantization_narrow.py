@@ -75,3 +75,27 @@ def test_operands_of_two_formats_meet_in_bfloat16(device: str) -> None:
             assert all(c is not None and c.op_type == "Cast" for c in casts)
     kinds = {graph.dtype(n.outputs[0]).name for n in model.graph if n.op_type == "QuantizeLinear"}  # type: ignore[union-attr]
     assert kinds == {"float8_e4m3fn"}
+
+
+def test_a_fused_node_with_two_weights_gets_its_activation_once() -> None:
+    model = graph.parse(
+        """<ir_version: 10, opset_import: ["" : 24]>
+        g (float[8,64] x, float[64,96] w_gate, float[64,96] w_up) => (float[8,96] y) {
+          gate = MatMul (x, w_gate)
+          s = Sigmoid (gate)
+          silu = Mul (gate, s)
+          up = MatMul (x, w_up)
+          y = Mul (silu, up)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for value in list(model.graph.inputs)[1:]:
+        made = graph.add_initializer(model, str(value.name), rng.standard_normal((64, 96)).astype(np.float32) / 8)
+        value.replace_all_uses_with(made)
+        model.graph.inputs.remove(value)
+    ops.infer(model)
+    stages = "cleanup, fusion, quantization.narrow{scheme=fp8}"
+    after = pipeline.run(model, stages, load_device("gpu:h200"), checks=False).model
+    assert [n.op_type for n in after.graph if n.domain == "porter"] == ["SwiGLU"]
+    unread = [v.name for n in after.graph for v in n.outputs if not v.uses() and not v.is_graph_output()]
+    assert unread == [], "nothing is decoded that nobody reads"
