@@ -20,6 +20,7 @@ from porter.porting import kernels
 from porter.porting.kernels import Distinct
 from porter.porting.port import Found, TargetReport
 from porter.tile import interpret
+from porter.tile.program import Dot, walk
 from porter.tile.target import target_of
 from porter.tile.text import show
 
@@ -94,7 +95,7 @@ def audit(report: TargetReport) -> list[dict[str, Any]]:
         return rows
     for launch in found.program.launches:
         emitted = found.lowered.kernels.get(launch.kernel)
-        if emitted is None or not emitted.products:
+        if emitted is None or not any(isinstance(s, Dot) for s in walk(emitted.kernel.program.body)):
             continue
         verdict = found.lowered.compiled.get(launch.kernel)
         read = found.program.weights.keys() & set(launch.inputs)

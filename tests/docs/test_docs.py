@@ -19,7 +19,7 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # `(?m)`: a fence opens and closes at the start of a line.
 BLOCK = re.compile(r"(?ms)^(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)^```$")
-PAGES = ["tour.md", "write_a_pass.md", "write_a_target.md", "devices.md"]
+PAGES = ["tour.md", "write_a_pass.md", "write_a_target.md", "devices.md", "inspect.md"]
 
 
 def loose(text: str) -> list[str]:
