@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from porter.device import Device
 
 
+FP8 = ("float8_e4m3fn", "float8_e5m2")  # 8-bit floats that Mosaic has products of
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Lanes x sublanes of a vector register of 32-bit elements, the matrix unit's width, and VMEM of one core."""
@@ -21,11 +24,14 @@ class Geometry:
     sublanes: int
     matrix: int
     vmem: int
+    fp8: tuple[str, ...] = ()  # 8-bit floats whose product is faster than bfloat16's
 
     @staticmethod
     def of(device: Device) -> Geometry:
+        faster = device.get("peak.fp8", 0.0) > device["peak.bf16"]
+        fp8 = tuple(f for f in device["formats.matmul"] if f in FP8) if faster else ()
         return Geometry(device.name.partition(":")[2], int(device["vector.lanes"]), int(device["vector.sublanes"]),
-                        int(device["matrix.cols"]), int(device["memory.vmem.bytes"]))  # fmt: skip
+                        int(device["matrix.cols"]), int(device["memory.vmem.bytes"]), fp8)  # fmt: skip
 
     def multiple(self, from_last: int) -> int:
         """What a block dimension must be a multiple of, unless it is whole; from_last 0 is the last dimension."""

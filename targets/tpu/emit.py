@@ -112,7 +112,7 @@ class _Emitter:
 
         for p in self.program.params:
             instructions.held(p.dtype)
-        body = Body(self.roles, self.names, refer, stood)
+        body = Body(self.roles, self.names, refer, stood, self.chip.fp8)
         scratch: list[tuple[str, tuple[int, ...], str]] = []
         if self.streamed is None:
             body.write(self.program.body)

@@ -34,7 +34,8 @@ class Body:
     """Writes statements as Python lines; `refer` gives the ref of an access and the reference it was planned as."""
 
     def __init__(self, roles: Roles, names: Names, refer: Callable[[str, Statement], tuple[str, Reference]],
-                 stood: frozenset[str]) -> None:  # fmt: skip
+                 stood: frozenset[str], fp8: tuple[str, ...] = ()) -> None:  # fmt: skip
+        self.fp8 = fp8  # 8-bit floats that the unit multiplies as they are
         self.roles, self.program, self.names, self.refer, self.stood = roles, roles.program, names, refer, stood
         self.order = [a.name for a in self.program.axes]
         self.lines: list[str] = []

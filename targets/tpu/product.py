@@ -155,6 +155,9 @@ def _precision(body: Body, s: Dot, a: Value, b: Value, left: str, right: str, dt
         right = right if b.dtype == "float32" else f"{right}.astype(jnp.float32)"
         body.products.add(instructions.PRODUCT["HIGHEST"])
         return left, right, "HIGHEST"
+    if len(kinds) == 1 and kinds <= set(body.fp8):
+        body.products.add(a.dtype)
+        return left, right, ""
     if kinds != {"bfloat16"}:
         left, right = (
             f"{left}.astype(jnp.bfloat16)",

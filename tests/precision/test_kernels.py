@@ -22,7 +22,7 @@ from porter.tile import interpret
 from porter.tile.canonical import canonical
 from porter.tile.form import Dot, Load
 from porter.tile.program import walk
-from porter.tile.target import target_of
+from porter.tile.target import Kernel, target_of
 from porter.tile.text import parse, show
 from porter.tile.tiler import tile_form
 from tests.precision.test_pitfalls import linear
@@ -212,3 +212,15 @@ def test_fp8_on_hopper_is_checked_under_the_14_bits_of_its_unit(tmp_path: Path) 
     plain, unit = (interpret.run(tile, inputs, fp8=f)[0].astype(np.float64) for f in ("float32", "hopper_fp8"))
     apart = np.max(np.abs(unit - plain)) / np.max(np.abs(plain))
     assert 2.0**-20 < apart < 32 * 2.0**-13
+
+
+@pytest.mark.parametrize("device, product", [("tpu:v7x", "float8_e4m3fn"), ("tpu:v6e", "bfloat16")])
+def test_fp8_on_a_tpu_meets_as_it_lies_where_that_is_faster(device: str, product: str) -> None:
+    text = "quantization.narrow{scheme=fp8}, quantization.bf16, quantization.decoded, tiling.partition"
+    chip, target = load_device(device), target_of("tpu")
+    model = pipeline.run(wide(128), text, chip, checks=False).model
+    kernel = [k for k in program_of(model).kernels.values() if "matmul" in k.op][-1]
+    tile = tile_form(kernel.form, target.limits(chip), name=kernel.name)
+    emitted = target.lower(Kernel(kernel.name, tile, kernel.meaning), chip)
+    assert emitted.language == "pallas" and emitted.products == (product,)
+    assert ("astype(jnp.bfloat16)" in emitted.text) is (product == "bfloat16")
