@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from porter.bundle.folder import writing
+from porter.cli import options
 from porter.errors import PorterError
 
 if TYPE_CHECKING:
@@ -87,16 +88,14 @@ def new_target(name: str, out: str | None) -> None:
 
 @command.command("device")
 @click.argument("name")
-@click.option("--from", "start", required=True, metavar="DEVICE", help="The device to start from: maia:200.")
+@click.option("--from", "start", required=True, metavar="DEVICE", help="The device to start from: maia:200, or a file.")
 @click.option("-o", "--out", metavar="F", help="The file to write, instead of NAME.toml.")
 def new_device(name: str, start: str, out: str | None) -> None:
     """A device file of your own: every figure of DEVICE with its source, to edit."""
-    from porter.device import load_device
-
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise PorterError(f"name '{name}'", expected="letters, digits, - and _", hint="maia:200 would be --from")
     path = Path(out or f"{name}.toml")
-    device = load_device(start)
+    device = options.device(start)
     _write({path: _page(device, f"{name}, from {device.title}")})
     click.echo(f"{path}\n\ntry  porter compare MODEL --target {start},{path}")
 

@@ -36,16 +36,23 @@ def budgets(values: Sequence[str]) -> tuple[Budget, ...]:
     return check.budgets(values)
 
 
+def device(name: str) -> Device:
+    """A device by its name, or by the path of its file. Raises PorterError for an unknown name."""
+    from porter.device import load_device, load_file
+
+    return load_file(name) if name.endswith(".toml") else load_device(name)
+
+
 def targets(text: str, files: Sequence[str] = ()) -> list[Device]:
     """--target T[,T...]|all and --device-file, as devices in the order given; a T may be a device's file.
 
     Raises PorterError for unknown names.
     """
-    from porter.device import default_devices, load_device, load_file
+    from porter.device import default_devices, load_file
 
     names = [t.strip() for t in text.split(",") if t.strip()]
     each = [n for name in names for n in (default_devices() if name == "all" else (name,))]
-    devices = [load_file(n) if n.endswith(".toml") else load_device(n) for n in each]
+    devices = [device(n) for n in each]
     devices += [load_file(f) for f in files]
     if not devices:
         raise PorterError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from porter.cli.options import json_option
+from porter.cli import options
 from porter.cli.output import amount, stdout_for, table
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ _SHORT = 48  # characters of a value that its column is made for; longer ones pu
 @click.command("targets")
 @click.argument("name", required=False)
 @click.option("--device-file", metavar="F", help="A device file of your own instead of NAME.")
-@json_option
+@options.json_option
 def command(name: str | None, device_file: str | None, as_json: bool) -> None:
-    """List devices, or the facts about one (family:device, or a family) and their sources."""
+    """List devices, or the facts about one (family:device, a family, or a device's file) and their sources."""
     from porter.device import devices, load_device, load_file
 
     with stdout_for(as_json) as emit:
         if device_file or name:
-            device = load_file(device_file) if device_file else load_device(str(name))
+            device = load_file(device_file) if device_file else options.device(str(name))
             emit(device.document())
             if not as_json:
                 click.echo(_page(device))

@@ -51,6 +51,15 @@ def test_a_changed_figure_changes_the_comparison(product: Path, tmp_path: Path) 
     assert "maia:faster" in (tmp_path / "r.html").read_text()
 
 
+def test_a_device_is_named_by_its_file_wherever_a_name_goes(tmp_path: Path) -> None:
+    assert porter("new", "device", "one", "--from", "gpu:h200", cwd=tmp_path).returncode == 0
+    assert porter("new", "device", "two", "--from", "one.toml", cwd=tmp_path).returncode == 0
+    shown = porter("targets", "two.toml", cwd=tmp_path)
+    assert shown.returncode == 0 and "gpu:two" in shown.stdout and "memory.hbm.bytes" in shown.stdout
+    missing = porter("compare", "model.onnx", "--target", "three.toml", cwd=tmp_path)
+    assert missing.returncode == 2 and missing.stderr.startswith("cannot read device file three.toml")
+
+
 def test_the_table_fits_a_terminal_and_says_what_it_hangs_on(product: Path, tmp_path: Path) -> None:
     done = porter("compare", product, "--target", "all", "--dim", "m=64", "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
