@@ -7,7 +7,8 @@ A decoder takes a cache and gives a longer one: inputs named past..., outputs na
 first model starts from the cache that a prefill leaves, or from a drawn one where there is none. Each model is fed its
 own cache, so that an error in the cache adds up as it does in use; the tokens are given (teacher-forced), so that one
 token chosen otherwise does not end the comparison. At every step caches are judged per head, and the outputs that are
-no cache by the same gates as any other, with the KL divergence and the agreement of the k largest told for logits.
+no cache by the same gates as any other, with the KL divergence and the agreement of the k largest told for logits, and
+how often the routers of a mixture of experts choose alike.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Step:
     findings: tuple[Finding, ...]
     kl: float
     top_k: float
+    routers: float | None = None  # share of choices of experts that are the same; None where nothing is routed
 
     @property
     def ok(self) -> bool:
@@ -52,7 +54,8 @@ class Step:
 
     def json(self) -> dict[str, Any]:
         worst = [f.json() for f in self.findings if not f.ok]
-        return {"past": self.past, "ok": self.ok, "kl": self.kl, f"top{TOP}": self.top_k, "different": worst}
+        near = {"kl": self.kl, f"top{TOP}": self.top_k, "routers": self.routers}
+        return {"past": self.past, "ok": self.ok, **near, "different": worst}
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Decoded:
         last = self.steps[-1]
         kl, top = max(s.kl for s in self.steps), min(s.top_k for s in self.steps)
         near = f"KL of logits at most {kl:.3g}, top {TOP} agree in {top:.0%}"
+        routed = [s.routers for s in self.steps if s.routers is not None]
+        near += f", routers choose alike in {min(routed):.0%}" if routed else ""
         if last.ok:
             return f"as near to float64 as the first over {len(self.steps)} steps; {near}"
         bad = next(f for f in last.findings if not f.ok)
@@ -110,11 +115,14 @@ def decode(
     for number in range(steps):
         old, new = first.at(past), second.at(past)
         tokens = draw(old, seed + number)
-        ran = {}
+        ran, chosen = {}, dict[str, list[np.ndarray]]()
         for side, held in sides.items():
-            model = new if side == "after" else old
-            ran[side] = run(model, {**tokens, **_masked(tokens), **held}, _arithmetic(side, contract, seed))
-        done.append(_step(old, first.pairs, past, ran, contract))
+            model, chosen[side] = new if side == "after" else old, []
+            keep = _kept(_routers(model), chosen[side])
+            given = {**tokens, **_masked(tokens), **held}
+            ran[side] = run(model, given, _arithmetic(side, contract, seed), on_value=keep)
+        routed = _alike(chosen["truth"], chosen["after"])
+        done.append(replace(_step(old, first.pairs, past, ran, contract), routers=routed))
         if not done[-1].ok:
             break
         sides = {side: {p: _as_input(old, p, ran[side][q]) for p, q in first.pairs.items()} for side in sides}
@@ -219,6 +227,34 @@ def _heads(name: str, cache: np.ndarray) -> list[tuple[str, Any]]:
     if cache.ndim < 4:
         return []
     return [(f"{name} head {h}", lambda x, h=h: np.take(x, h, axis=-3)) for h in range(cache.shape[-3])]
+
+
+def _routers(model: Model) -> set[str]:
+    """Choices that others read: the indices of each TopK."""
+    return {n.outputs[1].name or "" for n in model.graph if n.op_type == "TopK" and n.outputs[1].uses()}
+
+
+def _kept(names: set[str], into: list[np.ndarray]) -> Callable[[str, Any], None]:
+    def keep(name: str, array: Any) -> None:
+        if name in names:
+            into.append(np.asarray(array))
+
+    return keep
+
+
+def _alike(one: list[np.ndarray], two: list[np.ndarray]) -> float | None:
+    """Share of choices that both make, router by router in order, whatever the order of a choice; 0 where one has other
+    routers, None where there are none."""
+    if not one and not two:
+        return None
+    if [x.shape for x in one] != [x.shape for x in two]:
+        return 0.0
+    shares = [
+        len(set(a) & set(b)) / len(a)
+        for x, y in zip(one, two, strict=True)
+        for a, b in zip(x.reshape(-1, x.shape[-1]).tolist(), y.reshape(-1, y.shape[-1]).tolist(), strict=True)
+    ]
+    return float(np.mean(shares))
 
 
 def agreement(x: np.ndarray, y: np.ndarray, k: int) -> float:

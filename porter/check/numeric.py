@@ -190,7 +190,9 @@ def finding(value: Value, judged: gate.Judged, inputs: str = "") -> Finding:
     """A judged tensor with the node and source layer that made it."""
     node = value.producer()
     name, operator = (graph.source_name(node), node.op_type) if node is not None else (f"input '{value.name}'", "input")
-    return Finding(value.name or "", judged.ok, judged.distance, judged.limit, name, operator, inputs, values=judged.values)
+    return Finding(
+        value.name or "", judged.ok, judged.distance, judged.limit, name, operator, inputs, values=judged.values
+    )
 
 
 def locate_first(before: Model, after: Model, contract: Contract, sample: Sample, seed: int = 0) -> Finding | None:

@@ -63,6 +63,7 @@ def test_a_decoder_agrees_with_itself_over_many_steps(tmp_path):
     assert [f.tensor for f in result.steps[0].findings] == [
         "logits", "present_0_key head 0", "present_0_key head 1", "present_0_value head 0", "present_0_value head 1"
     ]  # fmt: skip
+    assert result.steps[-1].routers is None
     assert result.steps[-1].top_k == 1.0 and result.steps[-1].kl < 1e-9
 
 
@@ -89,6 +90,39 @@ def test_without_a_cache_there_is_no_loop(tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     with pytest.raises(PorterError, match=r"inputs past\.\.\. and outputs present"):
         decode(tmp_path / "m.onnx", tmp_path / "m.onnx", 1)
+
+
+ROUTED = """<ir_version: 10, opset_import: ["" : 20]>
+g (int64[b,1] input_ids, float[b,2,p,4] past_0_key) => (float[b,1,8] logits, float[b,2,t,4] present_0_key)
+  <int64[4] heads = {0, 0, 2, 4}, int64[1] two = {2}, int64[1] last = {-1}> {
+  h = Gather (table, input_ids)
+  k0 = Reshape (h, heads)
+  k = Transpose <perm = [0, 2, 1, 3]> (k0)
+  present_0_key = Concat <axis = 2> (past_0_key, k)
+  scores = MatMul (h, router)
+  best, which = TopK (scores, two)
+  experts = Gather (bank, which)
+  weights = Softmax (best)
+  column = Unsqueeze (weights, last)
+  parts = Mul (experts, column)
+  axes = Constant <value_ints = [2]> ()
+  logits = ReduceSum <keepdims = 0> (parts, axes)
+}"""
+
+
+def test_routers_are_told_by_how_often_they_choose_alike(tmp_path):
+    rng = np.random.default_rng(1)
+    weights = {"table": (11, 8), "router": (8, 6), "bank": (6, 8)}
+    arrays = {n: rng.standard_normal(s).astype(np.float32) for n, s in weights.items()}
+    for name, router in (("a", arrays["router"]), ("b", arrays["router"][:, ::-1].copy())):
+        proto = onnx.parser.parse_model(ROUTED)
+        for key, array in (arrays | {"router": router}).items():
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, key))
+        onnx.save(proto, tmp_path / f"{name}.onnx")
+    same = decode(tmp_path / "a.onnx", tmp_path / "a.onnx", 2, dims={"b": 3})
+    assert (same.verdict, same.steps[0].routers) == ("equivalent", 1.0) and "choose alike in 100%" in same.message
+    other = decode(tmp_path / "a.onnx", tmp_path / "b.onnx", 2, dims={"b": 3})
+    assert other.verdict == "different" and other.json()["steps"][0]["routers"] < 0.9
 
 
 def test_agreement_counts_the_largest():
