@@ -22,7 +22,7 @@ from porter.check.contract import Budget, Contract, Kind, rounding
 from porter.check.execution import SOURCE, Subject, run
 from porter.check.inputs import draw, edges
 from porter.check.numeric import compare
-from porter.check.result import specials
+from porter.check.result import DRAWS, specials
 from porter.check.shrink import shrink
 from porter.check.verdict import Verdict
 from porter.errors import PorterError
@@ -88,7 +88,7 @@ def reduce(
 
     Inputs that are not given are drawn: the first draw or edge on which the models differ. They are left as they are.
     """
-    samples = (draw(before, seed), *edges(before)) if inputs is None else (inputs,)
+    samples = (*(draw(before, seed + i) for i in range(DRAWS)), *edges(before)) if inputs is None else (inputs,)
     for sample in samples:
         whole = _compare(before, after, contract, sample, seed)
         if not whole.ok:
