@@ -10,10 +10,16 @@ from porter import graph, ops, pipeline
 from porter.device import load_device
 from porter.errors import CheckFailed, PorterError
 from porter.graph import Model
-from porter.precision import audit
+from porter.porting.kernels import program_of
+from porter.precision import audit, plans
 from porter.precision.contract import Formats
 from porter.precision.layers import layers
-from porter.precision.schemes import flavour, legal, multiplies, scheme_of
+from porter.precision.schemes import SCHEMES, flavour, legal, multiplies, scheme_of
+from porter.targets.trainium.limits import chip
+from porter.targets.trainium.simulator import Machine
+from porter.tile.block_scales import PRODUCTS
+from porter.tile.target import Emitted, Kernel, target_of
+from porter.tile.tiler import tile_form
 
 E4M3FN = np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -172,3 +178,74 @@ def test_fp8_is_not_always_twice_as_fast() -> None:
         for d in ("tpu:v6e", "tpu:v5p", "trainium:trn1", "gpu:h200")
     }
     assert rates["tpu:v6e"] == rates["tpu:v5p"] == 1.0 and rates["gpu:h200"] == pytest.approx(2.0, rel=1e-3)
+
+
+def test_the_two_e4m3_of_trn3_never_meet_in_one_product() -> None:
+    assert flavour(load_device("trainium:trn3")) == "float8_e4m3fn"  # the only one that porter writes there
+    machine = Machine(chip(load_device("trainium:trn3")))
+    text = """import nki
+import nki.isa as nisa
+import nki.language as nl
+def kernel(a, b):
+    s = nl.ndarray((32, 32), dtype=nl.float8_e4m3, buffer=nl.sbuf)
+    m = nl.ndarray((32, 32), dtype=nl.float8_e4m3fn, buffer=nl.sbuf)
+    d = nl.ndarray((32, 32), dtype=nl.float32, buffer=nl.psum)
+    nisa.dma_copy(dst=s, src=a)
+    nisa.dma_copy(dst=m, src=b)
+    nisa.nc_matmul(dst=d, stationary=s, moving=m)
+"""
+    given = [
+        machine.tensor(np.ones((32, 32), np.dtype(d)), n) for n, d in (("a", ml_dtypes.float8_e4m3), ("b", E4M3FN))
+    ]
+    with pytest.raises(CheckFailed) as error:
+        machine.load(text, "kernel")["kernel"](*given)
+    assert "expected one E4M3 on both sides" in str(error.value)
+    assert "found float8_e4m3 and float8_e4m3fn" in str(error.value)
+
+
+def test_four_bits_on_trn3_save_bytes_and_no_time() -> None:
+    """MXFP4 becomes FP8 in the array: the two rates are one, and so is what the cost model charges."""
+    device = load_device("trainium:trn3")
+    assert device["peak.mxfp4"] == device["peak.mxfp8"]
+    assert legal(scheme_of("mxfp4"), device).scheme.activation is None  # no instruction quantizes activations to MXFP4
+
+
+def test_eight_bits_never_meet_four_in_one_product() -> None:
+    """Blackwell would run it at the rate of eight: what is coded otherwise on either side is multiplied as bfloat16."""
+    device = load_device("gpu:b200")
+    mixed = [s for s in SCHEMES.values() if s.activation is not None and s.activation.format != s.weight.format]
+    assert {multiplies(s, device) for s in mixed} == {"bfloat16"}
+    assert {s.name for s in SCHEMES.values() if multiplies(s, device) in PRODUCTS} == set(PRODUCTS)
+
+
+def lowered(text: str, device: str) -> Emitted:
+    """The one kernel of a model, as the target has it."""
+    model = graph.parse(text)
+    ops.infer(model)
+    place, target = load_device(device), target_of(load_device(device).family)
+    after = pipeline.run(model, plans.pipeline("fp32"), place, checks=False).model
+    (kernel,) = program_of(after).kernels.values()
+    assert kernel.form is not None
+    tile = tile_form(kernel.form, target.limits(place), name=kernel.name)
+    return target.lower(Kernel(kernel.name, tile, kernel.meaning), place)
+
+
+def test_float16_on_a_tpu_loses_no_bit_of_its_mantissa() -> None:
+    """The unit takes none: its product is that of float32, in six passes, and not of bfloat16."""
+    text = """<ir_version: 10, opset_import: ["": 24]>
+    g (float16[128,128] x, float16[128,128] w) => (float16[128,128] y) { y = MatMul (x, w) }"""
+    assert lowered(text, "tpu:v6e").products == ("bf16x6",)
+
+
+@pytest.mark.parametrize("device, product", [("gpu:h200", "bf16x6"), ("tpu:v6e", "bf16x6"), ("trainium:trn2", "fp32")])
+def test_a_product_of_float32_is_asked_for_by_name_and_never_in_one_short_pass(device: str, product: str) -> None:
+    text = """<ir_version: 10, opset_import: ["": 24]>
+    g (float[128,128] x, float[128,128] w) => (float[128,128] y) { y = MatMul (x, w) }"""
+    assert lowered(text, device).products == (product,)
+
+
+def test_an_index_that_32_bits_do_not_hold_is_refused_on_trainium() -> None:
+    machine = Machine(chip(load_device("trainium:trn2")))
+    with pytest.raises(PorterError) as error:
+        machine.tensor(np.array([1, 2**31], np.int64), "index")
+    assert str(error.value).splitlines()[0] == "input index on Trainium"

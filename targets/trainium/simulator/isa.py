@@ -128,6 +128,8 @@ class Isa(Engine):
             raise refuse(
                 call, "float32 on both sides or on neither", f"{stationary.dtype.name} and {moving.dtype.name}"
             )
+        if {stationary.dtype.name, moving.dtype.name} == {"float8_e4m3", "float8_e4m3fn"}:
+            raise refuse(call, "one E4M3 on both sides", f"{stationary.dtype.name} and {moving.dtype.name}")
         results = ("float32",) if chip.generation < 4 else ("float32", "bfloat16")
         if dst.dtype.name not in results:
             raise refuse(call, f"dst of {' or '.join(results)} on {chip.name}", dst.dtype.name)
