@@ -35,7 +35,15 @@ from porter.tile.tiler import tile_form
 
 NAMESPACES = {"source": in_source, "float64": in_float64, "jax": in_jax}
 TARGETS = ("gpu", "tpu", "trainium", "maia")
-KNOWN = EXACTER | ROUNDED | TIES  # recorded values that porter does not reproduce within the tolerance, and why
+# recorded values that porter does not reproduce within the tolerance, and why
+KNOWN = (
+    EXACTER
+    | ROUNDED
+    | TIES
+    | {
+        "real/test_squeezenet": "a thousand equal classes, 9.5e9 each before the softmax, where the last bit of a sum (1024) decides"
+    }
+)
 SMALL = 64  # elements of an input that may say a shape
 PAIRS = (
     "float64 within the range of float32"  # what a TPU program expects of a float64, which XLA makes a pair of float32
