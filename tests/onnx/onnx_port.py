@@ -41,7 +41,7 @@ KNOWN = (
     | ROUNDED
     | TIES
     | {
-        "real/test_squeezenet": "a thousand equal classes, 9.5e9 each before the softmax, where the last bit of a sum (1024) decides"
+        "real/test_squeezenet": "a thousand equal classes of 9.5e9 before the softmax, where the last bit of a sum decides"
     }
 )
 SMALL = 64  # elements of an input that may say a shape
