@@ -1,6 +1,7 @@
 """The prime field: each law that holds there, and models that it decides."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,13 @@ LAWS = {
         f.maximum(f.max(x[:2], axis=(0, 1)), f.max(x[2:], axis=(0, 1))),
     ),
     "a choice is by comparison": lambda f, x, y, z: (f.where(f.greater(x, y), x, y), f.maximum(x, y)),
+    "min is associative": lambda f, x, y, z: (f.minimum(f.minimum(x, y), z), f.minimum(x, f.minimum(y, z))),
+    "comparison is of the same two whichever way round": lambda f, x, y, z: (
+        f.where(f.less(x, y), z, 0),
+        f.where(f.greater(y, x), z, 0),
+    ),
+    "one function of one value is one value": lambda f, x, y, z: (f.log(x * y), f.log(y * x)),
+    "a value is never NaN": lambda f, x, y, z: (f.where(f.isnan(x / y), 0, x), x),
     "-inf is below all": lambda f, x, y, z: (f.maximum(x, f.lift(-np.inf)), x),
     "exp of -inf is 0": lambda f, x, y, z: (
         f.exp(f.where(np.eye(4, 6) > 0, x, -np.inf) + y) + x * 0,
@@ -95,6 +103,12 @@ LAWS = {
 def test_law(law, seed):
     f, x, y, z = field_and(seed, (4, 6), (4, 6), (4, 6))
     assert equal(*LAWS[law](f, x, y, z))
+
+
+def test_the_page_says_every_law_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text()
+    said = page.partition("## The laws of the field")[2].partition("What must not hold")[0]
+    assert {line[2:] for line in said.splitlines() if line.startswith("- ")} == set(LAWS)
 
 
 # What must not hold: were one of these equal, the field would call different models the same.
