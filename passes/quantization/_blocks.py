@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from porter.formats import of, scaling
-from porter.graph import DataType, Node, Value, add_initializer, fresh, new_node, new_value, shape
-from porter.precision.layers import Layer
+from porter.graph import DataType, Graph, Node, Value, add_initializer, fresh, new_node, new_value, shape
 from porter.precision.ranges import Ranges
 from porter.precision.schemes import Coding
 
@@ -14,15 +13,15 @@ FLOAT = np.dtype(np.float32)
 
 
 def in_blocks_coded(
-    layer: Layer, value: Value, coding: Coding, ranges: Ranges, used: set[str]
+    graph: Graph, value: Value, coding: Coding, ranges: Ranges, used: set[str]
 ) -> tuple[tuple[Value, Value], list[Node]]:
     """The codes and the scale that DequantizeLinear takes, and the nodes that make them.
 
     E8M0: each block's largest magnitude over the largest code, upward to a power of two. E4M3, as NVFP4 has it: the same
     over 6 and over a scale of the tensor, which is calibrated.
     """
-    graph, dims = layer.node.graph, shape(value)
-    assert graph is not None and dims is not None
+    dims = shape(value)
+    assert dims is not None
     blocks = (*dims[:-1], dims[-1] // coding.block)
     nodes: list[Node] = []
 

@@ -132,7 +132,9 @@ def moved_from(value: Value) -> Value:
 
 def _meets_blocks(model: Model, node: Node, value: Value) -> bool:
     """Whether a value stands for codes with block scales, and meets such codes: the unit multiplies both as they are."""
-    found = [v for i in stored_inputs(model, node) if (v := node.inputs[i]) is not None and blocked(moved_from(v).producer())]
+    found = [
+        v for i in stored_inputs(model, node) if (v := node.inputs[i]) is not None and blocked(moved_from(v).producer())
+    ]
     return any(v is value for v in found) and len(found) > 1
 
 
@@ -158,11 +160,14 @@ def is_narrow(value: Value) -> bool:
     """Whether the value stands for narrower codes that the kernel multiplies as they are, their scale behind the product.
 
     A scale per block of the sum belongs to the terms: such codes are decoded before they are multiplied, into bfloat16, and so
-    is what meets them.
+    is what meets them. Attention decodes its cache: the queries that meet it are bfloat16.
     """
     if not _decoded(value, blocked=False):
         return False
-    return not any(v is not None and _decoded(v, blocked=True) for user, _ in value.uses() for v in user.inputs)
+    return not any(
+        user.op_type == "Attention" or any(v is not None and _decoded(v, blocked=True) for v in user.inputs)
+        for user, _ in value.uses()
+    )
 
 
 def _decoded(value: Value, *, blocked: bool) -> bool:

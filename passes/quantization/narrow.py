@@ -205,8 +205,12 @@ def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], pairs:
         return []  # a fused node with two weights (SwiGLU) reads it once, and was given its codes for the first
     nodes: list[Node] = []
     if (value, str(coding)) not in pairs:
-        made = in_blocks_coded if coding.per == "block" else _coded
-        pairs[value, str(coding)], nodes = made(layer, value, coding, ranges, used)
+        assert layer.node.graph is not None
+        pairs[value, str(coding)], nodes = (
+            in_blocks_coded(layer.node.graph, value, coding, ranges, used)
+            if coding.per == "block"
+            else _coded(layer, value, coding, ranges, used)
+        )
     codes, scale = pairs[value, str(coding)]
     wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), shape(value))
     how: dict[str, object] = {"axis": -1, "block_size": coding.block} if coding.per == "block" else {}

@@ -253,7 +253,10 @@ def _kind(form: Form) -> str:
 
 def _decodes(nodes: list[Node]) -> bool:
     """Whether nothing happens but that codes become the numbers they stand for: memory holds codes, readers decode."""
-    kinds = {"DequantizeLinear" if n.op_type.startswith("Decoded_") else n.op_type if n.domain == "" else n.domain for n in nodes}
+    kinds = {
+        "DequantizeLinear" if n.op_type.startswith("Decoded_") else n.op_type if n.domain == "" else n.domain
+        for n in nodes
+    }
     return "DequantizeLinear" in kinds and kinds <= {
         "DequantizeLinear",
         "Cast",
