@@ -3,7 +3,7 @@
     seen = divergence(before, after, sample, first="h3")
     seen.points, seen.histogram, seen.path
 
-Every float tensor that both models name is held against the first model in float64: what the first model has there
+Every float tensor that both models have (see `check.matching`) is held against the first model in float64: what the first model has there
 itself, what the second has by then (accumulated), and what the second adds there when its inputs are right (isolated).
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from porter import graph, ops
 from porter.check.execution import SOURCE, run
 from porter.check.inputs import draw, edges
+from porter.check.matching import matches
 from porter.check.measure import distance, is_float
 from porter.check.numeric import matched_outputs, renamed
 from porter.graph import Model, Node
@@ -40,6 +41,7 @@ class Point:
     after_db: float
     alone_db: float | None
     max_abs: float
+    matched: str = "name"  # how its partner in the first model was found
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,14 @@ def sample_of(model: Model, label: str, seed: int = 0) -> Mapping[str, np.ndarra
 
 
 def divergence(before: Model, after: Model, sample: Mapping[str, np.ndarray], first: str = "") -> Divergence:
-    """Errors of every tensor that both models name, and the path from `first` to the output on which it is seen."""
+    """Errors of every tensor that both models have, and the path from `first` to the output on which it is seen."""
     other = renamed(before, after, sample)
     outputs = {b.name or "": a.name or "" for a, b in matched_outputs(before, after)}
     truth, own = (_floats(before, sample, xp) for xp in (ops.float64, SOURCE))
     theirs = _floats(after, other, SOURCE)
-    names = {n: n for n in theirs if n in truth} | {b: a for b, a in outputs.items() if a in truth and b in theirs}
+    found = {b.name or "": (a.name or "", how) for b, (a, how) in matches(before, after, sample, other).items()}
+    found |= {b: (a, found.get(b, ("", "name"))[1]) for b, a in outputs.items()}
+    names = {b: a for b, (a, _) in found.items() if a in truth and b in theirs}
     makers = {v.name: node for node in after.graph for v in node.outputs}
     shared = [
         n for n in theirs
@@ -110,7 +114,7 @@ def divergence(before: Model, after: Model, sample: Mapping[str, np.ndarray], fi
         seen = distance(exact, theirs[n])
         node = makers[n]
         points.append(Point(n, graph.source_name(node), node.op_type, distance(exact, own[names[n]]).sqnr_db,
-                            seen.sqnr_db, alone.get(n), seen.max_abs))  # fmt: skip
+                            seen.sqnr_db, alone.get(n), seen.max_abs, found[n][1]))  # fmt: skip
     worst = min((p for p in points if p.tensor in outputs), key=lambda p: p.after_db, default=None)
     shown = first if first in shared else worst.tensor if worst is not None else ""
     bars = _histogram(shown, truth[names[shown]], own[names[shown]], theirs[shown]) if shown else None
@@ -137,7 +141,7 @@ def _floats(model: Model, sample: Mapping[str, np.ndarray], xp: object) -> dict[
 def _alone(
     model: Model, sample: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """The error of each tensor when everything before it that both models name is right, rounded to its own type."""
+    """The error of each tensor when everything before it that both models have is right, rounded to its own type."""
     right = {n: x.astype(own[n].dtype) for n, x in truth.items()}
     ready = Evaluator(model)
     found = {}

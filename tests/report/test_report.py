@@ -232,6 +232,20 @@ def test_isolated_error_tells_the_fault_from_what_follows(path: Path) -> None:
     assert seen["y"].after_db < 40 < 100 < (seen["y"].alone_db or 0), "the softmax is right on right inputs"
 
 
+def test_tensors_of_other_names_are_found_too(path: Path) -> None:
+    """The inner tensors of the second model have new names: by expression where nothing differs, by place behind."""
+    wrong = onnx.load(path)
+    bias = wrong.graph.initializer[1]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * np.float32(1.5), bias.name))
+    for node in wrong.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{n}_new" if n in ("p", "s") else n for n in names]
+    before, after = graph.load(path, {"batch": 6}), graph.load(wrong, {"batch": 6})
+    seen = {p.tensor: p for p in divergence(before, after, sample_of(before, "draw 0"), "s_new").points}
+    assert (seen["p_new"].matched, seen["y"].matched) == ("expression", "name")
+    assert seen["p_new"].after_db > 100 and seen["y"].after_db < 40 < 100 < (seen["y"].alone_db or 0)
+
+
 def test_a_port_and_a_check_have_pages_too() -> None:
     step = {
         "name": "cleanup",
