@@ -4,7 +4,8 @@
     small.save("out/reduced")
 
 The cut is made where the models say it themselves: the first tensor that both name and on which they disagree becomes
-the only output, and tensors on which they still agree become inputs, with the values that they had. Where the fault
+the only output, and tensors on which they still agree become inputs, with the values that they had. A second model with
+names of its own is given those of the first (see `matching`). Where the fault
 needs what lies before those (an error that only adds up), they are given back one by one, latest first. Then shapes
 are made smaller (see `shrink`) for as long as the pair still fails.
 """
@@ -21,7 +22,8 @@ from porter import graph
 from porter.check.contract import Budget, Contract, Kind, rounding
 from porter.check.execution import SOURCE, Subject, run
 from porter.check.inputs import draw, edges
-from porter.check.numeric import compare
+from porter.check.matching import matches
+from porter.check.numeric import compare, matched_outputs, renamed
 from porter.check.result import DRAWS, specials
 from porter.check.shrink import shrink
 from porter.check.verdict import Verdict
@@ -95,6 +97,9 @@ def reduce(
             break
     else:
         raise PorterError("a pair to reduce", expected="models that differ", found="models that agree on these inputs")
+    aligned = _aligned(before, after, sample)
+    if aligned is not after:
+        after, whole = aligned, _compare(before, aligned, contract, sample, seed)
     failed = next(f for f in whole.outputs if not f.ok)
     target = whole.first_divergence.tensor if whole.first_divergence is not None else failed.tensor
     values = _recorded(before, after, sample)
@@ -113,6 +118,28 @@ def reduce(
         cuts = [n for n in cuts if n not in used]
     only = _cut(before, after, target, [], sample, values, contract, seed)
     return _smaller(only if not only.verdict.ok else Reduced(before, after, dict(sample), whole, contract), seed)
+
+
+def _aligned(before: Model, after: Model, sample: Mapping[str, np.ndarray]) -> Model:
+    """A copy of the second model that calls its values as the first calls those they stand for; itself where it does."""
+    found = matches(before, after, sample, renamed(before, after, sample))
+    pairs = {b.name or "": a.name or "" for b, (a, _) in found.items()}
+    pairs |= {b.name or "": a.name or "" for a, b in matched_outputs(before, after)}
+    old, new = ([v.name or "" for v in m.graph.inputs if not v.is_initializer()] for m in (before, after))
+    if set(old) != set(new):
+        pairs |= dict(zip(new, old, strict=True))
+    taken = set(after.graph.initializers)
+    pairs = {b: a for b, a in pairs.items() if b != a and b and a and a not in taken and b not in taken}
+    if not pairs:
+        return after
+    copy = graph.clone(after)
+    used = graph.names(copy.graph)
+    named = {v.name or "": v for v in (*copy.graph.inputs, *(v for n in copy.graph for v in n.outputs))}
+    for name in {*pairs, *(a for a in pairs.values() if a in named)}:  # out of the way first
+        named[name].name = graph.fresh(f"{name}_its", used)
+    for b, a in pairs.items():
+        named[b].name = a
+    return copy
 
 
 def _smaller(pair: Reduced, seed: int) -> Reduced:

@@ -3,8 +3,9 @@
     seen = divergence(before, after, sample, first="h3")
     seen.points, seen.histogram, seen.path
 
-Every float tensor that both models have (see `check.matching`) is held against the first model in float64: what the first model has there
-itself, what the second has by then (accumulated), and what the second adds there when its inputs are right (isolated).
+Every float tensor that both models have (see `check.matching`) is held against the first model in float64: what the first
+model has there itself, what the second has by then (accumulated), and what the second adds there when its inputs are right
+(isolated).
 """
 
 from __future__ import annotations
