@@ -82,8 +82,8 @@ def _record(value: Value, array: Any, declared: np.dtype | None) -> None:
     value.shape = Shape([int(n) for n in array.shape])
 
 
-Known = dict[Any, list[tuple[int, tuple[int, ...], np.dtype, np.dtype | None]]]
-"""What nodes that say the same to inputs of the same types give: place, shape and types of each output."""
+Known = dict[Any, list[tuple[int, Any, np.dtype | None]]]
+"""What nodes that say the same to inputs of the same types give: place, array (of which only the type counts) and declared type."""
 
 
 def _visit(
@@ -96,8 +96,7 @@ def _visit(
         return _types_only(node, scope, unknown)
     key = None if known is None else _said(node, scope)
     if known is not None and key in known:
-        for place, dims, kind, declared in known[key]:
-            array = lax.full(dims, 0, kind)
+        for place, array, declared in known[key]:
             _record(node.outputs[place], array, declared)
             scope.put(node.outputs[place], array, declared)
         return None
@@ -108,7 +107,7 @@ def _visit(
         return _bodies(node, scope, unknown, unfit)
     if known is not None and key is not None and all(isinstance(array, jax.Array) for _, array, _ in results):
         places = {value: place for place, value in enumerate(node.outputs)}
-        known[key] = [(places[value], tuple(a.shape), np.dtype(a.dtype), declared) for value, a, declared in results]
+        known[key] = [(places[value], array, declared) for value, array, declared in results]
     for value, array, declared in results:
         _record(value, array, declared)
         if not isinstance(array, jax.Array) and array.size > _KNOWN:
@@ -124,7 +123,9 @@ def _said(node: Node, scope: Scope) -> Any:
     if any(isinstance(v, Graph) for v in given.values()) or any(a is not None and a.dtype == object for a in arrays):
         return None
     inputs = tuple(
-        None if a is None or v is None else (a.shape, a.dtype, scope.types[v], None if isinstance(a, jax.Array) else a.tobytes())
+        None
+        if a is None or v is None
+        else (a.shape, a.dtype, scope.types[v], None if isinstance(a, jax.Array) else a.tobytes())
         for v, a in zip(node.inputs, arrays, strict=True)
     )
     words = tuple(
