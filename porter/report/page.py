@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from porter.porting.port import PortResult
     from porter.report.divergence import Divergence
 
+TENSORS = 500  # rows of the table beside the errors along the graph, the worst first
 HEAT = 60  # layers in the heat map, the worst first; the rest are in the JSON and CSV
 
 
@@ -116,7 +117,7 @@ def of_check(document: Mapping[str, Any], seen: Divergence | None = None) -> str
         }
         words["growth"] = charts.along("growth", "Error along the graph", series, "tensor", at)
         least = sorted(seen.points, key=lambda p: (p.alone_db if p.alone_db is not None else 400.0, p.after_db))
-        words["rows"] = least[:HEAT]
+        words["rows"] = least[:TENSORS]
         if (h := seen.histogram) is not None:
             counts = {"first model": h.before, "second model": h.after}
             words["histogram"] = charts.histogram("differences-chart", h.tensor, h.decades, counts)

@@ -173,6 +173,13 @@ def test_kernels_are_there_with_source_tile_program_and_nodes(result: Any, text:
     assert "@triton.jit" in text and "/dense&lt;&amp;&gt;" in text, "names of the model are escaped"
 
 
+def test_the_memory_of_each_launch_is_in_a_table(result: Any, text: str) -> None:
+    table = re.search(r"Bytes alive at each launch.*?</table>", text, re.DOTALL)
+    assert table is not None
+    for i, alive in enumerate(result.trials[""][0].memory.timeline, 1):
+        assert re.search(rf'class="n">{i}</th><td class="n">{alive:,}</td>', table[0])
+
+
 def test_charts_have_the_colours_of_the_page(text: str) -> None:
     svgs = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
     assert "var(--ink)" in svgs and "var(--series-0)" in svgs
