@@ -256,7 +256,7 @@ def _pair(path: Path, dims: dict[str, int], original: Subject, samples: list, ki
             return "false alarm" if not _broken(made) else "tool broke it", str(error).replace("\n", " ")[:150]
         if result.verdict == "equivalent":
             return "equivalent", result.method
-        if changed_for_onnxruntime(graph.to_proto(original.model), made, dict(samples[0])):
+        if any(changed_for_onnxruntime(graph.to_proto(original.model), made, dict(s)) for s in samples):
             return "tool broke it", result.message.replace("\n", " ")[:150]
         word = "false alarm" if result.verdict == "different" else "unknown"
         return word, result.message.replace("\n", " ")[:200]
