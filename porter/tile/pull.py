@@ -245,9 +245,10 @@ class Puller:
         for i, n in zip(at, outer, strict=True):
             low, high = self.bounds(i)
             leaves = i.gather is None and (low < 0 or high >= n)
-            # guarded, another element is as good as any: it is not used
-            if leaves and not (self.guards and len(inner) == 1):
+            if leaves and not self.guards:
                 raise Cut("a reshape of a padded dimension")
+            if leaves and len(inner) > 1:  # guarded, another element is as good as any: it is not used
+                i, _ = self.confined(i, n)
             flat = flat * n + i.affine
             if gather is not None:
                 gather = self.form.ew("mul", gather, self.form.const(n, self.form[gather].dtype))

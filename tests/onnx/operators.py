@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from onnx_port import NAMESPACES, TARGETS
+from onnx_port import PLACES, TARGETS
 
 HEAD = """# Operators
 
@@ -21,9 +21,13 @@ kernels are emitted, and the emitted text is executed by the target's interprete
 case's outputs under the case's tolerances. Sizes are bound to those of the case; where a shape is computed from a small input
 (the target of a Reshape, the scales of a Resize), that input is bound too.
 
-Numbers of eight bits and fewer lie in memory as codes. int4, uint4, int2, uint2 and float4 are stored one to a byte; where a
-target's language has no such type, the host runs the operator. Operators with random results, strings, sequences and
-optionals are not in this table: they run on the host.
+The nine light models (bvlc_alexnet to zfnet512) run whole through the tile programs, and through the emitted text at grid
+points that cover every edge, as in `porter port`.
+
+Numbers of eight bits and fewer lie in memory as codes, int4, uint4, int2, uint2 and float4 one to a byte. Where a target's
+language has no such type, kernels compute with the codes in integer arithmetic (porter/tile/codes.py). What follows an
+operator whose result's shape depends on data is on the host with it; the rest of such a model is on the device. Operators with
+random results, strings, sequences and optionals are not in this table: they run on the host.
 """
 
 
@@ -31,7 +35,7 @@ def document(folder: Path) -> str:
     """The page, from the JSON files that are in the folder."""
     results = {
         t: json.loads((folder / f"{t}.json").read_text())
-        for t in (*NAMESPACES, *TARGETS)
+        for t in (*PLACES, *TARGETS)
         if (folder / f"{t}.json").exists()
     }
     lines = [HEAD, "## Counts", "", "| | cases | device | host | explained | failed |", "|---|---|---|---|---|---|"]

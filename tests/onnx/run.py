@@ -91,8 +91,10 @@ def stolen(tasks: Sequence[tuple[int, str]], text: bool, processes: int, seconds
 
 def summary(where: str, found: Sequence[dict[str, Any]]) -> str:
     """Counts, and the reasons for all that is not on the device."""
+    from onnx_port import PLACES
+
     counts = Counter(o["status"] for o in found)
-    if where in ("source", "float64", "jax"):
+    if where in PLACES:
         lines = [
             f"{where}: {counts['device']} of {len(found)} pass, {counts['host']} have shapes that depend on data, "
             f"{counts['explained']} explained, {counts['failed']} fail"
@@ -111,7 +113,9 @@ def summary(where: str, found: Sequence[dict[str, Any]]) -> str:
         for why, cases in sorted(reasons.items(), key=lambda r: -len(r[1]))
     ]
     lines += [
-        f"  {o['status']}  {o['case']}: {o['message'][:200]}" for o in found if o["status"] in ("failed", "explained")
+        f"  {o['status']}  {o['case']}: {o['message'][:200]}"
+        for o in found
+        if o["status"] in ("failed", "explained") or (o["status"] == "device" and o["message"])
     ]
     return "\n".join(lines)
 
@@ -136,7 +140,7 @@ def main() -> int:
     parser.add_argument(
         "--target", action="append", default=[], help="a family of devices, or all; without it the namespaces"
     )
-    parser.add_argument("--namespace", action="append", default=[], help="source, float64 or jax")
+    parser.add_argument("--namespace", action="append", default=[], help="interpreter, source, float64 or jax")
     parser.add_argument("--tile", action="store_true", help="run tile programs, not emitted text")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="each N-th case")
@@ -153,7 +157,10 @@ def main() -> int:
 
     from onnx_port import TARGETS, cases
 
-    places = [t for g in given.target for t in (TARGETS if g == "all" else [g])] + given.namespace or ["source", "jax"]
+    places = [t for g in given.target for t in (TARGETS if g == "all" else [g])] + given.namespace or [
+        "interpreter",
+        "jax",
+    ]
     chosen = [i for i, c in enumerate(cases()) if given.only in c.id][:: given.every]
     part, parts = map(int, given.part.split("/"))
     chosen = chosen[part - 1 :: parts]

@@ -46,7 +46,7 @@ DATA_DEPENDENT = dict.fromkeys(
     "a shape depends on data: the host runs it",
 )  # fmt: skip
 LIST = Path(__file__).parents[3] / "shared" / "onnx_backend_tensor_tests.txt"
-SOURCE = EXACTER | ROUNDED
+SOURCE = ROUNDED  # numpy's own transform of float32 is what onnx recorded
 FLOAT64 = EXACTER | TIES
 JAX = EXACTER | ROUNDED | DATA_DEPENDENT
 
