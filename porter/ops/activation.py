@@ -119,6 +119,8 @@ def shrink(xp, x, *, bias=0.0, lambd=0.5):
 @op("Softmax", since=13)
 def softmax(xp, x, *, axis=-1):
     """exp(x - max) / sum, along one axis."""
+    if not x.shape[axis]:  # nothing has no largest element
+        return x
     e = xp.exp(x - xp.max(x, axis=axis, keepdims=True))
     return e / xp.sum(e, axis=axis, keepdims=True)
 
@@ -126,6 +128,8 @@ def softmax(xp, x, *, axis=-1):
 @op("LogSoftmax", since=13)
 def log_softmax(xp, x, *, axis=-1):
     """(x - max) - log(sum(exp(x - max))), along one axis."""
+    if not x.shape[axis]:  # nothing has no largest element
+        return x
     shifted = x - xp.max(x, axis=axis, keepdims=True)
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
@@ -134,6 +138,8 @@ def log_softmax(xp, x, *, axis=-1):
 def hardmax(xp, x, *, axis=-1):
     """1 at the first largest element along the axis, 0 elsewhere."""
     axis = axis % x.ndim
+    if not x.shape[axis]:  # nothing has no largest element
+        return x
     best = xp.argmax(x, axis=axis)
     places = xp.reshape(xp.arange(x.shape[axis]), [-1 if i == axis else 1 for i in range(x.ndim)])
     best = xp.reshape(best, [1 if i == axis else n for i, n in enumerate(x.shape)])

@@ -40,7 +40,11 @@ def _to_power_of_two(xp, x, saturate, round_mode):
     exponent = field - (bias - 127)
     low = xp.equal(field, 0) if not wide else None  # subnormal: 2**-127 is half of the first normal
     if round_mode in ("up", "nearest"):
-        above = xp.greater(fraction, 0) if round_mode == "up" else xp.greater_equal(fraction, integer(2 ** (fraction_bits - 1)))
+        above = (
+            xp.greater(fraction, 0)
+            if round_mode == "up"
+            else xp.greater_equal(fraction, integer(2 ** (fraction_bits - 1)))
+        )
         if low is not None:
             edge = 2**22 if round_mode == "up" else 3 * 2**21 - 1
             above = xp.where(low, xp.greater(fraction, edge), above)

@@ -100,7 +100,7 @@ def _layer(
         y = columns[0] if columns is not None else xp.full((0, batch, states[0].shape[-1]), 0, x.dtype)
         if backward:
             y = xp.flip(y, 0) if lengths is None else reverse_sequence(xp, y, lengths, time_axis=0, batch_axis=1)
-        everything.append(xp.reshape(y, (steps, 1, batch, -1)))
+        everything.append(xp.reshape(y, (steps, 1, batch, states[0].shape[-1])))
         finals.append([xp.reshape(f, (1, *f.shape)) for f in final])
     y = xp.concatenate(everything, axis=1)
     last = [xp.concatenate(list(f), axis=0) for f in zip(*finals, strict=True)]

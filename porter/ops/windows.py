@@ -50,16 +50,18 @@ def _product(windows: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
     kernel = w.shape[2:]
     rank, n, channels = len(kernel), windows.shape[0], windows.shape[1]
     out = windows.shape[2 : 2 + rank]
-    weights = w.reshape(group, -1, w.shape[1] * math.prod(kernel))
+    weights = w.reshape(group, w.shape[0] // group, w.shape[1] * math.prod(kernel))
+    lead = (n, group, weights.shape[2])
     order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     column = n * channels * math.prod(kernel)
     row = math.prod(out[1:])
     some = max(1, _COLUMNS // max(1, column * row))
     if math.prod(kernel) == 1 or some >= out[0]:  # a window of one element needs no copy
-        return np.matmul(weights, windows.transpose(order).reshape(n, group, weights.shape[2], -1))
+        return np.matmul(weights, windows.transpose(order).reshape(*lead, math.prod(out)))
     y = np.empty((n, group, weights.shape[1], math.prod(out)), windows.dtype)
     for first in range(0, out[0], some):
-        columns = windows[:, :, first : first + some].transpose(order).reshape(n, group, weights.shape[2], -1)
+        part = windows[:, :, first : first + some]
+        columns = part.transpose(order).reshape(*lead, part.shape[2] * row)
         start = first * row
         np.matmul(weights, columns, out=y[..., start : start + columns.shape[-1]])
     return y

@@ -183,8 +183,8 @@ class Draft:
 
     def take(self, node: onnx.NodeProto, results: dict[str, Kind]) -> None:
         """Enters a node whose results are known."""
-        if any(k.size > LARGEST for k in results.values()):
-            raise Refused("too large")
+        if any(k.size > LARGEST or min(k.shape or (0,)) < 0 for k in results.values()):
+            raise Refused("too large, or onnx's inference is wrong")
         self.nodes.append(node)
         self.values.update(results)
 

@@ -56,3 +56,33 @@ def test_it_is_mended(name: str) -> None:
     for output, exact in truth.items():
         assert got[output].dtype == exact.dtype
         np.testing.assert_allclose(got[output], exact, rtol=1e-5, atol=1e-6, err_msg=output)
+
+
+EMPTY = {
+    "a softmax along nothing": ("g (float[2,0,3] x) => (float[2,0,3] y) { y = LogSoftmax <axis = 1> (x) }", (2, 0, 3)),
+    "a convolution of no pictures": (
+        "g (float[0,1,2] x) => (float[0,3,2] y) <float[3,1,1] w = {1, 2, 3}> { y = Conv (x, w) }", (0, 3, 2),
+    ),
+    "a recurrence of no steps": (
+        "g (float[0,2,1] x) => (float[0,1,2,1] y) <float[1,4,1] w = {1, 2, 3, 4}, float[1,4,1] r = {1, 2, 3, 4}> "
+        "{ y = LSTM <hidden_size = 1> (x, w, r) }", (0, 1, 2, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_nothing_comes_of_nothing(name: str) -> None:
+    text, shape = EMPTY[name]
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {text}')
+    onnx.checker.check_model(model)
+    (dims,) = ([d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input)
+    (y,) = ops.evaluate(graph.read(model), {"x": np.zeros(dims, np.float32)}, ops.source).values()
+    assert y.shape == shape
+
+
+def test_a_convolution_of_no_channels_is_its_bias() -> None:
+    text = "g (float[1,0,2] x, float[2,0,1] w) => (float[1,2,2] y) <float[2] b = {1, 2}> { y = Conv (x, w, b) }"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> {text}')
+    feeds = {"x": np.zeros((1, 0, 2), np.float32), "w": np.zeros((2, 0, 1), np.float32)}
+    (y,) = ops.evaluate(graph.read(model), feeds, ops.source).values()
+    assert y.tolist() == [[[1, 1], [2, 2]]]
