@@ -27,7 +27,7 @@ from porter.pipeline.text import Stage
 from porter.rewrite import Rewrite
 
 MODELS = Path(__file__).parents[3].parent / "shared" / "models"
-SIZES = (8, 64, 224)
+SIZES = (8, 4, 64, 224)
 LEAST = 0.95
 
 

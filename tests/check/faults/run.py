@@ -46,7 +46,7 @@ from planted import harmless, mutations  # noqa: E402
 
 ROOT = HERE.parents[2]
 MODELS = ROOT.parent / "shared" / "models"
-SIZES = (8, 64, 224)  # of free dims other than a first one, which is 1: the least on which the model runs
+SIZES = (8, 4, 64, 224)  # of free dims other than a first one, which is 1: the first of these on which the model runs
 PLANTED = 300_000  # bytes of a model in which faults are planted: more of them, not larger ones, show more
 PARTS = ("faults", "mutations", "equivalents")
 CHUNK = 25  # mutations of one unit of work
