@@ -12,6 +12,7 @@ from porter.bundle import arena
 from porter.bundle.manifest import Buffer
 from porter.compare.decoder import Cache
 from porter.porting.kernels import Program
+from porter.tile.cost import size
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Memory:
 def held(program: Program, caches: Iterable[Cache]) -> Memory:
     """The memory of a program. A value whose shape depends on data lives on the host and counts nothing."""
 
-    def size(name: str) -> int:
+    def held_by(name: str) -> int:
         shape, dtype = program.types[name]
-        return 0 if shape is None else math.prod(shape) * np.dtype(dtype).itemsize
+        return 0 if shape is None else size(math.prod(shape), np.dtype(dtype).name)
 
     inputs, outputs = ({str(v.name) for v in vs} for vs in (program.inputs, program.outputs))
     read = {n for launch in program.launches for n in launch.inputs}
@@ -49,9 +50,9 @@ def held(program: Program, caches: Iterable[Cache]) -> Memory:
     )
     alive = [sum(x.bytes for x in lives if x.first <= step <= x.last) for step in range(len(program.launches))]
     return Memory(
-        weights=sum(size(n) for n in program.weights if n in read),
-        kv=sum(size(n) for n in present),
+        weights=sum(held_by(n) for n in program.weights if n in read),
+        kv=sum(held_by(n) for n in present),
         arena=arena.plan(lives).bytes,
-        io=sum(size(n) for n in (inputs - past) | (outputs - present)),
+        io=sum(held_by(n) for n in (inputs - past) | (outputs - present)),
         timeline=tuple(alive),
     )

@@ -10,6 +10,15 @@ import numpy as np
 
 from porter.tile.program import Cast, Dot, Elementwise, For, Load, Program, Reduce, Statement, Store, Tile, types, walk
 
+#: bits of elements that lie several to a byte in the memory of a device whose language has them (`Limits.subbyte`); for the
+#: others `quantization.packed` has made bytes of them. numpy keeps each in a byte.
+SUBBYTE = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4}
+
+
+def size(elements: int, dtype: str) -> int:
+    """Bytes of so many elements in a device's memory."""
+    return -(-elements * SUBBYTE[dtype] // 8) if dtype in SUBBYTE else elements * np.dtype(dtype).itemsize
+
 
 @dataclass
 class Counts:
@@ -48,7 +57,7 @@ def _touched(program: Program, kinds: dict[str, Tile]) -> int:
         if isinstance(s, Load | Store):
             axes = {a for i in s.access.index for a in (*i.affine.axes, *(kinds[i.gather].axes if i.gather else ()))}
             reached[s.access.param] += math.prod(program.axis(a).extent for a in axes)
-    return sum(min(math.prod(p.shape), reached[p.name]) * np.dtype(p.dtype).itemsize for p in program.params)
+    return sum(size(min(math.prod(p.shape), reached[p.name]), p.dtype) for p in program.params)
 
 
 def _block(program: Program, body: tuple[Statement, ...], times: int, kinds: dict[str, Tile], found: Counts) -> None:

@@ -74,6 +74,17 @@ def test_in_bfloat16_weights_are_half_and_products_single(product: Path, name: s
     assert t["latency_s"] == pytest.approx(sum(r.seconds() for r in result.trials[""][0].rows))
 
 
+def test_four_bits_are_half_a_byte_on_every_device(product: Path) -> None:
+    names = ("gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200")
+    made = compare(product, targets=[load_device(n) for n in names], dims={"m": 64}, quick=True, precision="int4w")
+    # 512 x 256 codes of 4 bits, and a float32 scale for each block of 32 along the sum
+    paper = 512 * 256 // 2 + 4 * 512 // 32 * 256
+    assert {t["target"]: t["memory"]["weights_bytes"] for t in made.to_json()["targets"]} == dict.fromkeys(names, paper)
+    for t in made.trials[""]:
+        (row,) = (r for r in t.rows if r.format)
+        assert paper + 2 * 64 * 512 + 4 * 64 * 256 <= row.bytes <= paper + 4 * 64 * 512 + 4 * 64 * 256, t.device.name
+
+
 def test_of_a_table_only_the_gathered_rows_are_read(tmp_path: Path) -> None:
     table = numpy_helper.from_array(np.zeros((5000, 256), np.float32), "table")
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])
