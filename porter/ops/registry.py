@@ -44,6 +44,7 @@ FAMILIES = (
     "signal",
     "vision",
     "loss",
+    "chance",
     "older",
 )
 

@@ -8,6 +8,8 @@ from onnx import defs, helper
 from onnx_cases import _OUT
 
 from porter.errors import PorterError
+from porter.graph.contrib import TABLE as SPELLED
+from porter.graph.upgrade import TABLE
 from porter.ops import families, find, lookup
 from porter.ops.registry import REQUIRED
 
@@ -66,6 +68,29 @@ def test_every_operator_of_the_standard_has_a_meaning():
         if find("", schema.name, newest) is None and not (schema.has_function or schema.has_context_dependent_function):
             without.append(schema.name)
     assert without == []
+
+
+def test_every_version_of_an_operator_has_a_meaning():
+    """A definition that holds at that opset, a function body, or a step that brings it to a newer one."""
+    without = []
+    for schema in defs.get_all_schemas_with_history():
+        if schema.domain or schema.name in _OUT:
+            continue
+        name, since = schema.name, schema.since_version
+        body = schema.has_function or schema.has_context_dependent_function
+        raised = any(op == name and opset > since for op, opset in TABLE)
+        if find("", name, since) is None and not body and not raised:
+            without.append((name, since))
+    assert without == []
+
+
+def test_the_operators_of_onnxruntime_that_language_models_use():
+    named = """GroupQueryAttention MultiHeadAttention Attention RotaryEmbedding SkipLayerNormalization SimplifiedLayerNormalization
+    SkipSimplifiedLayerNormalization FastGelu Gelu BiasGelu QuickGelu FusedMatMul MatMulNBits GatherBlockQuantized MoE QMoE
+    QLinearAdd QLinearMul QLinearConcat QLinearSigmoid QLinearLeakyRelu QLinearAveragePool QLinearGlobalAveragePool
+    QLinearSoftmax QLinearWhere
+    QLinearReduceMean LayerNormalization EmbedLayerNormalization""".split()
+    assert set(named) - set(SPELLED) == set()
 
 
 def test_an_unknown_operator_is_named():
