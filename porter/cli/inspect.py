@@ -327,7 +327,7 @@ def _show_bundle(bundle: Bundle) -> str:
             k["launches"],
             k["grid"],
             ", ".join(f"{n} {amount(b, 'B')}" for n, b in k["memory"].items()),
-            ", ".join(Path(f).name for f in (k["source"], k["tile"], *k["compiled"]) if f),
+            " ".join(Path(f).suffix for f in (k["source"], k["tile"], *k["compiled"]) if f),
             k["why"],
         )
         for k in d["kernels"]

@@ -53,7 +53,8 @@ def arithmetic(model: Model) -> Iterator[Work]:
         values = [v for v in (*dict.fromkeys(node.inputs), *node.outputs) if v is not None]
         size = sum(_bytes(v) for v in values)
         flops, products = found if found is not None else (None, 0)
-        yield Work(graph.source_name(node), node.op_type, flops, products, size)
+        operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        yield Work(graph.source_name(node), operator, flops, products, size)
 
 
 def peak(model: Model) -> tuple[int, str]:
