@@ -106,3 +106,23 @@ def test_branches_of_two_shapes_stay_control_flow(tmp_path: Path) -> None:
     outputs, host = ported(rates([1, 6]), {"x": x, "rate": np.int64(8)}, tmp_path)
     np.testing.assert_array_equal(outputs["y"], np.square(x.reshape(1, 6)))
     assert set(host) == {"If"}
+
+
+def test_what_has_no_elements_needs_no_kernel_and_no_host(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Slice", ["r", "past", "past"], ["none"]),
+        helper.make_node("Abs", ["none"], ["still_none"]),
+        helper.make_node("Concat", ["still_none", "r"], ["y"], axis=0),
+        helper.make_node("ReduceSum", ["still_none"], ["zero"], keepdims=0),
+    ]
+    model = made(
+        nodes, {"x": (TensorProto.FLOAT, [3, 2])},
+        {"y": TensorProto.FLOAT, "still_none": TensorProto.FLOAT, "zero": TensorProto.FLOAT}, {"past": np.array([9])},
+    )  # fmt: skip
+    x = np.array([[1, -1], [2, 0], [0, 3]], np.float32)
+    outputs, host = ported(model, {"x": x}, tmp_path)
+    assert outputs["y"].tolist() == np.maximum(x, 0).tolist()
+    assert outputs["still_none"].shape == (0, 2)
+    assert outputs["zero"] == 0
+    assert host == {}
