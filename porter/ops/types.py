@@ -131,6 +131,7 @@ def result_types(
         if slot is not None and dtype is not None and slot.homogeneous:
             bound.setdefault(slot.variable, dtype)
     named = next((attributes[a] for a in _TYPE_ATTRIBUTES if attributes.get(a)), None)
+    held = attributes.get("value")
     result: list[np.dtype | None] = []
     for position in range(outputs):
         slot = found.output(position)
@@ -142,6 +143,8 @@ def result_types(
             result.append(next(iter(slot.allowed)))
         elif isinstance(named, int):
             result.append(dtype_of(named))
+        elif isinstance(held, np.ndarray):  # Constant, ConstantOfShape
+            result.append(held.dtype)
         else:
             result.append(None)
     return result

@@ -227,9 +227,19 @@ def conv(d: Draft) -> None:
         bias = [d.filled((many * group,), kind.dtype)] if d.rng.random() < 0.5 else []
         d.add("ConvTranspose", [x, w, *bias], group=group, **options)
         return
+    _fit(space, kernel, options)
     out = group * d.rng.choice([1, 2, 3])
     bias = [d.filled((out,), kind.dtype)] if d.rng.random() < 0.5 else []
     d.add("Conv", [x, d.filled((out, c // group, *kernel), kind.dtype, scale=scale), *bias], group=group, **options)
+
+
+def _fit(space: tuple[int, ...], kernel: list[int], options: dict[str, Any]) -> None:
+    """Refuses a window that reaches over the padded image: onnx's inference finds a place for some that do."""
+    pads = options.get("pads", [0] * 2 * len(space))
+    reach = [(k - 1) * n + 1 for k, n in zip(kernel, options.get("dilations", [1] * len(space)), strict=True)]
+    padded = [n + pads[i] + pads[i + len(space)] for i, n in enumerate(space)]
+    if not options.get("auto_pad", "").startswith("SAME") and any(r > n for r, n in zip(reach, padded, strict=True)):
+        raise Refused("no window fits")
 
 
 def pool(d: Draft) -> None:
@@ -251,6 +261,7 @@ def pool(d: Draft) -> None:
         options["count_include_pad"] = 1
     if op == "MaxPool" and d.opset >= 10 and d.rng.random() < 0.3:
         options["dilations"] = [d.rng.choice([1, 2]) for _ in space]
+    _fit(space, kernel, options)
     d.add(op, [x], 2 if op == "MaxPool" and d.opset >= 8 and d.rng.random() < 0.3 else 1, **options)
 
 
