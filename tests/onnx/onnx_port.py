@@ -112,7 +112,7 @@ def ported(case: Case, family: str, *, text: bool) -> Outcome:
             if best is not None and (not best.host or not bound):
                 continue
             made = _ported(case, proto, inputs, outputs, family, text, bound)
-            if best is None or made.status == "failed" or len(made.host) < len(best.host):
+            if best is None or made.status == "failed" or len(made.host) <= len(best.host):
                 best = made
         assert best is not None
         if best.status in ("failed", "explained"):
