@@ -48,6 +48,7 @@ ROOT = HERE.parents[2]
 MODELS = ROOT.parent / "shared" / "models"
 SIZES = (8, 4, 64, 224)  # of free dims other than a first one, which is 1: the first of these on which the model runs
 PLANTED = 300_000  # bytes of a model in which faults are planted: more of them, not larger ones, show more
+NODES = 400
 PARTS = ("faults", "mutations", "equivalents")
 CHUNK = 25  # mutations of one unit of work
 TOOLS = ("onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "numpy", "ml-dtypes")
@@ -114,7 +115,7 @@ def _units(parts: Sequence[str], models: Sequence[Path], kinds: Sequence[str]) -
     for path in reversed(models):
         if "mutations" in parts and _whole(path) <= PLANTED and not path.parent.name.startswith("reject"):
             proto = onnx.load(path)
-            count = sum(1 for _ in mutations(proto))
+            count = sum(1 for _ in mutations(proto)) if len(proto.graph.node) <= NODES else 0
             yield from (Unit("mutations", str(path), "", start) for start in range(0, count, CHUNK))
 
 
