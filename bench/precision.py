@@ -165,7 +165,7 @@ def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool)
         subject = make(Path(folder))
         bench = Bench(subject)
         kept |= {"model": subject.name, "task": subject.task, "base": bench.base}
-        for precision in only or precisions:
+        for precision in precisions if not only else [p for p in only if p != "none"]:
             for target in targets:
                 began = time.perf_counter()
                 kept["rows"][f"{precision} {target}"] = bench.row(target, precision)
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="measure these, take the others from the last run")
     parser.add_argument("--targets", default=",".join(TARGETS))
-    parser.add_argument("--precisions", default="", help="these alone")
+    parser.add_argument("--precisions", default="", help="these alone; none for the rivals alone")
     parser.add_argument(
         "--rivals", action=argparse.BooleanOptionalAction, default=True, help="what others make of the models"
     )

@@ -131,11 +131,14 @@ def moved_from(value: Value) -> Value:
 
 
 def _meets_blocks(model: Model, node: Node, value: Value) -> bool:
-    """Whether a value stands for codes with block scales, and meets such codes: the unit multiplies both as they are."""
+    """Whether a value stands for codes with block scales, and meets such codes, a weight's an activation's (a fused node has two
+    weights that never meet): the unit multiplies both as they are."""
     found = [
         v for i in stored_inputs(model, node) if (v := node.inputs[i]) is not None and blocked(moved_from(v).producer())
     ]
-    return any(v is value for v in found) and len(found) > 1
+    made = [moved_from(v).producer().inputs[0] for v in found]  # type: ignore[union-attr]
+    computed = [constant_tensor(codes) is None for codes in made if codes is not None]
+    return any(v is value for v in found) and any(computed) and len(found) > 1
 
 
 def _rounds(value: Value) -> bool:
@@ -172,6 +175,8 @@ def is_narrow(value: Value) -> bool:
 
 def _decoded(value: Value, *, blocked: bool) -> bool:
     node = moved_from(value).producer()
+    while blocked and node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        node = moved_from(node.inputs[0]).producer()  # the pass was here before
     if node is None or node.domain != "" or node.op_type != "DequantizeLinear":
         return False
     return bool(int(attributes(node).get("block_size", 0))) == blocked  # type: ignore[call-overload]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,14 @@ def test_a_fused_node_with_two_weights_gets_its_activation_once() -> None:
     assert [n.op_type for n in after.graph if n.domain == "porter"] == ["SwiGLU"]
     unread = [v.name for n in after.graph for v in n.outputs if not v.uses() and not v.is_graph_output()]
     assert unread == [], "nothing is decoded that nobody reads"
+
+
+def test_two_weights_of_a_fused_node_do_not_meet_each_other() -> None:
+    """On a unit that multiplies blocks by blocks, the gate's and the other half's blocks still meet a plain activation."""
+    folder = Path(__file__).parents[1] / "models" / "decoder"
+    model = graph.load(folder / "prefill.onnx", {"batch": 1, "seq": 8})
+    text = "cleanup, fusion, layout, quantization.narrow{scheme=mxfp4a8}, quantization.bf16"
+    made = pipeline.run(model, text, load_device("gpu:b200"), checks=False).model
+    gated = [n for n in made.graph if n.op_type == "SwiGLU"]
+    assert len(gated) == 6
+    assert {v.producer().op_type for n in gated for v in n.inputs} == {"Cast"}  # type: ignore[union-attr]
