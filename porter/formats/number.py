@@ -93,7 +93,7 @@ class Format:
         Python number, and for integer input).
 
         Overflow becomes Inf, else NaN, else the largest value, as far as the format can say it; with `saturate` it is
-        the largest finite value, and only NaN stays NaN. Formats without NaN (float6, float4, integers) give 0 for it.
+        the largest finite value, and only NaN stays NaN. Formats without NaN (float6, float4, integers) give -0 or 0 for it.
         'zero' cuts bits off (tf32 operands of a wgmma), 'away' sends ties away from zero (cvt.rna), 'up' is how block
         scales in e8m0 round.
         """
@@ -118,7 +118,7 @@ class Format:
             y = np.where(over | under, np.nan, y)
         else:
             y = np.where(over, self.max, np.where(under, low, y))
-        y = np.where(nan, np.nan if self.has_nan else 0.0, y)
+        y = np.where(nan, np.nan if self.has_nan else -0.0, y)  # without NaN: -0, as ml_dtypes has it
         return y if self.has_negative_zero else np.where(y == 0, 0.0, y)
 
     def _quantum(self, x: np.ndarray) -> np.ndarray:

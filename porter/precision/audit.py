@@ -99,8 +99,12 @@ def audit(
         kinds = stored.get(str(layer.weight.name), [])
         coding = "bfloat16" if scheme == WIDE else scheme_of(scheme).weight.format
         product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
+        kinds_fit = kinds == [coding]
         rule, wrong = _judged(layer, scheme, coding, product, kinds, made, device, smaller.get(first, ()))
-        if not wrong and (wide := decoded.get(str(layer.weight.name))):
+        short = _short(layer, scheme)
+        if wrong and kinds_fit and short:
+            rule, wrong = short, ""
+        if not wrong and not short and (wide := decoded.get(str(layer.weight.name))):
             wrong = f"weight '{layer.weight.name}' decoded into {wide} by a kernel of its own: memory holds it wide"
         if not rule and not wrong and scheme != WIDE and scheme_of(scheme).product != product:
             rule = "; ".join(legal(scheme_of(scheme), device).why)
@@ -114,6 +118,15 @@ def audit(
                 continue
             found.bytes[kind.name] += -(-held.size * (of(kind).bits if kind.name in _KNOWN else 8 * kind.itemsize) // 8)
     return found
+
+
+def _short(layer: Layer, scheme: str) -> str:
+    """The rule for a sum shorter than a block: no scales lie along it, and what multiplies such codes is no block's product."""
+    coding = scheme_of(scheme).weight if scheme != WIDE else None
+    dims = shape(layer.weight)
+    if coding is None or coding.per != "block" or layer.sums is None or dims is None or dims[layer.sums] >= coding.block:
+        return ""
+    return f"a sum over fewer than {coding.block}: one scale per channel, decoded as the kernel can"
 
 
 def _judged(

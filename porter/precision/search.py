@@ -34,7 +34,7 @@ from porter.precision.stages import UNCHECKED, stages
 
 CANDIDATES = ("fp8", "int8", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
 PERFECT = {"cosine": 1.0, "top1": 1.0}  # a metric of which more is better: its value without error
-PEAKS = {"bfloat16": "bf16", "float8_e4m3fn": "fp8", "int8": "int8"}
+PEAKS = {"bfloat16": "bf16", "float8_e4m3fn": "fp8", "int8": "int8", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
 ANY = Budget("sqnr_db", UNCHECKED)
 HEADROOM = 0.95  # of what a budget allows, for what kernels add to the graph's own rounding
 
@@ -156,11 +156,13 @@ def _elements(layer: Layer) -> int:
 
 
 def _has(scheme: str, device: Device) -> bool:
+    """Whether the device has the scheme, and as something else than the same weights under bfloat16 activations."""
+    asked = scheme_of(scheme)
     try:
-        legal(scheme_of(scheme), device)
+        kept = legal(asked, device).scheme
     except PorterError:
         return False
-    return True
+    return asked.activation is None or asked.activation.per != "block" or kept.activation is not None
 
 
 def _mixed(choices: Sequence[Choice], plain: Formats) -> Formats:

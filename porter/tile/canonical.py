@@ -238,8 +238,8 @@ def graft(source: Form, into: Form) -> None:
                 node = replace(node, args=tuple(ids[a] for a in args))
             case Cast(arg=arg) | Reduce(arg=arg):
                 node = replace(node, arg=ids[arg])
-            case Dot(a=a, b=b):
-                node = replace(node, a=ids[a], b=ids[b])
+            case Dot(a=a, b=b, scales=held):
+                node = replace(node, a=ids[a], b=ids[b], scales=tuple(ids[s] for s in held))
         ids[old] = into.add(node)
     for s in source.stores:
         store = Store(s.out, s.view, tuple(index(i) for i in s.index), ids[s.value])

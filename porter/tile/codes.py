@@ -125,7 +125,7 @@ def encoded(form: Form, number: int, dtype: str) -> int:
     nan = largest + (1 << (f.mantissa - 1)) + 1 if f.has_inf else sign - 1 if f.has_negative_zero else sign
     over = largest + 1 if f.has_inf else nan if f.has_nan else largest
     code = form.ew("select", _with(form, "gt", code, largest), form.const(over, "int32"), code)
-    code = form.ew("select", form.ew("ne", number, number), form.const(nan if f.has_nan else 0, "int32"), code)
+    code = form.ew("select", form.ew("ne", number, number), form.const(nan if f.has_nan else sign, "int32"), code)
     negative = _with(form, "lt", form.add(Cast(number, integer, bits=True)), 0)
     if not f.has_negative_zero:
         negative = form.ew("and", negative, _with(form, "gt", code, 0))

@@ -90,8 +90,9 @@ def _at(form: Form, node: int, axis: str, value: int, memo: dict[int, int]) -> i
                 n = replace(n, args=tuple(_at(form, a, axis, value, memo) for a in args))
             case Cast(arg=arg) | Reduce(arg=arg):
                 n = replace(n, arg=_at(form, arg, axis, value, memo))
-            case Dot(a=a, b=b):
-                n = replace(n, a=_at(form, a, axis, value, memo), b=_at(form, b, axis, value, memo))
+            case Dot(a=a, b=b, scales=scales):
+                held = tuple(_at(form, s, axis, value, memo) for s in scales)
+                n = replace(n, a=_at(form, a, axis, value, memo), b=_at(form, b, axis, value, memo), scales=held)
             case Const():
                 pass
         memo[node] = form.add(n)
