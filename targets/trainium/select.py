@@ -74,8 +74,8 @@ class Selector:
             case _ if kind in "iu" and op in ALU and _int32(dtype):
                 return self._integers(op, name, layout, dtype, args, DTYPES[dtype])
             case "add" | "sub" | "mul" | "neg" if kind in "iu" and not _int32(dtype):
-                wide = self.emit(op, f"{name}_wide", layout, "int32", [self._widened(a, name) for a in args])
-                return self.wrapped(name, layout, dtype, wide)
+                whole = self.emit(op, f"{name}_wide", layout, "int32", [self._widened(a, name) for a in args])
+                return self.wrapped(name, layout, dtype, whole)
             case "neg" if kind in "iu":
                 return self._integers("mul", name, layout, dtype, [args[0], -1], DTYPES[dtype])
             case "neg":
