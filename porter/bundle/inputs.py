@@ -54,7 +54,7 @@ def check_inputs(given: Mapping[str, np.ndarray], wanted: Sequence[Tensor]) -> d
         dtype = np.dtype(t.dtype)
         if array.dtype.kind == "V" and array.dtype.itemsize == dtype.itemsize:
             array = array.view(dtype)  # .npz keeps bfloat16 and the narrow floats as raw bytes
-        if array.dtype != dtype or tuple(array.shape) != tuple(t.shape):
+        if array.dtype != dtype or tuple(array.shape) != t.shape:
             wrong = "dtype" if array.dtype != dtype else "shape"
             raise PorterError(
                 f"input '{t.name}' has another {wrong}",
@@ -66,5 +66,5 @@ def check_inputs(given: Mapping[str, np.ndarray], wanted: Sequence[Tensor]) -> d
     return fitting
 
 
-def _type(dtype: str, shape: Sequence[int]) -> str:
-    return f"{dtype}[{', '.join(map(str, shape))}]"
+def _type(dtype: str, shape: Sequence[int] | None) -> str:
+    return f"{dtype}[{', '.join(map(str, shape or ()))}]"
