@@ -218,7 +218,8 @@ def row(r: dict[str, Any]) -> tuple[str, ...]:
         if side is None:
             return "-"
         if "found" in side:
-            return ("named, " if side["found"] else "missed, ") + str(side.get("nodes", "the rewrite")) + " left"
+            word = "named" if side["found"] else "missed"
+            return f"{word}, {side['nodes']} left" if "nodes" in side else word
         return f"exit {side['exit']}"
 
     ratio = f"{theirs['seconds'] / ours['seconds']:.1f}" if theirs else "-"
