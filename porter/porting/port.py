@@ -292,7 +292,7 @@ def _port_one(
         program,
         lowered,
         report,
-        options.precision,
+        "precision.toml" if plan.name not in plans.PRECISIONS else options.precision,
         options.force,
         {"precision.toml": plan.formats.text()} if plan.formats is not None else {},
     )

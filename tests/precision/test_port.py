@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def test_auto_keeps_its_budget_and_its_contract_gives_the_same_bytes(saved: Path
     a, b = content(tmp_path / "a"), content(tmp_path / "b")
     assert {n for n in a if a[n] != b.get(n)} <= {"manifest.json", "report.json"} and a.keys() == b.keys()
     assert a["precision.toml"] == b["precision.toml"]
+    manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in "ab"]
+    assert [m["precision"] for m in manifests] == ["precision.toml"] * 2  # the file that lies in the bundle
 
 
 def test_samples_may_come_from_an_iterator(saved: Path, tmp_path: Path) -> None:
