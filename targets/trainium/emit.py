@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 import numpy as np
 
 from porter.errors import CheckFailed
-from porter.targets.trainium import module, products, reductions, tables, transfer
+from porter.targets.trainium import casts, module, products, reductions, tables, transfer
 from porter.targets.trainium.bufferize import check_capacity
 from porter.targets.trainium.demands import plan
 from porter.targets.trainium.expand import expand
@@ -231,7 +230,7 @@ class Emitter:
             case Mask(arg=arg):
                 self.put(s.name, self.place(arg, layout.part))  # tiles have their exact size
             case Cast():
-                self._cast(s, layout)
+                self.put(s.name, casts.cast(self, s, layout))
             case Elementwise():
                 self._elementwise(s, layout)
             case Reduce():
@@ -260,27 +259,6 @@ class Emitter:
             arguments["channel_multiplier"] = steps[-1]
         w.call("iota", **arguments)
         return made
-
-    def _cast(self, s: Cast, layout: Layout) -> None:
-        old, new = self.plan.types[s.arg].dtype, s.type.dtype
-        arg = self.place(s.arg, layout.part)
-        floats = np.dtype(old).kind not in "biu"
-        if s.bits:
-            same = DTYPES[old] == DTYPES[new]
-            self.put(s.name, replace(arg, dtype=new, bits=arg.bits or not same))
-        elif DTYPES.get(old) == DTYPES.get(new) and "bool" not in (old, new):
-            self.put(s.name, arg)
-        elif new == "bool":
-            self.put(s.name, self.select.emit("ne", s.name, layout, new, [arg, 0.0 if floats else 0]))
-        elif floats and np.dtype(new).kind in "iu":
-            whole = self.select._language(
-                "trunc", f"{s.name}_whole", Layout(layout.part, arg.layout.free), "float32", arg
-            )
-            self.put(s.name, self.select.copy(s.name, layout, new, whole))
-        elif old != "bool" and not floats and not _holds(new, old):
-            self.put(s.name, self.select.wrapped(s.name, Layout(layout.part, arg.layout.free), new, arg))
-        else:
-            self.put(s.name, self.select.copy(s.name, Layout(layout.part, arg.layout.free), new, arg))
 
     def _masked(self, s: Elementwise, layout: Layout) -> Place:
         """affine_select: the GpSimd engine counts coordinates itself."""
@@ -406,11 +384,3 @@ class Emitter:
             moves.append((place, after))
         for place, after in moves:
             self.select.fill(place, after)
-
-
-def _holds(wide: str, narrow: str) -> bool:
-    """Whether one type's numbers are all another's: a float's, or an integer's of at least the same range."""
-    if np.dtype(wide).kind not in "iu":
-        return True
-    large, small = np.iinfo(DTYPES[wide]), np.iinfo(DTYPES[narrow])
-    return bool(large.min <= small.min and small.max <= large.max)
