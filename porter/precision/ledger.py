@@ -173,7 +173,8 @@ def _entry(layer: Layer, coded: _Coded, name: str, device: Device | None, x: np.
     assert array is not None
     w, now = np.asarray(array, np.float64), coded.decoded()
     of_weight = _of_weight(w, layer, scheme.weight)
-    if x is None or layer.sums is None:
+    # without an activation, or one that the layer moves before it sums (channels last), the weight's own error alone
+    if x is None or layer.sums is None or x.shape[layer.axis] != w.shape[layer.sums]:
         return _made(layer, name, of_weight.power, np.sum((now - w) ** 2), np.sum(w * w))
     y = coded.rounded(str(layer.activation.name), x)  # type: ignore[union-attr]
     of_input, beyond = _Error.none(x), 0.0
