@@ -180,7 +180,11 @@ def _decoded(value: Value, *, blocked: bool) -> bool:
     if node is None or node.domain != "" or node.op_type != "DequantizeLinear":
         return False
     codes = dtype(node.inputs[0]) if node.inputs[0] is not None else None
-    packed = codes is not None and codes.name in ("int4", "uint4", "float4_e2m1fn")  # two in a byte: decoded like blocks
+    packed = codes is not None and codes.name in (
+        "int4",
+        "uint4",
+        "float4_e2m1fn",
+    )  # two in a byte: decoded like blocks
     return (packed or bool(int(attributes(node).get("block_size", 0)))) == blocked  # type: ignore[call-overload]
 
 

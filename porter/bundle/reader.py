@@ -32,7 +32,7 @@ class Bundle:
     @cached_property
     def weights(self) -> Mapping[str, np.ndarray]:
         """The weights by buffer name, in the manifest's dtypes and shapes."""
-        wanted = {b.name: (b.dtype, b.shape) for b in self.manifest.buffers if b.space == "weight"}
+        wanted = {b.name: (b.dtype, b.shape or ()) for b in self.manifest.buffers if b.space == "weight"}
         return mapped(self.path / WEIGHTS, wanted)
 
 

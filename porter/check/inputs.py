@@ -159,11 +159,11 @@ def _constant(shape: tuple[int, ...], dtype: np.dtype, role: Role, fill: int | N
         return np.ones(shape, dtype), "true"
     if role.kind in ("positive", "denominator"):
         return np.full(shape, 2 if fill is None else 1).astype(dtype), f"all {2 if fill is None else 1}: {role.why}"
-    value = fill if fill is not None else 1 if dtype == np.bool_ else 3
+    constant: float = fill if fill is not None else 1 if dtype == np.bool_ else 3
     small = formats.FORMATS.get(dtype.name)
     if fill is None and small is not None and small.bits <= 8:
-        value = int(small.max) if not small.is_float else value
-    return _cast(np.full(shape, value), dtype), f"all {value}"
+        constant = int(small.max) if not small.is_float else constant
+    return _cast(np.full(shape, constant), dtype), f"all {constant}"
 
 
 def _both_ends(name: str, shape: tuple[int, ...], dtype: np.dtype, role: Role) -> tuple[np.ndarray, str]:
@@ -175,8 +175,8 @@ def _both_ends(name: str, shape: tuple[int, ...], dtype: np.dtype, role: Role) -
     free = role.kind == "plain" and known is not None and (known.is_float or known.bits <= 16)
     if not free or known is None:
         return _constant(shape, dtype, role, None)
-    low, high = (float(x) if known.is_float else int(x) for x in (known.min, known.max))
-    return np.where(turned, low, high).astype(dtype), f"{low:g} and {high:g}"
+    least, largest = (x if known.is_float else int(x) for x in (known.min, known.max))
+    return np.where(turned, least, largest).astype(dtype), f"{least:g} and {largest:g}"
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

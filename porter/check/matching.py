@@ -94,7 +94,7 @@ def _of_one_value(
         ]
         if len(near) == 1:
             pairs.append((b, near[0]))
-    claimed = defaultdict(int)
+    claimed: dict[Value, int] = defaultdict(int)
     for _, a in pairs:
         claimed[a] += 1
     return [(b, a) for b, a in pairs if claimed[a] == 1]

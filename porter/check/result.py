@@ -149,8 +149,8 @@ def check(
                 break
     if inputs is None and limits is None and held[-1].ok and len(samples) > 1:
         ends = extremes(before)
-        verdict = survives(*pair, ends)
-        samples, held = [*samples, ends], [*held, *([] if verdict is None else [verdict])]
+        survived = survives(*pair, ends)
+        samples, held = [*samples, ends], [*held, *([] if survived is None else [survived])]
     return _judged(pair, contract, samples, held, agreement, names, method, explain)
 
 

@@ -165,9 +165,11 @@ def check_text(
     grid = int(np.prod([a.steps for a in program.grid], dtype=int))
     everything = len(points) == grid
     got = target.execute(emitted, inputs, device, None if everything else points)
-    unit = target.fp8_accumulator(device)
-    if unit != "float32" and any(p.startswith("float8") for p in emitted.products):
-        wanted = interpret.run(program, inputs, fp8=unit)  # the text ran under the unit's own sums: so must what it is held to
+    sums = target.fp8_accumulator(device)
+    if sums != "float32" and any(p.startswith("float8") for p in emitted.products):
+        wanted = interpret.run(
+            program, inputs, fp8=sums
+        )  # the text ran under the unit's own sums: so must what it is held to
     masks = [np.ones(w.shape, bool) for w in wanted] if everything else footprint(program, points)
     text: dict[str, float] = {"max_abs": 0.0}
     for number, (g, w, mask) in enumerate(zip(got, wanted, masks, strict=True)):
@@ -185,8 +187,8 @@ def check_text(
         seen = distance(b, a)
         text["max_abs"] = max(text["max_abs"], seen.max_abs)
         finite = np.abs(b.astype(np.float64))[np.isfinite(b.astype(np.float64))]
-        unit = float(ops_eps(b.dtype)) * float(finite.max(initial=0.0))
-        allowed = TEXT_ULPS * unit if b.dtype.itemsize >= 4 else unit
+        ulp = float(ops_eps(b.dtype)) * float(finite.max(initial=0.0))
+        allowed = TEXT_ULPS * ulp if b.dtype.itemsize >= 4 else ulp
         if not seen.max_abs <= allowed and b.dtype.itemsize >= 4:
             allowed = max(allowed, WORST_RATIO * _worst(kernel.alone, inputs, number, w))
         if not seen.max_abs <= allowed:

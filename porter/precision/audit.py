@@ -124,7 +124,13 @@ def _short(layer: Layer, scheme: str) -> str:
     """The rule for a sum shorter than a block: no scales lie along it, and what multiplies such codes is no block's product."""
     coding = scheme_of(scheme).weight if scheme != WIDE else None
     dims = shape(layer.weight)
-    if coding is None or coding.per != "block" or layer.sums is None or dims is None or dims[layer.sums] >= coding.block:
+    if (
+        coding is None
+        or coding.per != "block"
+        or layer.sums is None
+        or dims is None
+        or dims[layer.sums] >= coding.block
+    ):
         return ""
     return f"a sum over fewer than {coding.block}: one scale per channel, decoded as the kernel can"
 
@@ -152,7 +158,10 @@ def _judged(
         and activation is not None
         and not whole_blocks(layer, activation)
     ):
-        return f"{product} multiplied as bfloat16: the other operand is no rows of whole blocks of {activation.block}", ""
+        return (
+            f"{product} multiplied as bfloat16: the other operand is no rows of whole blocks of {activation.block}",
+            "",
+        )
     if product in FLOAT8 and "bfloat16" in built and device.get("peak.fp8", 0.0) <= device["peak.bf16"]:
         rule = f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact"
         return rule, ""

@@ -34,7 +34,14 @@ from porter.precision.stages import UNCHECKED, stages
 
 CANDIDATES = ("fp8", "int8", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
 PERFECT = {"cosine": 1.0, "top1": 1.0}  # a metric of which more is better: its value without error
-PEAKS = {"bfloat16": "bf16", "float8_e4m3fn": "fp8", "int8": "int8", "mxfp8": "mxfp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}
+PEAKS = {
+    "bfloat16": "bf16",
+    "float8_e4m3fn": "fp8",
+    "int8": "int8",
+    "mxfp8": "mxfp8",
+    "mxfp4": "mxfp4",
+    "nvfp4": "nvfp4",
+}
 ANY = Budget("sqnr_db", UNCHECKED)
 HEADROOM = 0.95  # of what a budget allows, for what kernels add to the graph's own rounding
 

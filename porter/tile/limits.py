@@ -35,7 +35,9 @@ class Limits:
     grid: int = (1 << 31) - 1  # grid points
     float32_product: str = "fp32"  # how float32 operands of a dot are multiplied (porter.formats.matmul)
     integer: bool = False  # the matrix unit multiplies int8 by int8 into int32, faster than bf16
-    subbyte: bool = False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
+    subbyte: bool = (
+        False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
+    )
 
     #: products of operands with block scales that the emitter asks for: 'mxfp8' (E4M3, an E8M0 scale per 32 of the sum)
     block_scaled: tuple[str, ...] = ()

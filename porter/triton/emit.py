@@ -245,8 +245,8 @@ class _Writer:
             else:
                 scope.bind(s.name, f"{value.text}.to({word(s.type.dtype)}, bitcast=True)", value.axes, s.type.dtype)
             return
-        if CODES & {s.type.dtype, value.dtype}:
-            raise CannotEmit(f"Triton has no type {(CODES & {s.type.dtype, value.dtype}).pop()}")
+        if lacking := CODES & {s.type.dtype, value.dtype}:
+            raise CannotEmit(f"Triton has no type {min(lacking)}")
         if s.type.dtype in SATURATING and value.dtype not in SATURATING and not self._saturated(s):
             raise CannotEmit(f"Triton's conversion to {s.type.dtype} saturates where the cast overflows")
         if s.type.dtype == value.dtype:

@@ -38,7 +38,9 @@ def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
     kinds = types(program)
     for s in walk(program.body):
         if isinstance(s, Cast) and s.bits and (both := {s.type.dtype, kinds[s.arg].dtype}) & narrow.NARROW.keys():
-            raise CannotEmit(f"bits read as {' and '.join(sorted(both))}: 64-bit integers are 32-bit ones in a TPU program")
+            raise CannotEmit(
+                f"bits read as {' and '.join(sorted(both))}: 64-bit integers are 32-bit ones in a TPU program"
+            )
     wanted = asked(program)
     table = {scheme: word for word, scheme in products.SCHEME.items()}
     if unknown := [w for w in wanted if w not in table]:

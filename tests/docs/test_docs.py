@@ -25,7 +25,9 @@ PAGES = ["tour.md", "write_a_pass.md", "write_a_target.md", "devices.md", "inspe
 def loose(text: str) -> list[str]:
     """Lines without what may differ: times, the width of columns, trailing space."""
     text = re.sub(r"\d[\d.]* ?(s|ms|us|ns)\b", "TIME", text)
-    text = re.sub(r"\d[\d.]*e-\d+|0\.000\d+|ulp \d[\d.]*( [kMG])?\b|\d[\d.]* dB\b", "ERROR", text)  # another BLAS, others
+    text = re.sub(
+        r"\d[\d.]*e-\d+|0\.000\d+|ulp \d[\d.]*( [kMG])?\b|\d[\d.]* dB\b", "ERROR", text
+    )  # another BLAS, others
     text = re.sub(r"-{3,}", "---", text)
     return [re.sub(r" +", " ", line).strip() for line in text.strip("\n").splitlines()]
 
