@@ -225,7 +225,8 @@ def flavours(model: Model, device: Device) -> None:
             codes = constant(value)
             if codes is not None:
                 _codes(codes, str(own), f"{device.name}: weight '{value.name}' of layer {source_name(node)}")
-        if own == "float8_e4m3" and node.op_type == "QuantizeLinear" and _kind(node.outputs[0]) == "float8_e4m3fn":
+        made = node.op_type == "QuantizeLinear" and _kind(node.outputs[0]) == "float8_e4m3fn"
+        if own == "float8_e4m3" and made and node.outputs[0].uses():  # codes that nothing here reads are the user's own
             source = node.inputs[0].producer() if node.inputs[0] is not None else None
             limits = (
                 [constant(v) for v in source.inputs[1:3]] if source is not None and source.op_type == "Clip" else []
