@@ -47,6 +47,9 @@ def document(folder: Path) -> str:
         "Explained: the recorded values were rounded in another order, or carry noise; porter's are nearer to float64.",
         "",
     ]
+    lost = [(t, o) for t, found in results.items() for o in found if o["status"] == "failed"]
+    if lost:
+        lines += ["Failed:", "", *(f"- {t}, {o['case']}: {_plain(o['message'])}" for t, o in lost), ""]
     ported = {t: _cells(found) for t, found in results.items() if t in TARGETS}
     lines += ["## By operator", "", f"| operator | {' | '.join(ported)} |", f"|---|{'---|' * len(ported)}"]
     for op in sorted({op for cells in ported.values() for op in cells}):
