@@ -16,7 +16,7 @@ from porter.pipeline.instruments import Check, Instrument
 
 sys.path.insert(0, str(Path(__file__).parent))
 from decided import LEAST, MODELS, decided, table
-from decoder import decoder
+from equal_layers import decoder
 
 REAL = sorted(p for p in MODELS.glob("*/*.onnx") if not p.parent.name.startswith("reject"))
 RNG = np.random.default_rng(3)

@@ -15,7 +15,7 @@ from porter.check.local import Local
 from porter.ops import evaluation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from decoder import decoder
+from equal_layers import decoder
 
 LAYER = "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (a, c)  y = Relu (b) }"
 W = {"w": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8), "c": np.linspace(0, 1, 8, dtype=np.float32)}

@@ -13,7 +13,7 @@ from porter import check
 from porter.check.matching import matches
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
-from decoder import decoder  # noqa: E402
+from equal_layers import decoder  # noqa: E402
 from equivalents import rename  # noqa: E402
 
 X = "g (float[4,8] x) => (float[4,8] y) {{ {} }}"

@@ -93,7 +93,7 @@ def _models(folder: Path, only: str, made: Path) -> list[Path]:
     """The real models, smallest first; where they are not there, some that are built here."""
     found = sorted(folder.glob("*/*.onnx"), key=lambda p: p.stat().st_size)
     if not found:
-        from decoder import decoder
+        from equal_layers import decoder
         from test_mutations import MODELS as SMALL
         from test_mutations import proto_of
 
