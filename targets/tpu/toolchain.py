@@ -133,7 +133,8 @@ def verdict(jobs: Sequence[dict[str, Any]], device: Device, *, no_cache: bool = 
         for share, batch in zip(shares, batches, strict=True):
             for (k, _), document in zip(share, batch, strict=True):
                 found[k] = document
-                kept.put(k, document)
+                if not document.get("lost"):  # a compiler that died or was too slow may do better next time
+                    kept.put(k, document)
         kept.trim()
     return [_verdict(found[k], j) for k, j in zip(keys, jobs, strict=True)]
 
@@ -155,21 +156,20 @@ def _counted(piece: Mapping[str, Any]) -> bool:
 def _work(jobs: list[dict[str, Any]], topology: str) -> list[Any]:
     environment = dict(os.environ, JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     command = [sys.executable, "-m", "porter.targets.tpu.worker", topology]
-    done = subprocess.run(
-        command, input=json.dumps(jobs), text=True, capture_output=True, env=environment, timeout=TIMEOUT
-    )
-    if done.returncode == 0:
-        return list(json.loads(done.stdout))
-    if len(jobs) > 1:  # one of them ended the process: each by itself then
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(jobs), text=True, capture_output=True, env=environment, timeout=TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        message = f"the compiler did not end within {TIMEOUT:g} s"
+    else:
+        if done.returncode == 0:
+            return list(json.loads(done.stdout))
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no output"]
+        message = f"the compiler ended with code {done.returncode}: {last[0][:300]}"
+    if len(jobs) > 1:  # one of them is at fault: each by itself then
         return [_work([j], topology)[0] for j in jobs]
-    last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no output"]
-    return [
-        {
-            "name": jobs[0]["name"],
-            "ok": False,
-            "message": f"the compiler ended with code {done.returncode}: {last[0][:300]}",
-        }
-    ]
+    return [{"name": jobs[0]["name"], "ok": False, "message": message, "lost": True}]
 
 
 def _key(job: Mapping[str, Any], topology: str) -> str:

@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from porter.device import load_device
-from porter.targets.tpu import instructions, target
+from porter.targets.tpu import instructions, target, toolchain
 from porter.targets.tpu.toolchain import Piece, Verdict, compile, compile_program, exceeds, kernels_of
 from porter.tile.target import Emitted, Kernel
 from porter.tile.text import parse
@@ -99,6 +99,13 @@ def test_a_kernel_that_ends_the_compiler_takes_no_other_with_it() -> None:
     aborts = e.text.replace(".astype(jnp.int32).reshape(1, 12, 1) != 0", ".reshape(1, 12, 1)")
     bad, good = compile([replace(e, text=aborts), e], V6E)
     assert not bad.ok and "the compiler ended with code" in bad.message and good.ok
+
+
+def test_a_compiler_that_does_not_end_is_a_refusal_in_words(monkeypatch) -> None:
+    monkeypatch.setattr(toolchain, "TIMEOUT", 0.05)
+    found = compile([emitted("conv_1x1"), emitted("concat")], V6E, no_cache=True)
+    assert [v.ok for v in found] == [False, False]
+    assert found[0].message.endswith("the compiler did not end within 0.05 s")
 
 
 def test_memory_is_held_against_the_device() -> None:
