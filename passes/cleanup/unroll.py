@@ -2,7 +2,7 @@
 
 An If whose condition is computed becomes both branches and a choice between their results, where they have one shape:
 operators have no effects, so the branch not taken does no harm. Where one branch cannot run with these shapes, valid inputs
-take the other.
+take the other. Sequences and optionals of known length and places, which loops often collect in, become plain tensors.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from porter.graph import (
     replace_uses,
     shape,
 )
+from porter.passes.cleanup._sequences import resolve
 from porter.passes.cleanup._splice import carried, detach, splice
 from porter.passes.cleanup.constants import Constants
 from porter.passes.cleanup.dead import Dead
@@ -52,6 +53,9 @@ class Unroll(Pass):
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         number = 0
+        for change in resolve(model):
+            number += 1
+            yield Rewrite(number, change.rule, change.nodes, change.sources)
         unfit = ops.infer(model) if any(_computed(node) for graph in all_graphs(model) for node in graph) else {}
         while (found := self._next(model, unfit)) is not None:
             node, results = found
@@ -64,6 +68,9 @@ class Unroll(Pass):
             detach(node)
             unfit = ops.infer(model)
             yield record
+            for change in resolve(model):
+                number += 1
+                yield Rewrite(number, change.rule, change.nodes, change.sources)
             for change in Constants().run(model, device):  # what the turn's number and a branch's shapes decide
                 number += 1
                 yield Rewrite(number, change.rule, change.nodes, change.sources)

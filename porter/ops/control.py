@@ -6,11 +6,20 @@ import numpy as np
 
 from porter.ops.namespace import normal
 from porter.ops.registry import op
+from porter.ops.sequences import refuse_traced
 
 
 @op("If", moves=True)
 def if_(xp, cond, *, then_branch, else_branch):
     """The results of one branch."""
+
+    def tensors(branch):
+        results = branch()
+        refuse_traced(xp, "an If", results)
+        return results
+
+    if not xp.concrete(cond):
+        return tuple(xp.cond(cond, lambda: tensors(then_branch), lambda: tensors(else_branch)))
     return tuple(xp.cond(cond, then_branch, else_branch))
 
 
@@ -24,6 +33,7 @@ def loop(xp, trip_count=None, cond=None, *v_initial, body):
         results = body(i, flag, *state)
         return results[0], results[1 : 1 + carried], results[1 + carried :]
 
+    refuse_traced(xp, "a Loop", v_initial)
     limit = trip_count
     if limit is not None and xp.concrete(limit):
         limit = int(np.asarray(limit).reshape(()))

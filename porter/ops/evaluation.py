@@ -19,6 +19,7 @@ from porter.graph import (
     Graph,
     Model,
     Node,
+    TensorType,
     Value,
     attributes,
     constant,
@@ -32,6 +33,7 @@ from porter.ops.bodies import body_of
 from porter.ops.namespace import NARROW, NotKnown, fed, is_float, is_kernel
 from porter.ops.plans import Plans, Step, options, step_of
 from porter.ops.registry import Definition, lookup
+from porter.ops.sequences import Tensors, plumbing, received, returned, settled
 from porter.ops.types import check, onnx_name, result_types
 
 Array = Any
@@ -114,6 +116,7 @@ class Evaluator:
         results: dict[str, Array] = {}
 
         def keep(value: Value, array: Array) -> None:
+            array = returned(array)
             if value.name in wanted:
                 results[str(value.name)] = array
             if on_value is not None:
@@ -121,7 +124,7 @@ class Evaluator:
 
         for value in [*graph.inputs, *(graph.initializers.values() if isinstance(graph, Graph) else ())]:
             if value.name in wanted:
-                results[str(value.name)] = scope.get(value)
+                results[str(value.name)] = returned(scope.get(value))
         with np.errstate(all="ignore"):
             run(graph, scope, wanted, given, keep)
         missing = wanted - results.keys()
@@ -213,8 +216,14 @@ def _results(step: Step, scope: Scope) -> list[tuple[Value, Array, np.dtype | No
 
 
 def _shapes(args: Sequence[Array], error: Exception) -> str:
-    shown = ("absent" if a is None else f"{onnx_name(a.dtype)}{list(a.shape)}" for a in args)
+    shown = ("absent" if a is None else _said(a) for a in args)
     return f"{', '.join(shown)}: {error}"
+
+
+def _said(array: Array) -> str:
+    if plumbing(array):
+        return f"a sequence of {len(array)}" if isinstance(array, Tensors) else "an empty optional"
+    return f"{onnx_name(array.dtype)}{list(array.shape)}"
 
 
 def _at(node: Node, error: PorterError) -> PorterError:
@@ -258,7 +267,7 @@ def _apply(step: Step, args: list[Array], types: list[Any], scope: Scope) -> tup
         keywords = {**keywords, **bodies}
     if xp.lazy and not step.holds and all(a is None or xp.concrete(a) for a in args):
         arrays = compute(definition, source, args, keywords, declared)
-        if xp.rounds or not args or all(a.size <= _FOLDED for a in arrays if a is not None):
+        if xp.rounds or not args or all(plumbing(a) or a.size <= _FOLDED for a in arrays if a is not None):
             return arrays, _settled_types(arrays, declared)
     if is_kernel(xp):
         args = _operands(definition, node, args, types, scope)
@@ -310,11 +319,11 @@ def compute(
     if definition.variadic is None and missing > 0:
         prepared += [None] * missing
     results = definition.fn(xp, *prepared, **keywords)
-    if not isinstance(results, tuple):
+    if isinstance(results, Tensors) or not isinstance(results, tuple):
         results = (results,)
     if len(declared) < len(results):
         declared = [*declared, *[None] * (len(results) - len(declared))]
-    return [None if r is None else xp.settle(r, d) for r, d in zip(results, declared, strict=False)]
+    return [None if r is None else settled(xp, r, d) for r, d in zip(results, declared, strict=False)]
 
 
 def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any]:
@@ -363,10 +372,13 @@ def _given(graph: Any, inputs: Mapping[str, Array], scope: Scope) -> frozenset[V
     for name, array in inputs.items():
         if name not in known:
             raise PorterError(f"input '{name}'", expected=f"one of {', '.join(map(str, named))}", found="no such input")
-        array = array if hasattr(array, "dtype") else np.asarray(array)
-        if name in named:
-            _fits(known[name], array)
-        scope.put(known[name], scope.xp.settle(array, None), dtype(known[name]))
+        if known[name].type is None or isinstance(known[name].type, TensorType):
+            array = array if hasattr(array, "dtype") else np.asarray(array)
+            if name in named:
+                _fits(known[name], array)
+        else:
+            array = received(array)
+        scope.put(known[name], settled(scope.xp, array, None), dtype(known[name]))
     for name, value in named.items():
         if name not in inputs and constant(value) is None:
             raise PorterError(f"input '{name}'", expected=_declaration(value), found="nothing")

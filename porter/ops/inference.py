@@ -14,6 +14,8 @@ from porter.graph import (
     Graph,
     Model,
     Node,
+    OptionalType,
+    SequenceType,
     Shape,
     TensorType,
     Value,
@@ -30,6 +32,7 @@ from porter.ops.evaluation import Scope, results_of
 from porter.ops.lax import jax_namespace
 from porter.ops.namespace import NotKnown
 from porter.ops.registry import find
+from porter.ops.sequences import plumbing
 from porter.ops.types import check, result_types, signature
 
 # Larger constants than this fix no shape; of those only the type matters.
@@ -77,9 +80,30 @@ def _declared(value: Value) -> tuple[tuple[int, ...], np.dtype] | None:
 
 
 def _record(value: Value, array: Any, declared: np.dtype | None) -> None:
+    if plumbing(array):
+        return _carrier(value, array)
     kind = declared if declared is not None else array.dtype
     value.type = TensorType(DataType.from_numpy(np.dtype(kind)))
     value.shape = Shape([int(n) for n in array.shape])
+
+
+def _carrier(value: Value, array: Any) -> None:
+    """The type of a sequence, unless onnx has found it; a sequence has no shape."""
+    if (value.type is None or isinstance(value.type, TensorType)) and array.dtype is not None:
+        value.type = SequenceType(TensorType(DataType.from_numpy(np.dtype(array.dtype))))
+    value.shape = None
+
+
+def _element(value: Value) -> np.dtype | None:
+    """The element type of a value, of the tensors in it where it is a sequence or an optional."""
+    kind = value.type
+    while isinstance(kind, SequenceType | OptionalType):
+        kind = kind.elem_type  # type: ignore[assignment]
+    return np.dtype(kind.dtype.numpy()) if isinstance(kind, TensorType) and kind.dtype else None
+
+
+def _carries(value: Value) -> bool:
+    return isinstance(value.type, SequenceType | OptionalType)
 
 
 Known = dict[Any, list[tuple[int, Any, np.dtype | None]]]
@@ -110,7 +134,7 @@ def _visit(
         known[key] = [(places[value], array, declared) for value, array, declared in results]
     for value, array, declared in results:
         _record(value, array, declared)
-        if not isinstance(array, jax.Array) and array.size > _KNOWN:
+        if isinstance(array, np.ndarray) and array.size > _KNOWN:
             array = lax.full(array.shape, 0, array.dtype)  # its values fix nothing
         scope.put(value, array, declared)
     return None
@@ -120,7 +144,9 @@ def _said(node: Node, scope: Scope) -> Any:
     """What decides the types of a node's results: operator, attributes and inputs; None where it holds subgraphs or texts."""
     given = attributes(node)
     arrays = [None if v is None else scope.get(v) for v in node.inputs]
-    if any(isinstance(v, Graph) for v in given.values()) or any(a is not None and a.dtype == object for a in arrays):
+    if any(isinstance(v, Graph) for v in given.values()) or any(
+        a is not None and (plumbing(a) or a.dtype == object) for a in arrays
+    ):
         return None
     inputs = tuple(
         None
@@ -213,12 +239,12 @@ def _types_only(node: Node, scope: Scope, unknown: set[Value]) -> None:
     for value in node.inputs:
         if value is not None and value not in unknown and value not in scope.types:
             scope.get(value)
-        types.append(None if value is None else dtype(value) if value in unknown else scope.types[value])
+        types.append(None if value is None else _element(value) if value in unknown else scope.types[value])
     if found is not None:
         check(found, source_name(node), types)
     plain = {k: a.value for k, a in node.attributes.items() if not a.is_ref() and not isinstance(a.value, Graph)}
     declared = result_types(found, types, plain, len(node.outputs))
     for value, kind in zip(node.outputs, declared, strict=True):
         unknown.add(value)
-        if kind is not None:
+        if kind is not None and not _carries(value):
             value.type = TensorType(DataType.from_numpy(np.dtype(kind)))

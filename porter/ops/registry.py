@@ -40,6 +40,7 @@ FAMILIES = (
     "resize",
     "recurrent",
     "control",
+    "sequences",
     "selection",
     "signal",
     "vision",

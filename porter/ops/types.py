@@ -35,6 +35,11 @@ _TO_NAME = {dtype: name for name, dtype in _BY_NAME.items()}
 # Attributes that name an element type, and the output that has it.
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")
 
+# Operators on sequences and optionals: the element type of what they carry is that of the tensors in it.
+_CARRIERS = frozenset(
+    {"SequenceConstruct", "SequenceAt", "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement"}
+)
+
 
 def dtype_of(number: int) -> np.dtype:
     """The numpy type of an ONNX element type number, as Cast's `to` has it."""
@@ -141,6 +146,8 @@ def result_types(
             result.append(bound[slot.variable])
         elif slot.allowed is not None and len(slot.allowed) == 1:
             result.append(next(iter(slot.allowed)))
+        elif found.name in _CARRIERS and types and types[0] is not None:
+            result.append(types[0])
         elif isinstance(named, int):
             result.append(dtype_of(named))
         elif isinstance(held, np.ndarray):  # Constant, ConstantOfShape
