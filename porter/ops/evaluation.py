@@ -33,7 +33,7 @@ from porter.ops.bodies import body_of
 from porter.ops.namespace import NARROW, NotKnown, fed, is_float, is_kernel
 from porter.ops.plans import Plans, Step, options, step_of
 from porter.ops.registry import Definition, lookup
-from porter.ops.sequences import Tensors, plumbing, received, returned, settled
+from porter.ops.sequences import Tensors, known, plumbing, received, returned, settled
 from porter.ops.types import check, onnx_name, result_types
 
 Array = Any
@@ -265,7 +265,7 @@ def _apply(step: Step, args: list[Array], types: list[Any], scope: Scope) -> tup
     if step.holds:
         bodies = {k: Body(v, step, scope) for k, v in keywords.items() if isinstance(v, Graph)}
         keywords = {**keywords, **bodies}
-    if xp.lazy and not step.holds and all(a is None or xp.concrete(a) for a in args):
+    if xp.lazy and not step.holds and all(a is None or known(xp, a) for a in args):
         arrays = compute(definition, source, args, keywords, declared)
         if xp.rounds or not args or all(plumbing(a) or a.size <= _FOLDED for a in arrays if a is not None):
             return arrays, _settled_types(arrays, declared)

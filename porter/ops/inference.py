@@ -144,9 +144,8 @@ def _said(node: Node, scope: Scope) -> Any:
     """What decides the types of a node's results: operator, attributes and inputs; None where it holds subgraphs or texts."""
     given = attributes(node)
     arrays = [None if v is None else scope.get(v) for v in node.inputs]
-    if any(isinstance(v, Graph) for v in given.values()) or any(
-        a is not None and (plumbing(a) or a.dtype == object) for a in arrays
-    ):
+    odd = any(a is not None and (plumbing(a) or a.dtype == object) for a in arrays)
+    if odd or any(isinstance(v, Graph) for v in given.values()):
         return None
     inputs = tuple(
         None

@@ -54,6 +54,11 @@ def settled(xp: Any, value: Any, dtype: np.dtype | None) -> Any:
     return value if isinstance(value, Nothing) else xp.settle(value, dtype)
 
 
+def known(xp: Any, value: Any) -> bool:
+    """`xp.concrete` of a tensor, or of every tensor of a sequence."""
+    return all(known(xp, part) for part in value) if isinstance(value, Tensors) else xp.concrete(value)
+
+
 def refuse_traced(xp: Any, what: str, values: Iterable[Any]) -> None:
     """A sequence has no place among the values that one compiled loop or choice carries."""
     if xp.lazy and any(map(plumbing, values)):
@@ -110,7 +115,7 @@ def sequence_length(xp, input_sequence):
 
 
 @op("SplitToSequence", since=11, static=("split",), moves=True)
-def split_to_sequence(xp, input, split=None, *, axis=0, keepdims=1):  # noqa: A002  (ONNX's name)
+def split_to_sequence(xp, input, split=None, *, axis=0, keepdims=1):
     """The tensor cut along an axis: in ones (the axis dropped, if keepdims is 0), equal parts, or parts of given sizes."""
     axis = normal(axis, input.ndim)
     size, parts, first = input.shape[axis], [], 0
@@ -154,19 +159,19 @@ def sequence_map(xp, input_sequence, *additional_inputs, body):
 
 
 @op("Optional", since=15, moves=True)
-def optional(xp, input=None, *, type=None):  # noqa: A002  (ONNX's names)
+def optional(xp, input=None, *, type=None):
     """The input, or nothing where there is none."""
     return Nothing() if input is None else input
 
 
 @op("OptionalHasElement", since=15, moves=True)
-def optional_has_element(xp, input=None):  # noqa: A002
+def optional_has_element(xp, input=None):
     """Whether the optional holds something."""
     return np.asarray(input is not None and not isinstance(input, Nothing))
 
 
 @op("OptionalGetElement", since=15, moves=True)
-def optional_get_element(xp, input):  # noqa: A002
+def optional_get_element(xp, input):
     """What the optional holds."""
     if isinstance(input, Nothing):
         raise PorterError("input", expected="an optional that holds something", found="an empty one")
