@@ -99,13 +99,12 @@ def audit(
         kinds = stored.get(str(layer.weight.name), [])
         coding = "bfloat16" if scheme == WIDE else scheme_of(scheme).weight.format
         product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
-        kinds_fit = kinds == [coding]
         rule, wrong = _judged(layer, scheme, coding, product, kinds, made, device, smaller.get(first, ()))
-        short = _short(layer, scheme)
-        if wrong and kinds_fit and short:
-            rule, wrong = short, ""
-        if not wrong and not short and (wide := decoded.get(str(layer.weight.name))):
-            wrong = f"weight '{layer.weight.name}' decoded into {wide} by a kernel of its own: memory holds it wide"
+        if not wrong and (wide := decoded.get(str(layer.weight.name))):
+            if short := _short(layer, scheme):
+                rule = rule or short
+            else:
+                wrong = f"weight '{layer.weight.name}' decoded into {wide} by a kernel of its own: memory holds it wide"
         if not rule and not wrong and scheme != WIDE and scheme_of(scheme).product != product:
             rule = "; ".join(legal(scheme_of(scheme), device).why)
         found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", made, layer.macs, rule, wrong))
@@ -121,7 +120,8 @@ def audit(
 
 
 def _short(layer: Layer, scheme: str) -> str:
-    """The rule for a sum shorter than a block: no scales lie along it, and what multiplies such codes is no block's product."""
+    """The rule for a sum shorter than a block: no scales lie along it, and a kernel of its own may decode it. No more than that:
+    its codes and its product are those of any layer."""
     coding = scheme_of(scheme).weight if scheme != WIDE else None
     dims = shape(layer.weight)
     if (
@@ -132,7 +132,7 @@ def _short(layer: Layer, scheme: str) -> str:
         or dims[layer.sums] >= coding.block
     ):
         return ""
-    return f"a sum over fewer than {coding.block}: one scale per channel, decoded as the kernel can"
+    return f"a sum over fewer than {coding.block}: one scale per channel, decoded by a kernel of its own"
 
 
 def _judged(
