@@ -27,7 +27,8 @@ points that cover every edge, as in `porter port`.
 Numbers of eight bits and fewer lie in memory as codes, int4, uint4, int2, uint2 and float4 one to a byte. Where a target's
 language has no such type, kernels compute with the codes in integer arithmetic (porter/tile/codes.py). What follows an
 operator whose result's shape depends on data is on the host with it; the rest of such a model is on the device. Operators with
-random results, strings, sequences and optionals are not in this table: they run on the host.
+random results and strings are not in this table: they run on the host. Nor are sequences and optionals: where lengths and places
+are known they become tensors, else `porter port` refuses the model and names the value.
 """
 
 
