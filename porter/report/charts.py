@@ -82,10 +82,11 @@ def _axes(width: float = 7.2, height: float = 3.6) -> tuple[Figure, Any]:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that none is left of and above: cheaper is left, better is up. From cheap to dear."""
+    """The points that none is left of and above: cheaper is left, better is up. From cheap to dear. Less than a decibel is
+    the luck of the inputs, here as in the table."""
     kept: list[Point] = []
-    for p in sorted(points, key=lambda p: (p.x, -p.y)):
-        if not kept or p.y > kept[-1].y:
+    for p in sorted(points, key=lambda p: (p.x, -round(p.y))):
+        if not kept or round(p.y) > round(kept[-1].y):
             kept.append(p)
     return kept
 

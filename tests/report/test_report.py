@@ -189,6 +189,7 @@ def test_charts_have_the_colours_of_the_page(text: str) -> None:
 def test_the_pareto_front_is_who_nobody_beats_in_both() -> None:
     a, b, c, d = (charts.Point(n, x, y) for n, x, y in (("a", 1, 30), ("b", 2, 40), ("c", 3, 35), ("d", 2, 20)))
     assert charts.front([d, c, b, a]) == [a, b]
+    assert charts.front([a, charts.Point("dearer, not better by a decibel", 2, 30.4)]) == [a]
 
 
 def test_equal_comparisons_give_equal_pages(result: Any, text: str) -> None:
