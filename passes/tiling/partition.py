@@ -345,7 +345,9 @@ def _call(model: Model, cluster: Cluster, known: dict[str, str]) -> Node:
         model.functions[identifier] = _function(identifier, alone)
         model.opset_imports.setdefault(DOMAIN, 1)
     results = [graph.new_value(v.name, graph.dtype(v), graph.shape(v)) for v in outputs]
-    call = graph.new_node(known[key], inputs, domain=DOMAIN, outputs=results, name=cluster.nodes[-1].name)
+    makers = {v.producer() for v in outputs}  # movement that several kernels repeat may be the last node of each
+    last = next(n for n in reversed(cluster.nodes) if n in makers)
+    call = graph.new_node(known[key], inputs, domain=DOMAIN, outputs=results, name=last.name)
     graph.inherit([call], cluster.nodes)
     return call
 

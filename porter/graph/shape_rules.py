@@ -82,8 +82,9 @@ def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     if compute is not None and len(node.inputs) == 2:
         left, right = (shapes.data(value) for value in node.inputs)
         if left is not None and right is not None and (len(left) == len(right) or 1 in (len(left), len(right))):
-            length = max(len(left), len(right))
-            pairs = zip(left * (length // len(left) or 1), right * (length // len(right) or 1), strict=False)
+            if len(left) != len(right):  # the one of length 1 is repeated
+                left, right = (left * len(right), right) if len(left) == 1 else (left, right * len(left))
+            pairs = zip(left, right, strict=True)
             shapes.numbers[node.outputs[0]] = tuple(None if a is None or b is None else compute(a, b) for a, b in pairs)
         elif node.op_type == "Add":
             _shifted(shapes, node)

@@ -170,7 +170,10 @@ def _alike(form: Form) -> Iterator[tuple[str, str]]:
 
 
 def _captures(form: Form, name: str, other: str) -> bool:
-    """Whether some reduction over one of the two axes has both free below it: then they are different axes."""
+    """Whether some reduction over one of the two axes has both free below it, or a store runs over both: they are different."""
+    # an axis of an output may be summed too, once another was given its name
+    if any({name, other} <= form.store_axes(s) for s in form.stores):
+        return True
     for i in form.reachable():
         node = form[i]
         if isinstance(node, Reduce | Dot) and {name, other} & set(node.axes):

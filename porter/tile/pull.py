@@ -175,6 +175,8 @@ class Puller:
     def padded(self, v: Any, at: Position, value: int) -> int:
         """Element `at` of v, or the node `value` (a constant) where an index is outside v."""
         shape = self.shape(v)
+        if 0 in shape:
+            return value
         inside, held = self.form.const(True, "bool"), list(at)
         for d, (i, n) in enumerate(zip(at, shape, strict=True)):
             if i.gather is not None:  # where it points is known at run time only
@@ -310,8 +312,7 @@ class Puller:
         if value.size and (value == value.reshape(-1)[0]).all():
             return self.form.const(_scalar(value.reshape(-1)[0]), dtype)
         for d in range(value.ndim):  # the same along a dimension: that dimension goes
-            first = np.take(value, [0], axis=d)
-            if value.shape[d] > 1 and (value == first).all():
+            if value.shape[d] > 1 and (value == (first := np.take(value, [0], axis=d))).all():
                 return self._literal(first, tuple(Index(Affine()) if k == d else i for k, i in enumerate(at)))
         if np.issubdtype(value.dtype, np.integer) and (affine := _as_affine(value)) is not None:
             place = Index(Affine((), int(value.reshape(-1)[0])))

@@ -88,11 +88,21 @@ def reduction(op: str, dtype: str) -> str:
 
 
 def literal(value: float | int | bool, dtype: str) -> str:
-    """A number as Python, equal after rounding to the dtype."""
+    """A number as Python, equal after rounding to the dtype; the ends of a 64-bit range are those of the 32 bits that hold it.
+
+    Raises CannotEmit for another integer that these cannot hold."""
     if dtype == "bool":
         return str(bool(value))
     if not is_float(dtype):
-        return str(int(value))
+        number, info = int(value), np.iinfo(dtype)
+        if info.min <= number <= info.max:
+            return str(number)
+        wide = [np.iinfo(w) for w, narrow in NARROW.items() if narrow == dtype]
+        if any(number == w.max for w in wide):
+            return str(info.max)
+        if any(number == w.min for w in wide):
+            return str(info.min)
+        raise CannotEmit(f"a TPU program holds integers in 32 bits, and {number} has more")
     x = float(value)
     if np.isnan(x):
         return "jnp.nan"

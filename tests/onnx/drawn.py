@@ -170,12 +170,12 @@ def best(d: Draft) -> None:
     x = d.pick("float32", "float64", "int64", "int32", "float16", least=1)
     axis = d.axis(x) % d.kind(x).rank
     size = (d.kind(x).shape or ())[axis]
+    if size < 1:
+        raise Refused("an empty axis")
     if d.rng.random() < 0.5:
         options = {"select_last_index": 1} if d.opset >= 12 and d.rng.random() < 0.5 else {}
         d.add(d.rng.choice(["ArgMax", "ArgMin"]), [x], axis=axis, keepdims=d.rng.randint(0, 1), **options)
     elif d.opset >= 10:
-        if size < 1:
-            raise Refused("an empty axis")
         options = {"largest": d.rng.randint(0, 1)} if d.opset >= 11 else {}
         d.add("TopK", [x, d.ints(d.rng.randint(1, size))], 2, axis=axis, **options)
 

@@ -186,6 +186,8 @@ def various(d: Draft) -> None:
     elif op in ("DepthToSpace", "SpaceToDepth"):
         if op[0] == "S" and any(n % 2 for n in kind.shape[2:]):
             raise Refused("blocks of two")
+        if op[0] == "D" and (kind.rank != 4 or kind.shape[1] % 4):
+            raise Refused("four channels make a block")
         d.add(
             op, [x], blocksize=2, **({"mode": d.rng.choice(["DCR", "CRD"])} if op[0] == "D" and d.opset >= 11 else {})
         )

@@ -111,11 +111,17 @@ def _model(d: Draft, feeds: dict[str, np.ndarray]) -> onnx.ModelProto:
 
 
 class Stochastic(Numpy):
-    """float64 in which every result of a float type is moved, element by element, by at most a step of that type."""
+    """float64 in which every result of a float type is moved, element by element, by at most a step of that type.
 
-    def __init__(self, seed: int) -> None:
+    inner: the step of what an operator computes inside in; exp is moved by it, since Elu, Celu and Selu are given as
+    exp(x) - 1 and lose near 0 what a type has."""
+
+    def __init__(self, seed: int, inner: float) -> None:
         super().__init__("stochastic", double=True)
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._inner = np.random.default_rng(seed), inner
+
+    def exp(self, x: Any) -> np.ndarray:
+        return np.exp(x) * (1 + self._inner * self._rng.uniform(-1, 1, np.shape(x)))
 
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
         y = super().settle(x, dtype)
@@ -123,6 +129,12 @@ class Stochastic(Numpy):
             return y
         step = float(formats.of(np.dtype(dtype).name).eps)
         return y * (1 + step * self._rng.uniform(-1, 1, y.shape))
+
+
+def inner_step(model: graph.Model) -> float:
+    """The step of float32, which narrow types are computed in; of float64 where a graph has that."""
+    wide = any(graph.dtype(v) == np.float64 for g in graph.every_graph(model) for node in g for v in node.outputs)
+    return float(formats.of("float64" if wide else "float32").eps)
 
 
 Arrays = dict[str, np.ndarray]
@@ -174,7 +186,10 @@ def tried(seed: int, targets: Sequence[str] = ("toy",), text: bool = False) -> l
     if found is None:
         return []
     model, feeds = found.model, found.feeds
-    runs = [ops.evaluate(graph.read(model), feeds, Stochastic(n)) for n in range(RUNS)]
+    typed = graph.read(model)
+    ops.infer(typed)
+    inner = inner_step(typed)
+    runs = [ops.evaluate(graph.read(model), feeds, Stochastic(n, inner)) for n in range(RUNS)]
     declared = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.output}
     sides: dict[str, Callable[[], Arrays]] = {
         "source": lambda: in_source(graph.read(model), feeds), "jax": lambda: in_jax(graph.read(model), feeds),

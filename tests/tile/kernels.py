@@ -50,6 +50,11 @@ class Case:
         return [np.asarray(x) for x in jax.tree.leaves(self.function(*map(jnp.asarray, inputs)))]
 
 
+def _pairs(x: Any) -> Any:
+    """An output with two axes that read the same vector, and one with an axis that is also summed."""
+    return x[:, None] - x[None, :], x - jnp.max(x)
+
+
 def _softmax(x: Any) -> Any:
     e = jnp.exp(x - jnp.max(x, -1, keepdims=True))
     return e / jnp.sum(e, -1, keepdims=True)
@@ -179,6 +184,7 @@ _heads = (2, 4, 50, 32)
 CASES = {c.name: c for c in (
     Case("add", lambda a, b: a + b, _f32((3, 50, 77), (77,))),
     Case("gelu", lambda x: 0.5 * x * (1 + jax.lax.erf(x * np.float32(0.70710678))), _f32((3, 50, 77))),
+    Case("pairs", _pairs, _f32((50,))),
     Case("integers", lambda a, b: (a // 3 + b) * (a > b), _of("int64", (5, 37), (37,))),
     Case("mask", lambda m, x: jnp.where(m, x, -1.0), (*_of("bool", (5, 37)), *_f32((5, 37)))),
     Case("layernorm", _layernorm, _f32((2, 50, 384), (384,), (384,))),

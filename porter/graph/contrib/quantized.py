@@ -52,7 +52,7 @@ def softmax(s: Spelling) -> None:
     if int(s.attribute("opset")) >= 13 or axis % rank == rank - 1:
         y = s.op("Softmax", x, axis=axis)
     else:
-        y = s.op("Reshape", s.op("Softmax", s.op("Flatten", x, axis=axis), axis=-1), s.op("Shape", x))
+        y = s.op("Reshape", s.op("Softmax", s.op("Flatten", x, axis=axis), axis=-1), s.op("Shape", x), allowzero=1)
     _store(s, y, 3)
 
 

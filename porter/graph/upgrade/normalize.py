@@ -70,4 +70,6 @@ def softmax_over_a_tail(edit: Edit) -> None:
         shape = edit.constant(np.asarray(sizes, np.int64), "shape")
     else:
         shape = edit.before("Shape", [x])[0]
-    edit.replace(*edit.before("Reshape", [*edit.before(op_type, matrix, {"axis": -1}), shape]))
+    # every size is written out, so a 0 in them is one
+    back = {"allowzero": 1} if shape.const_value is None or 0 in sizes else {}
+    edit.replace(*edit.before("Reshape", [*edit.before(op_type, matrix, {"axis": -1}), shape], back))
