@@ -17,13 +17,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from porter.formats import of
+from porter.tile import program
 from porter.tile.elementwise import ELEMENTWISE
-from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Iota, Load, Node
+from porter.tile.form import Cast, Const, Dot, Elementwise, Form, Iota, Node, children
+from porter.tile.program import Tile
 
 E8M0, E4M3, E2M1, BYTE = "float8_e8m0fnu", "float8_e4m3fn", "float4_e2m1fn", "uint8"
 #: a product's name: what its codes lie in, its scales, how many of those share one
 PRODUCTS = {"mxfp8": (E4M3, E8M0, 32), "mxfp4": (BYTE, E8M0, 16), "nvfp4": (BYTE, E4M3, 8)}
 SHORTEST = 64  # bytes of the sum: what tcgen05's block-scaled kinds take at least in Triton 3.9 (measured)
+
+
+def name_of(kinds: Mapping[str, Tile], s: program.Dot) -> str:
+    """The name of a product with block scales."""
+    lies = (kinds[s.a].dtype, kinds[s.scales[0]].dtype)
+    return next(name for name, (codes, scales, _) in PRODUCTS.items() if (codes, scales) == lies)
 
 
 def halves(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,20 +96,38 @@ def _codes(form: Form, number: int, kind: str) -> tuple[int | None, str]:
     if kind != BYTE:
         fits = isinstance(node, Cast) and not node.bits and form[node.arg].dtype == kind
         return (node.arg if fits and isinstance(node, Cast) else None), ""
-    leaves = _leaves(form, number)
-    loads = [i for i in leaves if isinstance(form[i], Load)]
-    places = {a for i in leaves if isinstance(n := form[i], Iota) for a in n.affine.axes}
-    if len(loads) != 1 or len(places) != 1 or form[loads[0]].dtype != BYTE:
-        return None, ""
-    place, (load,) = places.pop(), loads
-    if form.axes[place] != 2 or place in form.axes_of(load):
-        return None, ""
     every = np.arange(256, dtype=np.uint8)
-    for value, wanted in enumerate(halves(every)):  # the arithmetic is a decoder if it decodes every byte
-        got = _evaluated(form, number, {load: every}, {place: value})
-        if got.tobytes() != wanted.tobytes():
-            return None, ""
-    return load, place
+    for held in [i for i in sorted(_arithmetic(form, number)) if form[i].dtype == BYTE]:
+        leaves = [i for i in _arithmetic(form, number, held) if i == held or not _inner(form[i])]
+        places = {a for i in leaves if isinstance(n := form[i], Iota) for a in n.affine.axes}
+        if len(places) != 1 or any(i != held and not isinstance(form[i], Iota | Const) for i in leaves):
+            continue
+        (place,) = places
+        if form.axes[place] != 2 or place in form.axes_of(held):
+            continue
+        # the arithmetic is a decoder if it decodes every byte
+        if all(
+            _evaluated(form, number, {held: every}, {place: v}).tobytes() == w.tobytes()
+            for v, w in enumerate(halves(every))
+        ):
+            return held, place
+    return None, ""
+
+
+def _inner(node: Node) -> bool:
+    return isinstance(node, Elementwise | Cast)
+
+
+def _arithmetic(form: Form, top: int, stop: int = -1) -> set[int]:
+    """The nodes that elementwise arithmetic computes a node from, itself among them; nothing below `stop`."""
+    seen: set[int] = set()
+    waiting = [top]
+    while waiting:
+        i = waiting.pop()
+        if i not in seen:
+            seen.add(i)
+            waiting += children(form[i]) if _inner(form[i]) and i != stop else ()
+    return seen
 
 
 def _scale(form: Form, scale: int, kind: str, summed: tuple[str, ...]) -> tuple[int | None, int | None]:
@@ -115,20 +141,6 @@ def _scale(form: Form, scale: int, kind: str, summed: tuple[str, ...]) -> tuple[
             if found is not None and rest is None and not form.axes_of(factor) & set(summed):
                 return found, factor
     return None, None
-
-
-def _leaves(form: Form, node: int) -> set[int]:
-    """Loads and iotas below a node, those of a load's own index left out."""
-    n = form[node]
-    match n:
-        case Load() | Iota():
-            return {node}
-        case Elementwise(args=args):
-            return set[int]().union(*(_leaves(form, a) for a in args))
-        case Cast(arg=arg):
-            return _leaves(form, arg)
-        case _:
-            return set() if isinstance(n, Const) else {node}
 
 
 def _evaluated(form: Form, node: int, given: Mapping[int, np.ndarray], at: Mapping[str, int]) -> np.ndarray:

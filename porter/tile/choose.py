@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from porter.tile.block_scales import BYTE
 from porter.tile.form import Dot, Form, Index, Load, Reduce, children
 from porter.tile.limits import Limits
 from porter.tile.program import Axis, Role
+
+FLOAT8 = ("float8_e4m3fn", "float8_e4m3", "float8_e5m2")
 
 
 def choose(form: Form, limits: Limits) -> tuple[Axis, ...]:
@@ -110,11 +113,20 @@ class _Chooser:
         for i in self.dots:
             n = self.form[i]
             assert isinstance(n, Dot)
-            left = self.limits.block_depth if n.scales else self.limits.dot_k[1]
+            left = self._depth(n)
             for axis in self._by_contiguity(n.axes):
                 if axis not in self.tile:
                     self._set(axis, left)
                 left = max(left // self.tile[axis], 1) if self.tile[axis] >= self.form.axes[axis] else 1
+
+    def _depth(self, n: Dot) -> int:
+        """How much of a dot's sum the matrix unit takes at once."""
+        kinds = {self.form[n.a].dtype, self.form[n.b].dtype}
+        if n.scales:
+            return self.limits.block_depth[BYTE in kinds]
+        if self.limits.float8_depth and all(k in FLOAT8 for k in kinds):
+            return self.limits.float8_depth
+        return self.limits.dot_k[1]
 
     def _whole(self) -> None:
         """Output axes that a dot (or, without dots, a reduction) lacks: whole, so that it is computed once."""

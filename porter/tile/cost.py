@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from porter.tile.block_scales import BYTE, name_of
 from porter.tile.program import Cast, Dot, Elementwise, For, Load, Program, Reduce, Statement, Store, Tile, types, walk
 
 #: bits of elements that lie several to a byte in the memory of a device whose language has them (`Limits.subbyte`); for the
@@ -41,11 +43,18 @@ class Counts:
         return 2 * sum(self.products.values()) + sum(self.elementwise.values())
 
 
-def count(program: Program) -> Counts:
-    """The counts of one launch."""
+def operands(s: Dot, kinds: Mapping[str, Tile]) -> str:
+    """A product by what its operands are: their format, of float32 the scheme, of blocks with scales its name."""
+    if s.scales:
+        return name_of(kinds, s)
+    return kinds[s.a].dtype if kinds[s.a].dtype != "float32" else s.precision
+
+
+def count(program: Program, product: Callable[[Dot, Mapping[str, Tile]], str] = operands) -> Counts:
+    """The counts of one launch; `product` names a dot."""
     found = Counts(instances=math.prod(a.steps for a in program.grid))
     kinds = types(program)
-    _block(program, program.body, found.instances, kinds, found)
+    _block(program, program.body, found.instances, kinds, found, product)
     found.touched = _touched(program, kinds)
     return found
 
@@ -60,23 +69,25 @@ def _touched(program: Program, kinds: dict[str, Tile]) -> int:
     return sum(size(min(math.prod(p.shape), reached[p.name]), p.dtype) for p in program.params)
 
 
-def _block(program: Program, body: tuple[Statement, ...], times: int, kinds: dict[str, Tile], found: Counts) -> None:
+def _block(
+    program: Program, body: tuple[Statement, ...], times: int, kinds: dict[str, Tile], found: Counts,
+    product: Callable[[Dot, Mapping[str, Tile]], str],
+) -> None:  # fmt: skip
     def lanes(axes: set[str] | tuple[str, ...]) -> int:
         return math.prod(program.axis(a).tile for a in axes)
 
     for s in body:
         match s:
             case For(axis=axis, body=inner):
-                _block(program, inner, times * program.axis(axis).steps, kinds, found)
+                _block(program, inner, times * program.axis(axis).steps, kinds, found, product)
             case Load(type=t):
                 found.loaded += times * lanes(t.axes) * np.dtype(t.dtype).itemsize
             case Store(value=value, access=access):
                 axes = {a for i in access.index for a in i.affine.axes}
                 found.stored += times * lanes(axes) * np.dtype(kinds[value].dtype).itemsize
-            case Dot(a=a, b=b, precision=precision):
-                work = times * lanes({*kinds[a].axes, *kinds[b].axes})
-                narrow = kinds[a].dtype if kinds[a].dtype != "float32" else precision
-                found.products[narrow] += work
+            case Dot(a=a, b=b, scales=scales):
+                codes = 2 if scales and kinds[a].dtype == BYTE else 1  # in a byte
+                found.products[product(s, kinds)] += times * lanes({*kinds[a].axes, *kinds[b].axes}) * codes
             case Elementwise(op=op, type=t):
                 found.elementwise[op] += times * lanes(t.axes)
             case Reduce(op=op, arg=arg):

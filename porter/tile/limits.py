@@ -41,8 +41,9 @@ class Limits:
 
     #: products of operands with block scales that the emitter asks for: 'mxfp8' (E4M3, an E8M0 scale per 32 of the sum)
     block_scaled: tuple[str, ...] = ()
-    block_depth: int = 0  # the depth of such a product, and its least rows (dot_m's own where 0)
-    block_rows: int = 0
+    block_depth: tuple[int, int] = (0, 0)  # the depth of such a product: in codes of 8 bits, in bytes of two of 4 bits
+    block_rows: int = 0  # its least rows (dot_m's own where 0)
+    float8_depth: int = 0  # the depth of a product of 8-bit floats (dot_k's own where 0)
     lacking: frozenset[str] = frozenset()  # number formats that the language has no word for: their codes lie in bytes
     saturating: frozenset[str] = frozenset()  # those whose casts saturate where numpy's overflow
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.tile.block_scales import BYTE, E4M3, E8M0, PRODUCTS
+from porter.tile.block_scales import BYTE, E4M3, E8M0, name_of
 from porter.tile.program import Dot, Tile
 from porter.tile.target import CannotEmit
 from porter.triton.elementwise import NARROW, kind, word
@@ -59,8 +59,7 @@ def operand_dtype(s: Dot, types: Mapping[str, Tile]) -> tuple[str, str]:
     """The dtype in which both operands are multiplied, and the product's name."""
     a, b = types[s.a].dtype, types[s.b].dtype
     if s.scales:
-        lies = (a, types[s.scales[0]].dtype)
-        return a, next(name for name, (codes, scales, _) in PRODUCTS.items() if (codes, scales) == lies)
+        return a, name_of(types, s)
     if a == b:
         dtype = a
     else:

@@ -37,7 +37,7 @@ def limits(device: Device) -> Limits:
         grid=int(device["grid.max"][0]),
         lacking=CODES,
         block_scaled=("mxfp8", "mxfp4", "nvfp4") if "m_block_scaled" in device.section("matrix") else (),
-        block_depth=BLOCK_DEPTH,
+        block_depth=(BLOCK_DEPTH, BLOCK_DEPTH),
         block_rows=max(device.get("matrix.m_block_scaled", [0])),
         saturating=SATURATING,
         float32_product=float32_product(device),

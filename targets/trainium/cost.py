@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from porter.device import Device
-from porter.targets.trainium.instructions import TABLE
-from porter.tile.cost import count
-from porter.tile.program import Program
+from porter.targets.trainium.depth import doubles
+from porter.targets.trainium.instructions import DOUBLED, TABLE
+from porter.targets.trainium.limits import chip
+from porter.tile.cost import count, operands
+from porter.tile.program import Dot, Program, Tile
 
 DIVISION = 8  # clocks an element of a reciprocal on the Vector engine [A3: nki.api.shared.rst, engine selection]
 PEAKS = {
@@ -16,20 +18,30 @@ PEAKS = {
     "float16": "peak.fp16",
     "int8": "peak.bf16",
     "uint8": "peak.bf16",
-    "float8_e4m3fn": "peak.fp8",  # codes of either E4M3; the MX rate is for block scales alone
+    "float8_e4m3fn": "peak.fp8",  # in double_row mode, which sums over no more than the partitions do not run in
     "float8_e4m3": "peak.fp8",
     "float8_e5m2": "peak.fp8",
+    "mxfp8": "peak.mxfp8",
+    "mxfp4": "peak.mxfp4",
+    "mxfp4a8": "peak.mxfp8",
 }
 
 
 def seconds(program: Program, device: Device) -> Mapping[str, float]:
     """'compute' (of the busiest engine), 'memory' and 'overhead' of one run of the whole grid, spread over all cores.
 
-    Tensor engine: the chip's peak for the operands' format, small integers as bfloat16. Scalar engine: table functions,
+    Tensor engine: the chip's peak for the operands' format, small integers as bfloat16, float8 twice that in double_row mode
+    alone. Scalar engine: table functions,
     Vector engine: the rest, as many elements a clock as the device file says. Memory: what is read and written, once, as
     for every family: a bound. Overhead: the start of the first and of the last DMA, which nothing hides.
     """
-    done = count(program)
+    core = chip(device)
+
+    def product(s: Dot, kinds: Mapping[str, Tile]) -> str:
+        plain = not s.scales and kinds[s.a].dtype in DOUBLED and not doubles(program, s, core)
+        return "bfloat16" if plain else operands(s, kinds)
+
+    done = count(program, product)
     cores = device["cores.count"]
     tensor = sum(2 * n / device[PEAKS.get(kind, "peak.fp32")] for kind, n in done.products.items())
     table = sum(n for op, n in done.elementwise.items() if op in TABLE)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from porter.targets.trainium.home import Chooser
-from porter.targets.trainium.layout import AffineMask, Layout, Part, Plan, blank, sides, steps, summed_order
+from porter.targets.trainium.layout import (
+    AffineMask,
+    Layout,
+    Part,
+    Plan,
+    blank,
+    blocks_of,
+    lying,
+    sides,
+    steps,
+    summed_order,
+)
 from porter.tile.affine import Affine
 from porter.tile.program import (
     Cast,
@@ -33,13 +44,15 @@ def plan(
     home: Part | None = None,
     tables: Mapping[str, tuple[str, str]] | None = None,
     large: int = 1 << 30,
+    within: Mapping[str, str] | None = None,
 ) -> Plan:
     """The layout of every value. `large`: more elements of a partition than an operand of a reduction should take.
+    `within`: see Plan.
 
     Raises CannotEmit where no choice of axes fits the partitions.
     """
     made = blank(program)
-    made.tables = dict(tables or {})
+    made.tables, made.within = dict(tables or {}), dict(within or {})
     chooser = Chooser(made, partitions)
     made.home = chooser.ranked()[0] if home is None else home
     for dot in chooser.dots:
@@ -270,7 +283,9 @@ class _Demands:
                     self.demand(operand, p.home)
             return
         part = summed_order(p, s)
-        self.demand(s.a, part, (*batch, *a))
-        self.demand(s.b, part, (*batch, *b))
+        self.demand(s.a, part, lying(p, s, batch, a))
+        self.demand(s.b, part, lying(p, s, batch, b))
+        for scale, side in zip(s.scales, (a, b), strict=False):
+            self.demand(scale, blocks_of(p, s), (*batch, *side))
         if s.acc is not None and s.acc not in p.chains:
             self.demand(s.acc, self.fixed[s.name].part)

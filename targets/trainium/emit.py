@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from porter.errors import CheckFailed
 from porter.targets.trainium import casts, module, products, reductions, tables, transfer
 from porter.targets.trainium.bufferize import check_capacity
 from porter.targets.trainium.demands import plan
+from porter.targets.trainium.depth import Deep, deepened
 from porter.targets.trainium.expand import expand
 from porter.targets.trainium.home import homes
 from porter.targets.trainium.instructions import ALU, DTYPES, TABLE
@@ -60,8 +62,9 @@ def emit(program: Program, chip: Chip) -> Emitter:
             raise CannotEmit(f"{dtype} is no element type of NKI")
     first: CannotEmit | CheckFailed | None = None
     for tiled in (program, *smaller(program, chip.partitions)):
-        ready = rows(expand(tiled))
-        for home in homes(ready, chip.partitions)[:TRIED]:
+        deep = deepened(tiled, chip)
+        ready = replace(deep, program=rows(expand(deep.program)))
+        for home in homes(ready.program, chip.partitions)[:TRIED]:
             try:
                 emitter = Emitter(tiled, ready, chip, home)
                 emitter.write()
@@ -78,9 +81,11 @@ class Emitter:
     source: the program as it came; program: the same in terms of what the engines have.
     """
 
-    def __init__(self, source: Program, program: Program, chip: Chip, home: Part | None = None) -> None:
-        self.source, self.program, self.chip = source, program, chip
-        self.plan: Plan = plan(program, chip.partitions, home, tables.find(source), chip.sbuf_bytes // 16)
+    def __init__(self, source: Program, deep: Deep, chip: Chip, home: Part | None = None) -> None:
+        self.source, self.program, self.chip = source, deep.program, chip
+        self.plan: Plan = plan(
+            self.program, chip.partitions, home, tables.find(source), chip.sbuf_bytes // 16, deep.within
+        )
         self.w = Writer(self.program, chip.bank_bytes)
         self.select = Selector(self.w, chip.generation)
         self.places: dict[str, dict[Part, Place]] = {}
@@ -340,7 +345,7 @@ class Emitter:
             if c.inner in p.chains:
                 root = p.chains[c.inner]
                 if root not in self.roots:
-                    self.roots[root] = w.buffer(root, p.natural(c.inner), "float32", "psum")
+                    self.roots[root] = products.sum_of(self, root, p.natural(c.inner), self._adding(root))
                     self.depth[root] = len(self.loops)
                 self.put(c.inner, self.roots[root])
                 continue
@@ -368,6 +373,11 @@ class Emitter:
             else:
                 self.put(c.name, next(place for other, place in held if other is c))
             self._turns(c.name)
+
+    def _adding(self, root: str) -> Dot:
+        """The product that sums into a psum tile."""
+        found = (s for s in self.definitions.values() if isinstance(s, Dot))
+        return next(s for s in found if self.plan.chains.get(s.name) == root)
 
     def _carry_on(self, held: list[tuple[Carry, Place]]) -> None:
         """The carried tiles take their next values; one that would be overwritten before it is read goes by a copy."""

@@ -162,3 +162,11 @@ def held(value: float | int | bool, dtype: str) -> float | int:
         info = np.iinfo(kind)
         return int(min(max(int(value), info.min), info.max))
     return float(value)
+
+
+# Products of 8-bit floats that double_row mode runs at twice the rate [nki.isa.nc_matmul].
+DOUBLED = frozenset({"float8_e4m3", "float8_e4m3fn", "float8_e5m2"})
+
+# Of nc_matmul_mx: partitions of a quadrant of SBUF, how many of them hold scales, how many of codes share one
+# [nki.isa.nc_matmul_mx, nki/guides/architecture/trainium3_arch.rst].
+QUADRANT, SCALES, GROUP = 32, 4, 8

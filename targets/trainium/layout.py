@@ -62,6 +62,7 @@ class Plan:
     tables      values that are one table function of another
     staged      reductions of operands too large for a partition, and the axis along which they go piece by piece
     chunked     layouts that exist only within such a piece
+    within      per dot whose sum is deeper than the partitions, the summed axis that lies within one (depth.py)
     """
 
     program: Program
@@ -77,6 +78,7 @@ class Plan:
     tables: dict[str, tuple[str, str]] = field(default_factory=dict)
     staged: dict[str, str] = field(default_factory=dict)
     chunked: set[tuple[str, Part]] = field(default_factory=set)
+    within: dict[str, str] = field(default_factory=dict)
 
     def wide(self, axes: Iterable[str]) -> tuple[str, ...]:
         """The axes of more than one lane, in the program's order."""
@@ -115,15 +117,32 @@ def sides(p: Plan, dot: Dot) -> tuple[tuple[str, ...], tuple[str, ...], tuple[st
 
 def summed_order(p: Plan, dot: Dot) -> tuple[str, ...]:
     """The order of summed axes across partitions: those that share an index with another axis (windows) outermost, for
-    a padded window is loaded one coordinate at a time into neighbouring partitions."""
+    a padded window is loaded one coordinate at a time into neighbouring partitions. What lies within a partition is none of
+    them; blocks that share a scale come outermost."""
+    if dot.scales:
+        blocks = blocks_of(p, dot)
+        return (*blocks, *(x for x in sides(p, dot)[0] if x not in blocks and x != p.within[dot.name]))
     windows: set[str] = set()
     for s in walk(p.program.body):
         if isinstance(s, Load):
             for i in s.access.index:
                 if len(p.wide(i.affine.axes)) > 1 and can_leave(p.program, s.access, s.access.index.index(i)):
                     windows.update(i.affine.axes)
-    summed = sides(p, dot)[0]
+    summed = [x for x in sides(p, dot)[0] if x != p.within.get(dot.name)]
     return tuple(sorted(summed, key=lambda x: x not in windows))
+
+
+def blocks_of(p: Plan, dot: Dot) -> tuple[str, ...]:
+    """The wide axes of a sum that count blocks: those that the scales have."""
+    return tuple(x for x in sides(p, dot)[0] if x in p.types[dot.scales[0]].axes)
+
+
+def lying(p: Plan, dot: Dot, batch: tuple[str, ...], side: tuple[str, ...]) -> tuple[str, ...]:
+    """The free axes of an operand as its product takes them: four codes of MX innermost, two rows of float8 before a side."""
+    inner = p.within.get(dot.name)
+    if inner is None:
+        return (*batch, *side)
+    return (*batch, *side, inner) if dot.scales else (*batch, inner, *side)
 
 
 def can_leave(program: Program, access: Access, dimension: int) -> bool:

@@ -32,6 +32,7 @@ def limits(device: Device) -> Limits:
     bank up to 512 float32. 8 KiB, 2048 float32, is twice what a DMA wants to be efficient.
     """
     c = chip(device)
+    mx = int(device.get("matrix.mx.effective_k", 0))
     bank = c.bank_bytes // 4
     free = 4 * bank
     return Limits(
@@ -46,4 +47,7 @@ def limits(device: Device) -> Limits:
         partitions=c.partitions,
         float32_product="fp32",
         lacking=CODES,
+        block_scaled=("mxfp8",) if mx else (),
+        block_depth=(mx, mx // 2),
+        float8_depth=int(device.get("matrix.double_row.effective_k", 0)),
     )

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.targets.trainium import transfer
+from porter.targets.trainium import blocks, transfer
 from porter.targets.trainium.instructions import TABLE
-from porter.targets.trainium.layout import Layout, Part, sides, summed_order
+from porter.targets.trainium.layout import Layout, Part, blocks_of, lying, sides, summed_order
 from porter.targets.trainium.select import ARITHMETIC
 from porter.targets.trainium.writer import Place, View
+from porter.tile.block_scales import name_of
 from porter.tile.program import Dot, Elementwise
 from porter.tile.target import CannotEmit
 
 if TYPE_CHECKING:
     from porter.targets.trainium.emit import Emitter
+
+#: the operand that stands still and the one that moves, and of products with block scales the scales of each
+Places = tuple[tuple[Place, ...], tuple[Place, ...]]
 
 
 def dot(e: Emitter, s: Dot, layout: Layout) -> None:
@@ -33,24 +37,28 @@ def dot(e: Emitter, s: Dot, layout: Layout) -> None:
     w, p = e.w, e.plan
     _, batch, a_axes, b_axes = sides(p, s)
     part = summed_order(p, s)
-    a = operand(e, s, s.a, part, (*batch, *a_axes))
-    b = operand(e, s, s.b, part, (*batch, *b_axes))
-    a, b = same_type(e, a, b)
-    still, moving = (a, b) if p.stationary[s.name] == "a" else (b, a)
-    e.products.add("fp32" if a.dtype == "float32" else a.dtype)
+    a = operand(e, s.a, part, lying(p, s, batch, a_axes))
+    b = operand(e, s.b, part, lying(p, s, batch, b_axes))
+    held = [operand(e, x, blocks_of(p, s), (*batch, *y)) for x, y in zip(s.scales, (a_axes, b_axes), strict=False)]
+    if s.scales:
+        e.products.add(name_of(p.types, s))
+    else:
+        a, b = same_type(e, a, b)
+        e.products.add("fp32" if a.dtype == "float32" else a.dtype)
+    places: Places = ((a, b), tuple(held)) if p.stationary[s.name] == "a" else ((b, a), tuple(held[::-1]))
     root = p.chains.get(s.name)
     if root is not None:
         target = e.roots[root]
         since = e.loops[e.depth[root] :]
         flag = " + ".join(v for v, _ in since)
-        matmul(e, target, still, moving, layout, accumulate=f"{flag} > 0")
+        matmul(e, s, target, places, layout, accumulate=f"{flag} > 0")
         e.put(s.name, target)
         return
     if batch:
-        place = batched(e, s, layout, still, moving, batch)
+        place = batched(e, s, layout, places, batch)
     else:
-        place = w.buffer(s.name, layout, "float32", "psum")
-        matmul(e, place, still, moving, layout, accumulate="False")
+        place = sum_of(e, s.name, layout, s)
+        matmul(e, s, place, places, layout, accumulate="False")
     if s.acc is not None:
         total = w.buffer(s.name, layout, s.type.dtype)
         acc = e.place(s.acc, layout.part)
@@ -67,7 +75,7 @@ def dot(e: Emitter, s: Dot, layout: Layout) -> None:
     e.put(s.name, settled(e, s.name, s.type.dtype, place))
 
 
-def operand(e: Emitter, s: Dot, name: str, part: Part, free: tuple[str, ...]) -> Place:
+def operand(e: Emitter, name: str, part: Part, free: tuple[str, ...]) -> Place:
     found = e.w.evicted(e.place(name, part))
     if name in e.scalars:  # a constant: every lane of its axes
         found = e.select.copy(f"{name}_tile", Layout(part, free), found.dtype, e.scalars[name])
@@ -98,57 +106,64 @@ def same_type(e: Emitter, a: Place, b: Place) -> tuple[Place, Place]:
     return a, b
 
 
-def matmul(
-    e: Emitter,
-    dst: Place,
-    still: Place,
-    moving: Place,
-    layout: Layout,
-    accumulate: str,
-    slabs: tuple[str, str, str] = ("", "", ""),
-) -> None:
-    """nc_matmul, in pieces of one psum bank."""
-    w = e.w
-    width = w.size(moving.layout.free) if not slabs[2] else w.size(layout.free)
-    stationary = View(f"{still.text}{slabs[0]}", (still.buffer,))
-    if width.most <= e.chip.bank_bytes // 4:
-        right = View(f"{moving.text}{slabs[1]}", (moving.buffer,))
-        w.call(
-            "nc_matmul",
-            dst=View(f"{dst.text}", (dst.buffer,)),
-            stationary=stationary,
-            moving=right,
-            accumulate=accumulate,
-        )
+def sum_of(e: Emitter, hint: str, layout: Layout, dot: Dot) -> Place:
+    """Room in PSUM for a product; nc_matmul_mx writes an even number of partitions, of which the last may be nothing."""
+    rows = e.w.size(layout.part)
+    wanted = blocks.even(rows) if dot.scales else rows
+    made = e.w.room(hint, wanted, e.w.size(layout.free), "float32", "psum")
+    return Place(made, layout, "float32", rows="" if wanted == rows else f"0:{rows}")
+
+
+def matmul(e: Emitter, s: Dot, dst: Place, places: Places, layout: Layout, accumulate: str, at: str = "") -> None:
+    """nc_matmul or nc_matmul_mx of a lane of the batch (`at`, where there are several), in pieces of one psum bank."""
+    w, within = e.w, e.plan.within.get(s.name)
+    sides = (w.size(layout.part), w.size(layout.free))  # of the operand that stands still, and of the one that moves
+    inner = 1 if within is None else w.lanes(within).number
+    slabs = [blocks.Slab(x, side * inner, at) for x, side in zip(places[0], sides, strict=True)]
+    extra: dict[str, object] = {"accumulate": accumulate}
+    call, skip = "nc_matmul", ""
+    if s.scales:
+        call = "nc_matmul_mx"
+        held = [blocks.Slab(x, side, at) for x, side in zip(places[1], sides, strict=True)]
+        views = [blocks.codes(e, x, side, inner, i == 0) for i, (x, side) in enumerate(zip(slabs, sides, strict=True))]
+        scales = [blocks.scales(e, x, side, i == 0) for i, (x, side) in enumerate(zip(held, sides, strict=True))]
+        extra = {"stationary_scale": scales[0], "moving_scale": scales[1], **extra}
+    elif within is not None:
+        rows = [f"{x.text}.reshape_dim(1, ({inner}, {side}))" for x, side in zip(slabs, sides, strict=True)]
+        views = [View(text, (x.place.buffer,)) for text, x in zip(rows, slabs, strict=True)]
+        extra["perf_mode"], skip = "nisa.matmul_perf_mode.double_row", ":, "
+    else:
+        views = [x.view for x in slabs]
+    written = View(dst.buffer.name, (dst.buffer,))
+    if sides[1].most <= e.chip.bank_bytes // 4:
+        w.call(call, dst=written, stationary=views[0], moving=views[1], **extra)
         return
     step = e.chip.bank_bytes // 4
-    at = w.name("column")
-    with w.block(f"for {at} in range(0, {width}, {step}):", repeats=True):
-        span = f"[:, {at}:min({at} + {step}, {width})]"
+    column = w.name("column")
+    with w.block(f"for {column} in range(0, {sides[1]}, {step}):", repeats=True):
+        columns = f"{column}:min({column} + {step}, {sides[1]})"
+        if "moving_scale" in extra:
+            extra["moving_scale"] = View(f"{extra['moving_scale']}[:, {columns}]", scales[1].buffers)
         w.call(
-            "nc_matmul",
-            dst=View(f"{dst.text}{span}", (dst.buffer,)),
-            stationary=stationary,
-            moving=View(f"{moving.text}{slabs[1]}{span}", (moving.buffer,)),
-            accumulate=accumulate,
+            call,
+            dst=View(f"{written}[:, {columns}]", (dst.buffer,)),
+            stationary=views[0],
+            moving=View(f"{views[1]}[:, {skip}{columns}]", views[1].buffers),
+            **extra,
         )
 
 
-def batched(e: Emitter, s: Dot, layout: Layout, still: Place, moving: Place, batch: tuple[str, ...]) -> Place:
+def batched(e: Emitter, s: Dot, layout: Layout, places: Places, batch: tuple[str, ...]) -> Place:
     """One product per lane of the batch axes."""
     w = e.w
     made = w.buffer(s.name, layout, "float32")
     rest = tuple(a for a in layout.free if a not in batch)
-
-    def slab(place: Place) -> str:
-        row = w.size(a for a in place.layout.free if a not in batch)
-        at = " + ".join(transfer._times(f"{a}_i", w.size(batch[i + 1 :])) for i, a in enumerate(batch))
-        return f"[:, ({at}) * ({row}):({at} + 1) * ({row})]"
-
+    at = " + ".join(transfer._times(f"{a}_i", w.size(batch[i + 1 :])) for i, a in enumerate(batch))
     with w.lane_loops(batch):
-        piece = w.buffer(f"{s.name}_one", Layout(layout.part, rest), "float32", "psum")
-        matmul(e, piece, still, moving, Layout(layout.part, rest), "False", (slab(still), slab(moving), "batch"))
-        w.call("tensor_copy", dst=View(f"{made.text}{slab(made)}", (made.buffer,)), src=piece.view)
+        piece = sum_of(e, f"{s.name}_one", Layout(layout.part, rest), s)
+        matmul(e, s, piece, places, Layout(layout.part, rest), "False", at)
+        slab = blocks.Slab(made, w.size(rest), at)
+        w.call("tensor_copy", dst=slab.view, src=piece.view)
     return made
 
 

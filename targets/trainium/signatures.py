@@ -21,6 +21,7 @@ SIGNATURES: dict[str, str] = {
     "nisa.tensor_copy_predicated": "dst src predicate reverse_pred= name=",
     "nisa.nc_matmul": "dst stationary moving is_stationary_onezero= is_moving_onezero= is_transpose= "
     "accumulate= tile_position= tile_size= perf_mode= name=",
+    "nisa.nc_matmul_mx": "dst stationary moving stationary_scale moving_scale tile_position= tile_size= accumulate= name=",
     "nisa.nc_transpose": "dst data engine= name=",
     "nisa.tensor_tensor": "dst data1 data2 op engine= name=",
     "nisa.tensor_scalar": "dst data op0 operand0 reverse0= op1= operand1= reverse1= engine= name=",

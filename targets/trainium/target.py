@@ -18,6 +18,7 @@ from porter.targets.trainium.instructions import CODES
 from porter.targets.trainium.limits import chip, limits
 from porter.targets.trainium.signatures import check
 from porter.targets.trainium.simulator import Machine
+from porter.tile.block_scales import name_of
 from porter.tile.limits import Limits
 from porter.tile.program import Dot, Program, types, walk
 from porter.tile.target import Emitted, Kernel, Step, Target, Toolchain, Whole
@@ -117,14 +118,16 @@ def _audit(emitted: Emitted, ran: set[str]) -> None:
     asked: set[str] = set()
     for s in walk(program.body):
         if isinstance(s, Dot):
-            operands = {kinds[s.a].dtype, kinds[s.b].dtype}
-            integers = {d for d in operands if np.dtype(d).kind in "iu"}
-            asked |= (
-                {"fp32"} if "float32" in operands else (operands - integers) | ({"bfloat16"} if integers else set())
-            )
+            asked |= {name_of(kinds, s)} if s.scales else _operands(kinds[s.a].dtype, kinds[s.b].dtype)
     if not ran <= asked:
         raise CheckFailed(
             f"kernel {program.name}: products of its text",
             expected=f"operands in {', '.join(sorted(asked)) or 'no format'}",
             found=f"operands in {', '.join(sorted(ran))}",
         )
+
+
+def _operands(*dtypes: str) -> set[str]:
+    """The formats in which a product's operands meet: float32 on both sides or on neither, small integers as bfloat16."""
+    integers = {d for d in dtypes if np.dtype(d).kind in "iu"}
+    return {"fp32"} if "float32" in dtypes else ({*dtypes} - integers) | ({"bfloat16"} if integers else set())

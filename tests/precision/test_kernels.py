@@ -34,6 +34,7 @@ FAST = {("int4w", "gpu:h200"), ("nvfp4w", "tpu:v6e"), ("mxfp4w", "trainium:trn2"
 
 def ported(tmp_path: Path, target: str, precision: str, model: Model | None = None) -> tuple[dict[str, Any], Path]:
     """The document of a port of two layers, and the bundle."""
+    tmp_path.mkdir(exist_ok=True)
     graph.save(model or linear(), tmp_path / "m.onnx")
     out = tmp_path / "out"
     result = port(tmp_path / "m.onnx", targets=[load_device(target)], out=out, precision=precision)
@@ -73,6 +74,23 @@ def test_fp8_on_trn2_is_multiplied_under_the_name_of_its_own_e4m3(tmp_path: Path
 def test_fp8_on_trn3_is_multiplied_as_ocps(tmp_path: Path) -> None:
     document, _ = ported(tmp_path, "trainium:trn3", "fp8")
     assert audit_of(document)["multiply_adds"] == {"float8_e4m3fn": 1.0}
+
+
+def test_mxfp8_on_trn3_is_one_product_of_codes_and_scales(tmp_path: Path) -> None:
+    document, out = ported(tmp_path, "trainium:trn3", "mxfp8", wide())
+    assert audit_of(document)["multiply_adds"] == {"mxfp8": 1.0} and document["kernels"]["host"] == 0
+    text = "".join(p.read_text() for p in (out / "kernels").glob("*matmul*.py"))
+    assert text.count("nisa.nc_matmul_mx(") == 2 and "nisa.nc_matmul(" not in text and "float8_e4m3fn_x4" in text
+
+
+def test_fp8_on_trn2_and_trn3_runs_two_rows_of_a_long_sum_at_once(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["": 24]>
+    g (float[8,256] x, float[256,64] w) => (float[8,64] y) { y = MatMul (x, w) }"""
+    for name in ("trn2", "trn3"):
+        document, out = ported(tmp_path / name, f"trainium:{name}", "fp8", weighted(text))
+        assert set(audit_of(document)["multiply_adds"]) == {{"trn2": "float8_e4m3", "trn3": "float8_e4m3fn"}[name]}
+        kernels = "".join(p.read_text() for p in (out / "kernels").glob("*.py"))
+        assert kernels.count("perf_mode=nisa.matmul_perf_mode.double_row") == 1
 
 
 def packed_form(scheme: str) -> Any:

@@ -45,6 +45,7 @@ class Engine:
     def __init__(self, memories: Memories, dot: Callable[..., np.ndarray] = matmul.dot) -> None:
         self.memories, self.dot = memories, dot
         self.reduce_cmd = SimpleNamespace(reset_reduce=Token("reset_reduce"))
+        self.matmul_perf_mode = SimpleNamespace(none=Token("none"), double_row=Token("double_row"))
         self.products: set[str] = set()  # operand formats of the products that ran
 
     def __getattribute__(self, name: str) -> Any:

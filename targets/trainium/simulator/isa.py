@@ -14,19 +14,17 @@ from typing import Any
 import numpy as np
 
 from porter.targets.trainium.instructions import ACTIVATIONS, COMPOSED, GPSIMD_ONLY, OPERATORS, Operator
-from porter.targets.trainium.simulator.engine import Engine, Token, f32
+from porter.targets.trainium.simulator.engine import Token, f32
 from porter.targets.trainium.simulator.memory import Tensor, refuse
+from porter.targets.trainium.simulator.tensor_engine import TensorEngine
 
 Scalar = float | int
 Operand = Tensor | Scalar
-_MATRIX_TYPES: dict[int, tuple[str, ...]] = {2: ("float32", "bfloat16", "float16", "float8_e4m3", "float8_e5m2")}
-_MATRIX_TYPES[3] = _MATRIX_TYPES[2]
-_MATRIX_TYPES[4] = (*_MATRIX_TYPES[2], "float8_e4m3fn")
 _PREDICATES = ("uint8", "uint16", "uint32")
 _INT32 = ("int32", "uint32")
 
 
-class Isa(Engine):
+class Isa(TensorEngine):
     """The instructions, run against one machine's memories."""
 
     # movement
@@ -97,100 +95,6 @@ class Isa(Engine):
             self.memories.touch(dst, predicate)
         chosen = (predicate.array.reshape(dst.shape) != 0) != reverse_pred
         self._write(dst, np.where(chosen, np.asarray(value).astype(dst.dtype), dst.array))
-
-    # the Tensor engine
-
-    def nc_matmul(
-        self,
-        dst: Any,
-        stationary: Any,
-        moving: Any,
-        is_stationary_onezero: bool = False,
-        is_moving_onezero: bool = False,
-        is_transpose: bool = False,
-        accumulate: bool | None = None,
-        **_: Any,
-    ) -> None:
-        call, chip = "nc_matmul", self.memories.chip
-        dst = self._tile(call, "dst", dst, ("psum",))
-        stationary = self._tile(call, "stationary", stationary, ("sbuf",))
-        moving = self._tile(call, "moving", moving, ("sbuf",))
-        k, m, n = (
-            stationary.shape[0],
-            stationary.array.size // stationary.shape[0],
-            moving.array.size // moving.shape[0],
-        )
-        types = _MATRIX_TYPES[chip.generation]
-        for role, t in (("stationary", stationary), ("moving", moving)):
-            if t.dtype.name not in types:
-                raise refuse(call, f"{role} of {', '.join(types)} on {chip.name}", t.dtype.name)
-        if (stationary.dtype.name == "float32") != (moving.dtype.name == "float32"):
-            raise refuse(
-                call, "float32 on both sides or on neither", f"{stationary.dtype.name} and {moving.dtype.name}"
-            )
-        if {stationary.dtype.name, moving.dtype.name} == {"float8_e4m3", "float8_e4m3fn"}:
-            raise refuse(call, "one E4M3 on both sides", f"{stationary.dtype.name} and {moving.dtype.name}")
-        results = ("float32",) if chip.generation < 4 else ("float32", "bfloat16")
-        if dst.dtype.name not in results:
-            raise refuse(call, f"dst of {' or '.join(results)} on {chip.name}", dst.dtype.name)
-        if moving.shape[0] != k:
-            raise refuse(call, "as many partitions of moving as of stationary", f"{moving.shape[0]} and {k}")
-        if m > chip.stationary_max:
-            raise refuse(call, f"at most {chip.stationary_max} free elements of stationary", str(m))
-        if n > chip.moving_max:
-            raise refuse(call, f"at most {chip.moving_max} free elements of moving on {chip.name}", str(n))
-        if dst.shape[0] != m or dst.array.size != m * n:
-            raise refuse(call, f"dst of {m} partitions and {n} elements each", str(dst))
-        self._one_bank(call, dst)
-        marks = self._started(dst)
-        add = bool((marks == 1).all()) if accumulate is None else bool(accumulate)
-        if add and (marks == 0).any():
-            raise refuse(call, "accumulation onto what a matmul wrote", "memory that nobody has written")
-        if add and chip.generation < 4 and (marks == 2).any():
-            raise refuse(
-                call,
-                "accumulation onto what a matmul wrote",
-                f"a value that another instruction wrote: undefined on {chip.name}",
-            )
-        self.memories.touch(dst, stationary, moving)
-        self.products |= {"fp32" if t.dtype == np.float32 else t.dtype.name for t in (stationary, moving)}
-        a = f32(stationary.array).reshape(k, m).T
-        b = f32(moving.array).reshape(k, n)
-        product = self.dot(a, b, precision="fp32").reshape(dst.shape)
-        self._write(dst, f32(dst.array) + product if add else product, by_tensor_engine=True)
-
-    def _one_bank(self, call: str, dst: Tensor) -> None:
-        chip = self.memories.chip
-        if chip.generation >= 4:
-            return
-        base = dst.storage.data.__array_interface__["data"][0]
-        row = dst.storage.width * dst.dtype.itemsize
-        low = (dst.array.__array_interface__["data"][0] - base) % row
-        high = low + sum(s * (n - 1) for s, n in zip(dst.array.strides[1:], dst.shape[1:], strict=True))
-        if low // chip.bank_bytes != high // chip.bank_bytes:
-            raise refuse(
-                call,
-                f"dst within one psum bank of {chip.bank_bytes} bytes a partition",
-                f"bytes {low} to {high + dst.dtype.itemsize - 1} of {dst}",
-            )
-
-    def nc_transpose(self, dst: Any, data: Any, **_: Any) -> None:
-        call, chip = "nc_transpose", self.memories.chip
-        dst, data = self._tile(call, "dst", dst, ("psum",)), self._tile(call, "data", data, ("sbuf",))
-        p, f = data.shape[0], data.array.size // data.shape[0]
-        if f > chip.stationary_max:
-            raise refuse(call, f"at most {chip.stationary_max} free elements of data", str(f))
-        if dst.dtype != data.dtype:
-            raise refuse(call, f"dst of {data.dtype.name}, as data", dst.dtype.name)
-        if dst.shape[0] != f or dst.array.size != p * f:
-            raise refuse(call, f"dst of {f} partitions and {p} elements each", str(dst))
-        self._one_bank(call, dst)
-        self.memories.touch(dst, data)
-        values = data.array.reshape(p, f)
-        if chip.generation < 3 and data.dtype.kind not in "iu":  # a product with the identity there: 0 * Inf is NaN
-            odd = ~np.isfinite(f32(values)).all(axis=0)
-            values = np.where(odd[None, :], np.asarray(np.nan).astype(values.dtype), values)
-        self._write(dst, values.T, by_tensor_engine=True)
 
     # the Vector, Scalar and GpSimd engines
 

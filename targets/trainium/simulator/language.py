@@ -5,13 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from porter.targets.trainium.instructions import ACTIVATIONS, DTYPES, OPERATORS
 from porter.targets.trainium.signatures import problem
 from porter.targets.trainium.simulator.engine import Token, convert, f32
 from porter.targets.trainium.simulator.isa import Isa
-from porter.targets.trainium.simulator.memory import Memories, Tensor, refuse
+from porter.targets.trainium.simulator.memory import X4, Memories, Tensor, refuse
 
 _SPACES = {"sbuf": "sbuf", "psum": "psum", "hbm": "hbm", "private_hbm": "hbm", "shared_hbm": "hbm"}
 
@@ -24,6 +25,7 @@ def language(memories: Memories, isa: Isa) -> SimpleNamespace:
     """The namespace `nl`, allocating in these memories."""
     words: dict[str, Any] = {name: Token(name) for name in (*OPERATORS, *ACTIVATIONS)}
     words |= {spelled: np.dtype(name) for name, spelled in DTYPES.items() if name == spelled}
+    words |= {**X4, "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu)}
     words |= {name: Space(name) for name in _SPACES}
 
     def ndarray(shape: Any, dtype: Any, buffer: Any = "sbuf", name: str = "", address: object = None) -> Tensor:

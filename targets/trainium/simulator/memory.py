@@ -70,6 +70,18 @@ def fresh(count: int, dtype: np.dtype) -> np.ndarray:
     return np.full(count, np.nan).astype(dtype)
 
 
+#: four codes in one element, which only nc_matmul_mx reads: (nl's word, codes of 8 bits)
+X4 = {
+    w: np.dtype([(w, kind)])
+    for w, kind in (("float8_e4m3fn_x4", "u4"), ("float8_e5m2_x4", "u4"), ("float4_e2m1fn_x4", "u2"))
+}
+
+
+def word(dtype: np.dtype) -> str:
+    """nki.language's word for an element type."""
+    return dtype.names[0] if dtype.names else dtype.name
+
+
 def refuse(what: str, expected: str, found: str, hint: str | None = None) -> CheckFailed:
     return CheckFailed(what, expected=expected, found=found, hint=hint)
 
@@ -104,7 +116,7 @@ class Tensor:
         return self.space != "hbm"
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.space} {self.dtype.name}{list(self.shape)}"
+        return f"{self.name}: {self.space} {word(self.dtype)}{list(self.shape)}"
 
     def _with(self, array: np.ndarray, start: int | None = None) -> Tensor:
         if self.indices is not None:
@@ -183,10 +195,16 @@ class Tensor:
         return view
 
     def view(self, dtype: object) -> Tensor:
-        """The same bits as another type of the same width."""
+        """The same bits as another type; of another width, the last dimension grows or shrinks."""
         kind = np.dtype(dtype)  # type: ignore[call-overload]
-        if kind.itemsize != self.dtype.itemsize:
-            raise refuse(f"view of {self}", f"a type of {self.dtype.itemsize} bytes", kind.name)
+        if kind.itemsize == self.dtype.itemsize:
+            return self._with(self.array.view(kind))
+        if self.array.shape[-1] > 1 and self.array.strides[-1] != self.dtype.itemsize:
+            raise refuse(
+                f"view of {self}", "a last dimension without gaps", f"a step of {self.array.strides[-1]} bytes"
+            )
+        if self.array.shape[-1] * self.dtype.itemsize % kind.itemsize:
+            raise refuse(f"view of {self}", f"a multiple of {kind.itemsize} bytes in the last dimension", str(self))
         return self._with(self.array.view(kind))
 
     def ap(

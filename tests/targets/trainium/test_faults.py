@@ -77,7 +77,7 @@ def test_a_wrong_meaning_of_an_instruction_is_found(monkeypatch: pytest.MonkeyPa
 def test_a_wrong_emitter_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     matmul = products.matmul
     monkeypatch.setattr(
-        products, "matmul", lambda e, dst, still, moving, *a, **k: matmul(e, dst, moving, still, *a, **k)
+        products, "matmul", lambda e, s, dst, places, *a, **k: matmul(e, s, dst, (places[0][::-1], ()), *a, **k)
     )
     assert found(lowered(program("matmul_bias_relu")), "matmul_bias_relu")
 

@@ -9,6 +9,7 @@ from trainium_support import ROUNDING, device, distance, lowered, program
 
 from porter.targets.trainium import target
 from porter.targets.trainium.demands import plan
+from porter.targets.trainium.depth import Deep
 from porter.targets.trainium.home import homes
 from porter.targets.trainium.layout import Layout, Plan
 from porter.tile.interpret import run
@@ -566,7 +567,7 @@ def test_every_home_gives_the_same_result() -> None:
     wanted = run(p, inputs)
     tried = 0
     for home in homes(p, PARTITIONS):
-        emitter = Emitter(p, p, chip(device()), home)
+        emitter = Emitter(p, Deep(p, {}), chip(device()), home)
         try:
             emitter.write()
         except CannotEmit:

@@ -321,6 +321,61 @@ def test_a_broken_rule_is_a_sentence(rule: str) -> None:
     assert str(caught.value) == sentence
 
 
+DEEP = {
+    "double_row takes float8": ("trn2", "bfloat16", "(8, 2, 4)", "(8, 2, 4)",
+        "nc_matmul\n  expected float8_e4m3, float8_e4m3fn, float8_e5m2 in double_row mode\n  found bfloat16"),
+    "double_row takes two rows": ("trn2", "float8_e5m2", "(8, 4, 2)", "(8, 2, 4)",
+        "nc_matmul\n  expected operands of [partitions, 2, free] in double_row mode\n"
+        "  found tensor 1: sbuf float8_e5m2[8, 4, 2]"),
+    "double_row is of version 3": ("trn1", "float8_e5m2", "(8, 2, 4)", "(8, 2, 4)",
+        "nc_matmul\n  expected double_row mode on NeuronCore-v3 or newer\n  found trn1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", DEEP)
+def test_a_broken_rule_of_double_row_mode_is_a_sentence(rule: str) -> None:
+    on, kind, still, moving, sentence = DEEP[rule]
+    body = f"""
+        y = nl.ndarray((4, 4), dtype=nl.float32, buffer=nl.psum)
+        a = nl.ndarray({still}, dtype=nl.{kind}, buffer=nl.sbuf)
+        b = nl.ndarray({moving}, dtype=nl.{kind}, buffer=nl.sbuf)
+        nisa.nc_matmul(dst=y, stationary=a, moving=b, perf_mode=nisa.matmul_perf_mode.double_row)
+        """
+    with pytest.raises(CheckFailed) as caught:
+        snippet(body, on=on)
+    assert str(caught.value) == sentence
+
+
+QUADS = "stationary=a.view(nl.float8_e4m3fn_x4), moving=b.view(nl.float8_e4m3fn_x4)"
+MX = {
+    "nc_matmul_mx is of version 4": ("trn2", 32, 4, 4, QUADS, "nc_matmul_mx\n  expected NeuronCore-v4 or newer\n  found trn2"),
+    "it takes elements of four codes": ("trn3", 32, 4, 4, "stationary=a, moving=b",
+        "nc_matmul_mx\n  expected stationary of float8_e4m3fn_x4, float8_e5m2_x4, float4_e2m1fn_x4\n  found float8_e4m3fn"),
+    "it takes whole quadrants": ("trn3", 24, 3, 4, QUADS,
+        "nc_matmul_mx\n  expected a multiple of 32 partitions of stationary\n  found 24"),
+    "what stands still has even columns": ("trn3", 32, 4, 3, QUADS,
+        "nc_matmul_mx\n  expected an even number of free elements of stationary\n  found 3"),
+    "scales lie in the quadrants of their codes": ("trn3", 64, 8, 4, QUADS,
+        "nc_matmul_mx\n  expected 64 partitions of stationary_scale\n  found tensor 3: sbuf uint8[8, 4]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", MX)
+def test_a_broken_rule_of_block_scaled_products_is_a_sentence(rule: str) -> None:
+    on, rows, scales, columns, operands, sentence = MX[rule]
+    body = f"""
+        y = nl.ndarray(({columns}, 6), dtype=nl.float32, buffer=nl.psum)
+        a = nl.ndarray(({rows}, {4 * columns}), dtype=nl.float8_e4m3fn, buffer=nl.sbuf)
+        b = nl.ndarray(({rows}, 24), dtype=nl.float8_e4m3fn, buffer=nl.sbuf)
+        sa = nl.ndarray(({scales}, {columns}), dtype=nl.uint8, buffer=nl.sbuf)
+        sb = nl.ndarray(({scales}, 6), dtype=nl.uint8, buffer=nl.sbuf)
+        nisa.nc_matmul_mx(dst=y, {operands}, stationary_scale=sa, moving_scale=sb)
+        """
+    with pytest.raises(CheckFailed) as caught:
+        snippet(body, on=on)
+    assert str(caught.value) == sentence
+
+
 def test_version_2_wants_a_bias_in_a_tile() -> None:
     body = """
         a = nl.ndarray((8, 8), dtype=nl.float32, buffer=nl.sbuf)
