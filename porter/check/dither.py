@@ -35,7 +35,8 @@ class Dithered(Numpy):
     """
 
     def __init__(self, seed: int, operands: str | None = None, given: Iterable[np.ndarray] | None = None) -> None:
-        super().__init__("dithered", double=True)
+        stored = "" if given is None else ", weights too"
+        super().__init__(f"dithered {seed} {operands or ''}{stored}", double=True)  # what it does follows from that
         self.rng = np.random.default_rng(seed)
         self.operands = None if operands is None else formats.of(operands)
         self.given = None if given is None else {id(x) for x in given}

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from porter import graph, ops
+from porter import graph
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Model
+from porter.ops import Evaluator
 from porter.ops.arrays import Numpy
 
 Arrays = dict[str, np.ndarray]
@@ -34,7 +35,7 @@ def _controller() -> ThreadpoolController:
 
 
 def run(
-    model: Model | Graph | Function,
+    model: Model | Graph | Function | Evaluator,
     inputs: Any,
     xp: Any,
     *,
@@ -42,9 +43,13 @@ def run(
     on_value: Callable[[str, Any], None] | None = None,
     **options: Any,
 ) -> Arrays:
-    """Outputs, or the values named in `want`, of a model in the arithmetic of a namespace (see `ops.evaluate`)."""
+    """Outputs, or the values named in `want`, of a model in the arithmetic of a namespace (see `ops.evaluate`).
+
+    One that runs often is given as its `Evaluator`, which looks nodes up once.
+    """
+    ready = model if isinstance(model, Evaluator) else Evaluator(model, **options)
     with single_thread():
-        return ops.evaluate(model, inputs, xp, want=want, on_value=on_value, **options)
+        return ready(inputs, xp, want=want, on_value=on_value)
 
 
 class Source(Numpy):
@@ -63,7 +68,7 @@ SOURCE = Source()
 
 
 class Subject:
-    """A model under comparison, whose results are kept: the steps of a port compare each model twice."""
+    """A model under comparison, not edited meanwhile, whose results are kept: the steps of a port compare each twice."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -78,12 +83,17 @@ class Subject:
         tensors += [graph.constant_tensor(n.outputs[0]) for n in self.model.graph if n.op_type == "Constant"]
         return frozenset(graph.content_hash(t) for t in tensors if t is not None and t.dtype.is_floating_point())
 
+    @cached_property
+    def ready(self) -> Evaluator:
+        """The model made ready to run many times."""
+        return Evaluator(self.model)
+
     def outputs(self, xp: Any, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The model's outputs, computed at most once per arithmetic and set of inputs."""
         key = (xp.name, id(inputs))
         if key not in self.results:
             self._inputs[id(inputs)] = inputs  # keeps the id taken
-            self.results[key] = run(self.model, dict(inputs), xp)
+            self.results[key] = run(self.ready, dict(inputs), xp)
         return self.results[key]
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from functools import cache
+from copy import copy
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from porter import graph
 from porter.check.execution import SOURCE, run
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Model, Node, Value
+from porter.ops import Evaluator
 
 # a + b and b + a have the same bits; of max(-0, 0) and max(0, -0) that is not said
 _COMMUTATIVE = frozenset("Add Mul And Or Xor Equal BitwiseAnd BitwiseOr BitwiseXor".split())
@@ -52,6 +54,17 @@ class Expressions:
             if not value.is_initializer():
                 self._put(value, f"input {(inputs or {}).get(value.name or '', value.name or '')}")
         self._constants(sample)
+
+    @cached_property
+    def ready(self) -> Evaluator:
+        """The model made ready to run many times."""
+        return Evaluator(self.model)
+
+    def copy(self) -> Expressions:
+        """The same so far: what is numbered in one does not show in the other. Weights are not hashed again."""
+        made = copy(self)
+        made.of, made.first, made._functions = dict(self.of), dict(self.first), dict(self._functions)
+        return made
 
     def number(self, node: Node) -> None:
         """Digests of a node's outputs, from those of its inputs; what is known stays as it is."""
@@ -99,7 +112,7 @@ class Expressions:
         for name in named.keys() & known.keys():
             self._put(named[name], _content(known[name]))
         for names in _batches(v for v in computed if v.name not in known):
-            for name, array in run(self.model, {**sample, **known}, SOURCE, want=names).items():
+            for name, array in run(self.ready, {**sample, **known}, SOURCE, want=names).items():
                 self._put(named[name], _content(array))
 
     def _node(

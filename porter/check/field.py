@@ -28,6 +28,7 @@ from porter.check.expressions import dependent
 from porter.check.inputs import draw
 from porter.errors import Undecided
 from porter.graph import Function, Graph, Model
+from porter.ops import Evaluator
 from porter.ops.field import Field
 from porter.ops.namespace import NotKnown, is_float
 from porter.ops.residue_array import UNDEFINED, Residues
@@ -174,7 +175,11 @@ def decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unround
 
 
 def evaluated(
-    model: Model | Function | Graph, inputs: Mapping[str, Any], field: Field, common: frozenset[str], **options: Any
+    model: Model | Function | Graph | Evaluator,
+    inputs: Mapping[str, Any],
+    field: Field,
+    common: frozenset[str],
+    **options: Any,
 ) -> Ran:
     shared: dict[str, Any] = {}
 

@@ -8,13 +8,18 @@ first but has a partner there, by name, is held against it: from the nearest val
 If they agree, everything behind is numbered as if they were one expression. So a rewrite is decided by itself, once
 however often it occurs: weights that both sides read are variables of the region, and equal regions have one key. A
 pair that does not agree only makes the region of what reads it larger: a wrong partner costs time and proves nothing.
+A side that starts from a value which the other computes again is followed further back, to where both start.
 
-The outputs agree at last, or nothing is said. Regions that differ are also held against each other in numbers, from
-drawn values and edges; only where that passes is one run of the whole models enough.
+The outputs agree at last; or partners are looked for by source layer and by value, and all is gone through again; or
+nothing is said, and `rounded` names a constant that the two round differently, if it is that.
+
+Regions that differ are also held against each other in numbers, from drawn values and edges; only where that passes is
+one run of the whole models enough.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,56 +34,18 @@ from porter.check.dither import Dithered
 from porter.check.execution import SOURCE, run
 from porter.check.expressions import Expressions
 from porter.check.field import Agreement, Ran, decide, evaluated
+from porter.check.matching import of_one_source, of_one_value
 from porter.check.measure import is_float
 from porter.check.numeric import SAMPLES, judge, matched_outputs, scale, settle
+from porter.check.regions import Pair, Region, computed_constants, region_of, rounded_otherwise, types_in_a_run
 from porter.errors import Undecided
-from porter.graph import Model, Node, Value
+from porter.graph import Model, Value
 from porter.ops.field import Field
 
 Sample = Mapping[str, np.ndarray]
 FAILURES = 12  # regions that do not agree before the models are left to be compared whole
-LARGEST = 400  # nodes of a region that is worth deciding by itself
+DEEPER = 3  # times that a region is followed past a value from which only one side starts
 NORMAL = 2  # draws of a region's inputs, besides its edges
-
-
-@dataclass(frozen=True)
-class Region:
-    """What computes one value from values that both models have, as nodes of one side.
-
-    `reads` are the values that it starts from, constants among them, in order of first use.
-    """
-
-    side: Expressions
-    target: Value
-    nodes: tuple[Node, ...]
-    reads: tuple[Value, ...]
-
-    def digest(self, labels: Mapping[str, str]) -> str:
-        """What is computed, from inputs that go by labels: equal for equal regions wherever they stand."""
-        of = {v: labels.get(self.side.of[v], self.side.of[v]) for v in self.reads}
-        for node in self.nodes:
-            of.update(zip(node.outputs, self.side.expression(node, of), strict=True))
-        return of[self.target]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A value of the first model and its partner, each with its region, and the inputs that the two share.
-
-    inputs    digest -> (label, shape, dtype) of what varies; weights of both among them where `lifted`
-    """
-
-    before: Region
-    after: Region
-    inputs: Mapping[str, tuple[str, tuple[int, ...], np.dtype]]
-
-    def key(self) -> str:
-        labels = {d: label for d, (label, _, _) in self.inputs.items()}
-        return repr([self.before.digest(labels), self.after.digest(labels), list(self.inputs.values())])
-
-    def arrays(self, region: Region, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values by digest under the names that a side has for them."""
-        return {v.name or "": values[region.side.of[v]] for v in region.reads if region.side.of[v] in values}
 
 
 @dataclass
@@ -86,7 +53,8 @@ class Local:
     """The comparison of two models by regions. `samples` are valid inputs of the first, the first of them already run.
 
     After `decide`: `same` values are the same expression, `tried` pairs were regions, `pairs` those of them that
-    agreed and are distinct.
+    agreed and are distinct; `rounded` is a constant of the second that is another by no more than rounding, where a
+    region differs in nothing else: no larger one will agree.
     """
 
     before: Model
@@ -96,6 +64,7 @@ class Local:
     same: int = 0
     tried: int = 0
     pairs: list[Pair] = field(default_factory=list)
+    rounded: str = ""
     _known: dict[str, Agreement] = field(default_factory=dict)
 
     @cached_property
@@ -104,6 +73,11 @@ class Local:
 
     @cached_property
     def two(self) -> Expressions:
+        """Numbered as `decide` goes along."""
+        return self._second.copy()
+
+    @cached_property
+    def _second(self) -> Expressions:
         return Expressions(self.after, self._theirs(self.samples[0]), self.renamed)
 
     def _theirs(self, sample: Sample) -> Sample:
@@ -112,13 +86,19 @@ class Local:
 
     def identical(self) -> bool:
         """Whether every output is the same expression in both."""
-        two = Expressions(self.after, self._theirs(self.samples[0]), self.renamed).all()
+        two = self._second.copy().all()
         pairs = matched_outputs(self.before, self.after)
         return all(self.one.of.get(a) is not None and self.one.of.get(a) == two.of.get(b) for a, b in pairs)
 
     def decide(self, seed: int = 0) -> Agreement:
         """Whether the outputs agree, by expressions and regions; `equal` is None where that does not say."""
-        partners = self._partners()
+        found = self._decided(self._named(), seed)
+        if found.equal or self.rounded or not (others := self._otherwise()):
+            return found
+        self.two, self.same, self.tried = self._second.copy(), 0, 0
+        return self._decided(self._named() | others, seed)
+
+    def _decided(self, partners: Mapping[Value, Value], seed: int) -> Agreement:
         failures, chance = 0, 0.0
         for node in self.after.graph:
             self.two.number(node)
@@ -143,20 +123,53 @@ class Local:
         words = f"{self.same} values are the same expressions, {self.tried} by algebra ({len(self.pairs)} distinct)"
         return Agreement(True, chance, 2, words)
 
-    def _partners(self) -> dict[Value, Value]:
+    def _named(self) -> dict[Value, Value]:
         """Values of the second model and those of the first that may be equal: outputs, and values of one name."""
         named = {v.name: v for v in self.one.of if v in self.one.dependent}
         found = {v: named[v.name] for n in self.after.graph for v in n.outputs if v.name in named}
         return found | {b: a for a, b in matched_outputs(self.before, self.after)}
 
+    def _otherwise(self) -> dict[Value, Value]:
+        """Partners of values that have none by expression or name: of one source layer, or alike on the first sample."""
+        named = self._named()
+        matched = {v for v in self.two.of if v in named or self.two.of[v] in self.one.first}
+        if all(v in matched for n in self.after.graph for v in n.outputs if v in self.two.dependent):
+            return {}
+        taken = {*named.values(), *(self.one.first[d] for v in matched if (d := self.two.of[v]) in self.one.first)}
+        sample = self.samples[0]
+        pairs = of_one_value(self.before, self.after, sample, self._theirs(sample), matched, taken)
+        pairs += of_one_source(self.before, self.after)
+        return {b: a for b, a in pairs if b not in matched and a not in taken and a in self.one.dependent}
+
     def _tried(self, a: Value, b: Value, seed: int) -> Agreement | None:
         """The agreement of two values; None where there is no region to compare."""
         if a not in self.one.of:
             return None
-        one, two = self._region(self.one, a, self.two.first), self._region(self.two, b, self.one.first)
+        one, two = region_of(self.one, a, self.two.first), region_of(self.two, b, self.one.first)
         if one is None or two is None:
             return None
         self.tried += 1
+        found = self._agreement(one, two, seed)
+        if found is None or found.equal:
+            return found
+        apart = one.varying ^ two.varying
+        for _ in range(DEEPER):
+            if not apart:
+                break
+            left, right = region_of(self.one, a, self.two.first, apart), region_of(self.two, b, self.one.first, apart)
+            if left is None or right is None or (left.reads, right.reads) == (one.reads, two.reads):
+                break
+            one, two = left, right
+            more = one.varying ^ two.varying
+            if not more:
+                return self._agreement(one, two, seed)
+            apart |= more
+        if not apart and not self.rounded:
+            self.rounded = rounded_otherwise((one, self._sample(one)), (two, self._sample(two)))
+        return found
+
+    def _agreement(self, one: Region, two: Region, seed: int) -> Agreement | None:
+        """What the field says of two regions; None where a type is not known."""
         found: Agreement | None = None
         for lifted in (True, False):
             pair = self._pair(one, two, lifted)
@@ -172,27 +185,6 @@ class Local:
                 break
         return found
 
-    def _region(self, side: Expressions, target: Value, shared: Mapping[str, Value]) -> Region | None:
-        """From the target back to what both models have; None where it is large, or the target itself is shared."""
-        nodes, reads, seen = set[Node](), dict[Value, None](), {target}
-        pending = [target]
-        while pending:
-            node = pending.pop().producer()
-            if node is None or len(nodes) > LARGEST:
-                return None
-            nodes.add(node)
-            for value in (*node.inputs, *graph.captured(node)):
-                if value is None or value in seen:
-                    continue
-                seen.add(value)
-                if value not in side.dependent or value.producer() is None or side.of[value] in shared:
-                    reads[value] = None
-                else:
-                    pending.append(value)
-        ordered = sorted(nodes, key=side.position.__getitem__)
-        used = dict.fromkeys(v for n in ordered for v in (*n.inputs, *graph.captured(n)) if v in reads)
-        return Region(side, target, tuple(ordered), tuple(used))
-
     def _pair(self, one: Region, two: Region, lifted: bool) -> Pair | None:
         """The regions over one set of inputs; None where the type of one is not known."""
         both = {one.side.of[v] for v in one.reads} & {two.side.of[v] for v in two.reads}
@@ -202,7 +194,7 @@ class Local:
                 digest = region.side.of[value]
                 if digest in inputs:
                     continue
-                if self._constant(value) and not (lifted and digest in both and self._weight(value)):
+                if self._constant(value) and not (lifted and digest in both and self._weight(region, value)):
                     continue
                 seen = self._typed(region, value)
                 if seen is None:
@@ -213,9 +205,10 @@ class Local:
     def _constant(self, value: Value) -> bool:
         return value not in self.one.dependent and value not in self.two.dependent
 
-    def _weight(self, value: Value) -> bool:
-        tensor = graph.constant_tensor(value)
-        return tensor is not None and tensor.dtype.is_floating_point() and tensor.size > 1  # a number has its own laws
+    def _weight(self, region: Region, value: Value) -> bool:
+        """Floats that are stored, or computed from what is; a number has its own laws, and stays what it is."""
+        seen = self._typed(region, value)
+        return seen is not None and is_float(seen[1]) and math.prod(seen[0]) > 1
 
     def _typed(self, region: Region, value: Value) -> tuple[tuple[int, ...], np.dtype] | None:
         tensor = graph.constant_tensor(value)
@@ -230,8 +223,8 @@ class Local:
     def _types(self) -> dict[bool, dict[str, tuple[tuple[int, ...], np.dtype]]]:
         """Shapes and types as they come out of a run, where inference left them open."""
         return {
-            True: _types(self.before, self.samples[0]),
-            False: _types(self.after, self._theirs(self.samples[0])),
+            True: types_in_a_run(self.before, self.samples[0]),
+            False: types_in_a_run(self.after, self._theirs(self.samples[0])),
         }
 
     def _whole(self, pair: Pair, trial: int) -> dict[str, np.ndarray]:
@@ -242,7 +235,7 @@ class Local:
         for region, given in ((pair.before, sample), (pair.after, self._theirs(sample))):
             names = {v.name or "": region.side.of[v] for v in region.reads if region.side.of[v] in wanted - set(found)}
             if names:
-                made = run(region.side.model, dict(given), SOURCE, want=names)
+                made = run(region.side.ready, dict(given), SOURCE, want=names)
                 found.update((names[n], x) for n, x in made.items())
         return found
 
@@ -251,7 +244,7 @@ class Local:
         return repr(sorted((pair.inputs[d][0], graph.content_hash(graph.make_tensor(x))) for d, x in whole.items()))
 
     def _field(self, pair: Pair, seed: int) -> Agreement:
-        computed = {id(r): _computed(r, self._sample(r)) for r in (pair.before, pair.after)}
+        computed = {id(r): computed_constants(r, self._sample(r), pair.inputs) for r in (pair.before, pair.after)}
         whole = {k: {n: x for n, x in made.items() if not is_float(x.dtype)} for k, made in computed.items()}
 
         def both(xp: Field, trial: int, reading: str) -> tuple[Ran, Ran]:
@@ -261,7 +254,7 @@ class Local:
                     values[digest] = xp.random(label, shape, dtype)
             one, two = (
                 evaluated(
-                    r.side.model,
+                    r.side.ready,
                     {
                         **self._sample(r),
                         **(computed if reading == "folded" else whole)[id(r)],
@@ -291,6 +284,14 @@ class Local:
         return all(self._rounds(pair, number, seed) for number, pair in enumerate(self.pairs))
 
     def _rounds(self, pair: Pair, number: int, seed: int) -> bool:
+        made: dict[tuple[int, str], dict[str, np.ndarray]] = {}  # computed constants, once for every draw of the inputs
+
+        def constants(region: Region, xp: Any) -> dict[str, np.ndarray]:
+            key = (id(region), xp.name)
+            if key not in made:
+                made[key] = computed_constants(region, self._sample(region), (), xp)
+            return made[key]
+
         for fill in (*(_normal(seed + i, number) for i in range(NORMAL)), _filled(0), _filled(1), _extreme):
             values: dict[str, Any] = dict(self._whole(pair, 0))
             varying = {v for r in (pair.before, pair.after) for v in r.reads if not self._constant(v)}
@@ -300,9 +301,10 @@ class Local:
                     values[digest] = fill(shape, dtype)
 
             def ran(region: Region, xp: Any, values: dict[str, Any] = values) -> np.ndarray:
-                given = {**self._sample(region), **pair.arrays(region, values)}
+                fixed = {} if isinstance(xp, Dithered) else constants(region, xp)
+                given = {**self._sample(region), **fixed, **pair.arrays(region, values)}
                 name = region.target.name or ""
-                return np.asarray(run(region.side.model, given, xp, want=[name])[name])
+                return np.asarray(run(region.side.ready, given, xp, want=[name])[name])
 
             try:
                 truth, old, new = ran(pair.before, ops.float64), ran(pair.before, SOURCE), ran(pair.after, SOURCE)
@@ -321,25 +323,6 @@ class Local:
             if not judged.ok or (is_float(old.dtype) and (np.isfinite(_wide(old)) != np.isfinite(_wide(new))).any()):
                 return False
         return True
-
-
-def _types(model: Model, sample: Sample) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    found: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-
-    def keep(name: str, array: Any) -> None:
-        if isinstance(array, np.ndarray | np.generic):
-            found[name] = (tuple(array.shape), array.dtype)
-
-    run(model, dict(sample), SOURCE, on_value=keep)
-    return found
-
-
-def _computed(region: Region, sample: Sample) -> dict[str, np.ndarray]:
-    """Constants that the region reads and that nodes compute, in the source dtypes."""
-    dependent, shapes = region.side.dependent, region.side.shapes
-    names = {v.name or "" for v in region.reads if v not in dependent and graph.constant_tensor(v) is None}
-    made = run(region.side.model, dict(sample), SOURCE, want=names - shapes.keys()) if names - shapes.keys() else {}
-    return made | {n: shapes[n] for n in names & shapes.keys()}
 
 
 def _normal(seed: int, number: int) -> Callable[[Sequence[int], np.dtype], np.ndarray]:

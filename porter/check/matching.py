@@ -48,9 +48,9 @@ def matches(
         for b in computed(after):
             if two.of.get(b) in one.first:
                 add(b, one.first[two.of[b]], "expression")
-        for b, a in _of_one_source(before, after):
+        for b, a in of_one_source(before, after):
             add(b, a, "provenance")
-        for b, a in _of_one_value(before, after, sample, theirs, set(found), taken):
+        for b, a in of_one_value(before, after, sample, theirs, set(found), taken):
             add(b, a, "value")
     for b, a in _in_one_place(before, after, found):
         add(b, a, "place")
@@ -67,7 +67,7 @@ def _inputs(model: Model) -> list[str]:
     return [v.name or "" for v in model.graph.inputs if not v.is_initializer()]
 
 
-def _of_one_source(before: Model, after: Model) -> list[tuple[Value, Value]]:
+def of_one_source(before: Model, after: Model) -> list[tuple[Value, Value]]:
     """Results of nodes of one source name, operator and shape: of the last such, which is the layer's result."""
     last = [
         {
@@ -81,9 +81,10 @@ def _of_one_source(before: Model, after: Model) -> list[tuple[Value, Value]]:
     return [(b, a) for two, one in pairs for b, a in zip(two.outputs, one.outputs, strict=False)]
 
 
-def _of_one_value(
+def of_one_value(
     before: Model, after: Model, sample: Any, theirs: Any, matched: set[Value], taken: set[Value]
 ) -> list[tuple[Value, Value]]:
+    """Floats of after that are not matched, each with the one float of before, not taken, that is the same on a sample."""
     looks = _looks(before, sample, taken), _looks(after, theirs, matched)
     pairs = []
     for b, (shape, seen) in looks[1].items():

@@ -73,7 +73,7 @@ def compare(
             continue
         findings = _worse(findings, here)
         failed = sample if bad else None
-    first = locate_first(old.model, new.model, contract, failed, seed) if failed is not None and locate else None
+    first = locate_first(old, new, contract, failed, seed) if failed is not None and locate else None
     ok = failed is None
     return Verdict(ok, str(contract), tuple(findings), first, message(tuple(findings), first, subject))
 
@@ -132,7 +132,7 @@ def _judge(
     if contract.kind in (Kind.ROUNDING, Kind.PRECISION) and not all(j.ok for j in judged.values()):
         given = list(sample.values()) if new.weights - old.weights else None
         for i in range(gate.samples(truth[n].size for n, j in judged.items() if not j.ok)):
-            must = run(old.model, dict(sample), Dithered(seed + 1000 + i, contract.arithmetic, given))
+            must = old.outputs(Dithered(seed + 1000 + i, contract.arithmetic, given), sample)
             for name in judged:
                 if truth[name].dtype.kind == "f":
                     errors[name].add("must", truth[name], must[name], scale(contract))
@@ -195,34 +195,34 @@ def finding(value: Value, judged: gate.Judged, inputs: str = "") -> Finding:
     )
 
 
-def locate_first(before: Model, after: Model, contract: Contract, sample: Sample, seed: int = 0) -> Finding | None:
+def locate_first(old: Subject, new: Subject, contract: Contract, sample: Sample, seed: int = 0) -> Finding | None:
     """The first tensor in after's order that has a partner in before (see `matching`) and breaks the contract; None
     where only outputs do.
     """
-    theirs = renamed(before, after, sample)
-    pairs = {b: pair for b, pair in matches(before, after, sample, theirs).items() if not b.is_graph_output()}
+    theirs = renamed(old.model, new.model, sample)
+    pairs = {b: pair for b, pair in matches(old.model, new.model, sample, theirs).items() if not b.is_graph_output()}
     olds, news = {a.name or "" for a, _ in pairs.values()}, {b.name or "" for b in pairs}
     wide, algebra = contract.kind is not Kind.EXACT, contract.kind is Kind.ALGEBRAIC
-    truths = _collect(before, sample, ops.float64, olds) if wide else {}
-    plain = _collect(before, sample, SOURCE, olds) if not algebra else {}
-    actual = _collect(after, theirs, ops.float64 if algebra else SOURCE, news)
+    truths = _collect(old, sample, ops.float64, olds) if wide else {}
+    plain = _collect(old, sample, SOURCE, olds) if not algebra else {}
+    actual = _collect(new, theirs, ops.float64 if algebra else SOURCE, news)
     must: list[dict[str, np.ndarray]] = []
     local = _for_intermediates(contract)
     for value, (partner, how) in pairs.items():
-        name, new = partner.name or "", actual.get(value.name or "")
-        truth, old = truths.get(name), plain.get(name)
-        if new is None or (truth is None and old is None):
+        name, after = partner.name or "", actual.get(value.name or "")
+        truth, before = truths.get(name), plain.get(name)
+        if after is None or (truth is None and before is None):
             continue
         errors = gate.Errors()
-        judged = judge(local, name, truth, old, new, errors)
-        if not judged.ok and errors.after and truth is not None and truth.shape == new.shape:
+        judged = judge(local, name, truth, before, after, errors)
+        if not judged.ok and errors.after and truth is not None and truth.shape == after.shape:
             must = must or [
-                _collect(before, sample, Dithered(seed + 2000 + i, contract.arithmetic), olds) for i in range(SAMPLES)
+                _collect(old, sample, Dithered(seed + 2000 + i, contract.arithmetic), olds) for i in range(SAMPLES)
             ]
             for drawn in must:
                 if truth.dtype.kind == "f" and name in drawn:
                     errors.add("must", truth, drawn[name], scale(contract))
-            judged = settle(local, name, truth, new, errors)
+            judged = settle(local, name, truth, after, errors)
         if not judged.ok:
             return replace(finding(value, judged, str(getattr(sample, "label", "the given inputs"))), matched=how)
     return None
@@ -239,14 +239,14 @@ def _for_intermediates(contract: Contract) -> Contract:
     return Contract(Kind.PRECISION, tuple(replace(b, output=None) for b in general))
 
 
-def _collect(model: Model, sample: Sample, xp: Any, names: set[str]) -> dict[str, np.ndarray]:
+def _collect(subject: Subject, sample: Sample, xp: Any, names: set[str]) -> dict[str, np.ndarray]:
     kept: dict[str, np.ndarray] = {}
 
     def keep(name: str, array: Any) -> None:
         if name in names and isinstance(array, np.ndarray | np.generic):
             kept[name] = np.asarray(array)
 
-    run(model, dict(sample), xp, on_value=keep)
+    run(subject.ready, dict(sample), xp, on_value=keep)
     return kept
 
 

@@ -130,7 +130,9 @@ def check(
     if local is not None and not agreement.equal and (held[0].ok or method == "field"):
         progress("in a prime field", 1, total)
         agreement = local.decide(seed)
-        if not agreement.equal:
+        if local.rounded and not agreement.equal:  # what a region cannot, no larger one can
+            agreement = Agreement(None, reason=f"constant '{local.rounded}' is rounded otherwise in the second")
+        elif not agreement.equal:
             agreement = agree(before, after, seed=seed)
         elif inputs is None and local.settled(seed):
             samples = samples[:1]
@@ -286,25 +288,26 @@ def _contract(limits: Any) -> Contract | None:
 def _load(source: Any, dims: Mapping[str, int] | None, like: Model | None = None) -> Model:
     if isinstance(source, Model):
         return source
-    return graph.load(source, bound(source, dims, like))
+    return loaded(source, dims, like)
 
 
-def bound(source: Any, dims: Mapping[str, int] | None, like: Model | None = None) -> dict[str, int]:
-    """Of the dims that were given those that the model has: two models need not have the same. The others are those of
-    the inputs of that name of another model, `like`.
+def loaded(source: Any, dims: Mapping[str, int] | None, like: Model | None = None) -> Model:
+    """A model with those of the given dims that it has: two models need not have the same. The others are those of the
+    inputs of that name of another model, `like`.
     """
+    model = graph.read(source)
     if not dims and like is None:
-        return {}
+        return graph.ready(model)
     shapes = {v.name: graph.shape(v) or () for v in like.graph.inputs} if like is not None else {}
     found = {}
-    for dim in graph.dims(graph.read(source)):
+    for dim in graph.dims(model):
         places = [place.removesuffix("]").rpartition("[") for place in dim.places]
         theirs = [shapes[n][int(axis)] for n, _, axis in places if n in shapes and int(axis) < len(shapes[n])]
         if dim.name in (dims or {}):
             found[dim.name] = (dims or {})[dim.name]
         elif theirs and dim.follows is None:
             found[dim.name] = theirs[0]
-    return found
+    return graph.ready(model, found)
 
 
 def _name(source: Any, default: str) -> str:

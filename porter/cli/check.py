@@ -86,13 +86,12 @@ def command(
 
 def _along(a: Path, b: Path, dims: dict[str, int], result: Any, samples: Any, seed: int) -> Any:
     """Where the two models part, tensor by tensor, for the page; None where their interfaces differ."""
-    from porter import graph
-    from porter.check.result import bound
+    from porter.check.result import loaded
     from porter.report.divergence import divergence, sample_of
 
     if result.cause == "interface":
         return None
-    before, after = (graph.load(p, bound(p, dims)) for p in (a, b))
+    before, after = (loaded(p, dims) for p in (a, b))
     sample = samples if samples is not None else sample_of(before, result.draws[-1] if result.draws else "", seed)
     first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
     return divergence(before, after, sample, first.tensor if first is not None else "")

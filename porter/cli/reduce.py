@@ -93,9 +93,9 @@ def _pair(
     from porter import graph
     from porter.check import Contract, Kind, rounding
     from porter.check.reduce import reduce
-    from porter.check.result import bound
+    from porter.check.result import loaded
 
-    before, after = (graph.load(p, bound(p, dims)) for p in (first, second))
+    before, after = (loaded(p, dims) for p in (first, second))
     contract = Contract(Kind.PRECISION, budgets) if budgets else rounding
     small = reduce(before, after, contract, samples, seed)
     with writing(out):

@@ -40,7 +40,7 @@ from porter.graph.edit import (
 )
 from porter.graph.functions import inline, outline
 from porter.graph.inference import check_types, infer_types, type_text
-from porter.graph.loading import load
+from porter.graph.loading import load, ready
 from porter.graph.operators import HOME_OPSET, schema
 from porter.graph.parsing import parse
 from porter.graph.reading import read
@@ -126,6 +126,7 @@ __all__ = [
     "parameters",
     "parse",
     "read",
+    "ready",
     "release",
     "remove",
     "replace_uses",

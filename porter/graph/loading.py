@@ -22,7 +22,11 @@ def load(source: Source, dims: Mapping[str, int] | None = None, *, weights: bool
     may be left out. Without `weights` external ones stay shapes (see `unread`). What was repaired stands in
     `notes(model)`. Raises PorterError, with the place and the mend.
     """
-    model = read(source, weights=weights)
+    return ready(read(source, weights=weights), dims)
+
+
+def ready(model: ir.Model, dims: Mapping[str, int] | None = None) -> ir.Model:
+    """What `load` makes of a model as it was read; the model itself is changed."""
     bind(model, dims or {})
     check_types(model)  # arity and attributes, as the model's own opset has them
     note(model, infer_types(model))

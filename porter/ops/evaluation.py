@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,15 @@ class Evaluator:
         self.functions, self.opsets, self.bound = functions or {}, opsets or self.graph.opset_imports, bound
         self.plans = Plans()
 
+    @cached_property
+    def names(self) -> dict[str | None, Value]:
+        """Every value that may be given, by name."""
+        known = {v.name: v for node in self.graph for v in node.outputs}
+        if isinstance(self.graph, Graph):
+            known.update(self.graph.initializers)
+        known.update((v.name, v) for v in self.graph.inputs)
+        return known
+
     def __call__(
         self,
         inputs: Mapping[str, Array] | Sequence[Array],
@@ -111,7 +121,7 @@ class Evaluator:
         scope = Scope(xp, self.functions, self.opsets, self.bound, plans=self.plans)
         if not isinstance(inputs, Mapping):
             inputs = {str(v.name): a for v, a in zip(graph.inputs, inputs, strict=True)}
-        given = _given(graph, inputs, scope)
+        given = _given(graph, self.names, inputs, scope)
         wanted = frozenset(v.name for v in graph.outputs) if want is None else frozenset(want)
         results: dict[str, Array] = {}
 
@@ -362,13 +372,11 @@ class Body:
         return np.zeros((0, *dims), dtype(value))
 
 
-def _given(graph: Any, inputs: Mapping[str, Array], scope: Scope) -> frozenset[Value]:
+def _given(
+    graph: Any, known: Mapping[str | None, Value], inputs: Mapping[str, Array], scope: Scope
+) -> frozenset[Value]:
     """Put what the caller gives into the scope; PorterError where an input is missing, unknown or does not fit."""
-    known = {v.name: v for node in graph for v in node.outputs}
-    if isinstance(graph, Graph):
-        known.update(graph.initializers)
     named = {v.name: v for v in graph.inputs}
-    known.update(named)
     for name, array in inputs.items():
         if name not in known:
             raise PorterError(f"input '{name}'", expected=f"one of {', '.join(map(str, named))}", found="no such input")

@@ -93,6 +93,7 @@ class Plans:
 
     def __init__(self) -> None:
         self._plans: dict[Any, Plan] = {}
+        self._steps: dict[Node, Step] = {}
         self._constants: dict[Value, np.ndarray] = {}
 
     def of(
@@ -106,8 +107,35 @@ class Plans:
         """What has to run for the wanted values where some are given."""
         key = (graph, wanted, given)
         if key not in self._plans:
-            self._plans[key] = _plan(graph, opsets, functions, wanted, given)
+            self._plans[key] = self._plan(graph, opsets, functions, wanted, given)
         return self._plans[key]
+
+    def _plan(
+        self,
+        graph: Any,
+        opsets: Mapping[str, int],
+        functions: Mapping[Any, Function],
+        wanted: frozenset[str | None],
+        given: frozenset[Value],
+    ) -> Plan:
+        needed: set[Value] = set()
+        order: list[tuple[Step, list[Value]]] = []
+        for node in reversed(list(graph)):
+            if any((out.name in wanted or out in needed) and out not in given for out in node.outputs):
+                if node not in self._steps:
+                    self._steps[node] = step_of(node, opsets, functions)
+                step = self._steps[node]
+                reads = [v for v in (*step.inputs, *step.captured) if v is not None]
+                needed.update(reads)
+                order.append((step, reads))
+        plan: Plan = []
+        live: set[Value] = set()  # read by a later node
+        for step, reads in order:
+            dead = [v for v in dict.fromkeys((*reads, *step.outputs)) if v not in live and v.name not in wanted]
+            live.update(reads)
+            plan.append((step, tuple(dead)))
+        plan.reverse()
+        return plan
 
     def constant(self, value: Value) -> np.ndarray | None:
         """The array of an initializer or a Constant node; None for anything computed."""
@@ -117,27 +145,3 @@ class Plans:
             if stored is not None and (stored.size <= _SHORT or stored.base is not None):
                 self._constants[value] = stored
         return stored
-
-
-def _plan(
-    graph: Any,
-    opsets: Mapping[str, int],
-    functions: Mapping[Any, Function],
-    wanted: frozenset[str | None],
-    given: frozenset[Value],
-) -> Plan:
-    needed: set[Value] = set()
-    order: list[tuple[Node, list[Value]]] = []
-    for node in reversed(list(graph)):
-        if any((out.name in wanted or out in needed) and out not in given for out in node.outputs):
-            reads = [v for v in (*node.inputs, *captured(node)) if v is not None]
-            needed.update(reads)
-            order.append((node, reads))
-    plan: Plan = []
-    live: set[Value] = set()  # read by a later node
-    for node, reads in order:
-        dead = [v for v in dict.fromkeys((*reads, *node.outputs)) if v not in live and v.name not in wanted]
-        live.update(reads)
-        plan.append((step_of(node, opsets, functions), tuple(dead)))
-    plan.reverse()
-    return plan

@@ -14,8 +14,9 @@ from porter.check.expressions import Expressions
 from porter.check.local import Local
 from porter.ops import evaluation
 
-sys.path.insert(0, str(Path(__file__).parent))
-from equal_layers import decoder
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
+from equal_layers import decoder  # noqa: E402
+from equivalents import rename  # noqa: E402
 
 LAYER = "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (a, c)  y = Relu (b) }"
 W = {"w": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8), "c": np.linspace(0, 1, 8, dtype=np.float32)}
@@ -83,17 +84,70 @@ def test_a_wrong_name_proves_nothing(model):
     assert Local(one, lost, [check.draw(one)]).decide().equal is None
 
 
+def test_a_region_follows_a_value_from_which_one_side_starts(model):
+    """t is there in both, and the second side computes y without it."""
+    one = model("g (float[2,8] x) => (float[2,8] y, float[2,8] t) { t = Add (x, c)  y = Mul (t, c) }", W)
+    two = model(
+        "g (float[2,8] x) => (float[2,8] y, float[2,8] t) { t = Add (x, c)  p = Mul (x, c)  q = Mul (c, c)  y = Add (p, q) }",
+        W,
+    )
+    assert Local(one, two, [check.draw(one)]).decide().equal
+
+
+def test_a_constant_that_is_rounded_otherwise_is_named(model):
+    """And only such a one: it says that no larger region will agree."""
+    text = "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (a, c)  y = Relu (b) }"
+    named = {}
+    for what, c in {"an ulp": np.nextafter(W["c"], np.float32(2)), "a thousandth": W["c"] * np.float32(1.001)}.items():
+        one, two = model(text, W), model(text, W | {"c": c})
+        local = Local(one, two, [check.draw(one)])
+        assert not local.decide().equal
+        named[what] = local.rounded
+    assert named == {"an ulp": "c", "a thousandth": ""}
+    result = check(model(text, W), model(text, W | {"c": np.nextafter(W["c"], np.float32(2))}), method="field")
+    assert (result.verdict, result.message) == ("unknown", "constant 'c' is rounded otherwise in the second")
+
+
+def test_weights_that_nodes_compute_are_variables_too(model):
+    """Layers of one form are one region, whatever their dequantized weights are."""
+    rng, weights, sides = np.random.default_rng(1), {}, ["", ""]
+    for i, (x, y) in enumerate((("x", "h"), ("h", "k"), ("k", "y"))):
+        weights |= {f"q{i}": rng.integers(-128, 127, (8, 8)).astype(np.int8)}
+        weights |= {f"s{i}": rng.uniform(0.01, 0.02, 8).astype(np.float32)}
+        weight = f"  o{i} = DequantizeLinear <axis = 1> (q{i}, s{i})"
+        sides[0] += f"{weight}  p{i} = MatMul ({x}, o{i})  {y} = Mul (p{i}, p{i})"
+        sides[1] += f"{weight}  n{i} = Neg ({x})  m{i} = MatMul (n{i}, o{i})  {y} = Mul (m{i}, m{i})"
+    one, two = (model("g (float[2,8] x) => (float[2,8] y) {" + s + "}", weights) for s in sides)
+    local = Local(one, two, [check.draw(one)])
+    assert local.decide().equal and (local.tried, len(local.pairs)) == (3, 1)
+
+
+def renamed(model, tmp_path):
+    onnx.save(model, tmp_path / "b.onnx")
+    return onnx.load(rename(tmp_path / "b.onnx", tmp_path))
+
+
+def test_a_tool_that_renamed_everything_is_decided_region_by_region(tmp_path):
+    """By value: rewritten layers whose values nobody knows by name, nor by source."""
+    before, after = graph.load(decoder(20)), graph.load(renamed(decoder(20, fused=True), tmp_path))
+    local = Local(before, after, [check.draw(before)])
+    agreement = local.decide()
+    assert agreement.equal and local.tried > 20 > len(local.pairs), (agreement, local.tried, len(local.pairs))
+    assert check(before, after).method == "field+numeric"
+
+
 def evaluations(monkeypatch, work):
     """How many nodes are evaluated meanwhile."""
-    count, real = [0], evaluation.results_of
+    count, real = [0], evaluation._results
 
     def counted(*args, **options):
         count[0] += 1
         return real(*args, **options)
 
-    monkeypatch.setattr(evaluation, "results_of", counted)
+    monkeypatch.setattr(evaluation, "_results", counted)
     result = work()
-    monkeypatch.setattr(evaluation, "results_of", real)
+    monkeypatch.setattr(evaluation, "_results", real)
+    assert count[0]
     return count[0], result
 
 
