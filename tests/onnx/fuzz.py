@@ -267,7 +267,7 @@ def _onnxruntime(model: onnx.ModelProto, feeds: Arrays) -> Arrays:
                  for n, x in feeds.items()}  # fmt: skip
         results = session.run_with_ort_values(names, given)
     except Exception as e:
-        if "NOT_IMPLEMENTED" in str(e) or "Could not find an implementation" in str(e):
+        if any(said in str(e) for said in ("NOT_IMPLEMENTED", "Could not find an implementation", "does not support")):
             raise Unable from None
         raise
     found = {}
