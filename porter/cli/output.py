@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from porter.report import numbers
+
 Progress = Callable[[str, int, int], None]
 """progress(what, done, total): what is being done, and how far it is; total is 0 where nobody knows."""
 
@@ -107,19 +109,13 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), right: Ite
 
 def amount(value: float | None, unit: str = "") -> str:
     """A figure as people say it: 989.4 T, 141 G, 4.8 T; '-' for none."""
-    if value is None:
-        return "-"
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g} {letter}{unit}"
-    return f"{value:.4g} {unit}".rstrip()
+    return _plain(numbers.amount(value, unit))
 
 
 def seconds(value: float | None) -> str:
     """A time as people say it: 12.3 us."""
-    if value is None:
-        return "-"
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"
+    return _plain(numbers.seconds(value))
+
+
+def _plain(text: str) -> str:
+    return text.replace("–", "-").replace("µ", "u")

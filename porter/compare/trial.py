@@ -261,7 +261,9 @@ class Bench:
         error, inside, missed = (None, {}, "") if self.quick else self._error(lowered, device, result, program)
         try:
             vendor = {} if self.quick else target.vendor_seconds(list(lowered.kernels.values()), device)
-            rows = tuple(_row(program, lowered, target, device, launch, inside, vendor) for launch in program.launches)
+            rows = tuple(
+                row_of(program, lowered, target, device, launch, inside, vendor) for launch in program.launches
+            )
         except PorterError as e:  # a figure that nobody has published
             return Trial(device, False, f"its time cannot be estimated: {str(e).splitlines()[0]}", self.decoder)
         if rows and not any(row.bounds for row in rows):
@@ -368,7 +370,7 @@ SHORT = {
 }
 
 
-def _row(
+def row_of(
     program: Program,
     lowered: Lowered,
     target: Target,
@@ -377,6 +379,7 @@ def _row(
     inside: Mapping[str, float],
     vendor: Mapping[str, float] | None = None,
 ) -> Row:
+    """A launch as a line of the table. inside: decibels by value; vendor: the compiler's own seconds by kernel."""
     kernel = program.kernels[launch.kernel]
     seen = [inside[n] for n in launch.outputs if n in inside]
     error = min(seen) if seen else None

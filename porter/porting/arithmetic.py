@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from porter import graph, ops
-from porter.errors import PorterError, Undecided
+from porter.errors import PorterError
 from porter.graph import Model, Node, Value
 from porter.porting.kernels import graph_of_node
 
@@ -111,7 +111,7 @@ def _counted(model: Model, node: Node) -> tuple[int, int] | None:
             else:
                 types.append(ops.ShapeDtype(graph.shape(v) or (), graph.dtype(v) or np.dtype(np.float32)))
         return _count(ops.trace(alone.graph, alone, types).jaxpr)
-    except (PorterError, Undecided, AssertionError, ValueError, TypeError, NotImplementedError, AttributeError):
+    except PorterError:
         return None  # control flow, strings, shapes that depend on data
 
 

@@ -34,7 +34,7 @@ def trial(report: TargetReport) -> Trial | None:
     target = target_of(device.family)
     errors = _errors(found) if report.status == "ok" else {}
     try:
-        rows = tuple(trials._row(program, lowered, target, device, launch, errors) for launch in program.launches)
+        rows = tuple(trials.row_of(program, lowered, target, device, launch, errors) for launch in program.launches)
     except PorterError:  # a figure that nobody has published
         rows = ()
     calls = Counter(launch.kernel for launch in program.launches)

@@ -132,9 +132,10 @@ class Stochastic(Numpy):
 
 
 def inner_step(model: graph.Model) -> float:
-    """The step of float32, which narrow types are computed in; of float64 where a graph has that."""
-    wide = any(graph.dtype(v) == np.float64 for g in graph.every_graph(model) for node in g for v in node.outputs)
-    return float(formats.of("float64" if wide else "float32").eps)
+    """The step of float32, which narrow types are computed in too; of float64 where a graph has no other floats."""
+    every = {graph.dtype(v) for g in graph.every_graph(model) for node in g for v in node.outputs}
+    narrow = any(dtype is not None and is_float(dtype) and dtype != np.float64 for dtype in every)
+    return float(formats.of("float32" if narrow else "float64").eps)
 
 
 Arrays = dict[str, np.ndarray]
