@@ -39,7 +39,8 @@ def loop(xp, trip_count=None, cond=None, *v_initial, body):
         limit = int(np.asarray(limit).reshape(()))
     flag = np.asarray(True) if cond is None else cond
     state, rows = xp.loop(limit, flag, tuple(v_initial), turn, scans)
-    collected = [_stacked(xp, row, body.empty(1 + carried + i)) for i, row in enumerate(rows)]
+    first = (np.int64(0), np.bool_(True), *v_initial)
+    collected = [_stacked(xp, row, lambda i=i: body.empty(1 + carried + i, *first)) for i, row in enumerate(rows)]
     return (*state, *collected)
 
 
@@ -47,7 +48,7 @@ def _stacked(xp, rows, empty):
     if not isinstance(rows, list):
         return rows
     if not rows:
-        return empty
+        return empty()
     return xp.concatenate([xp.reshape(row, (1, *row.shape)) for row in rows], axis=0)
 
 
@@ -76,7 +77,8 @@ def scan(
 
     state, columns = xp.scan(step, tuple(state), tuple(xs))
     if columns is None:
-        columns = [body.empty(i) for i in range(carried, body.outputs)]
+        slices = [np.zeros(x.shape[1:], x.dtype) for x in xs]
+        columns = [body.empty(i, *state, *slices) for i in range(carried, body.outputs)]
     out = []
     for i, y in enumerate(columns):
         y = xp.flip(y, 0) if scan_output_directions and scan_output_directions[i] else y

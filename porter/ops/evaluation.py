@@ -352,9 +352,11 @@ class Body:
         self.wanted = frozenset(v.name for v in graph.outputs)
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        outer = self.outer
-        inner = outer.within(outer.opsets, outer.bound)
-        inner.watch = outer.watch
+        return self._run(inputs, self.outer.watch)
+
+    def _run(self, inputs: Sequence[Array], watch: Any) -> tuple[Array, ...]:
+        inner = self.outer.within(self.outer.opsets, self.outer.bound)
+        inner.watch = watch
         for value in self.seen:
             inner.put(value, self.outer.get(value), self.outer.types[value])
         for value, array in zip(self.graph.inputs, inputs, strict=True):
@@ -365,11 +367,13 @@ class Body:
         run(self.graph, inner, self.wanted)
         return tuple(inner.get(v) for v in self.graph.outputs)
 
-    def empty(self, index: int) -> np.ndarray:
-        """What output `index` collects in no turns at all."""
+    def empty(self, index: int, *inputs: Array) -> np.ndarray:
+        """What output `index` collects in no turns at all; a turn on `inputs` tells its shape where no one has said it."""
         value = self.graph.outputs[index]
-        dims = () if value.shape is None else tuple(n if isinstance(n, int) else 0 for n in value.shape.dims)
-        return np.zeros((0, *dims), dtype(value))
+        dims = (None,) if value.shape is None else tuple(value.shape.dims)
+        if inputs and not all(isinstance(n, int) for n in dims):
+            dims = self._run(inputs, None)[index].shape
+        return np.zeros((0, *(n if isinstance(n, int) else 0 for n in dims)), dtype(value))
 
 
 def _given(

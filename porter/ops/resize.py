@@ -124,6 +124,8 @@ def _taps(place: np.ndarray, n: int, mode: str, shrink: float, a: float, exclude
 
 def blend(xp, x, taps, weights, axis):
     """sum over t of x[taps[:, t]] * weights[:, t] along the axis."""
+    if len(taps) == 0:
+        return pick(xp, x, taps[:, 0], axis)
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
     total = None
     for t in range(taps.shape[1]):

@@ -175,8 +175,10 @@ class Puller:
     def padded(self, v: Any, at: Position, value: int) -> int:
         """Element `at` of v, or the node `value` (a constant) where an index is outside v."""
         shape = self.shape(v)
-        if 0 in shape:
-            return value
+        for i, n in zip(at, shape, strict=True):
+            low, high = self.bounds(i) if i.gather is None else (0, n - 1)
+            if n == 0 or high < 0 or low >= n:  # every lane is outside
+                return value
         inside, held = self.form.const(True, "bool"), list(at)
         for d, (i, n) in enumerate(zip(at, shape, strict=True)):
             if i.gather is not None:  # where it points is known at run time only

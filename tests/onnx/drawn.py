@@ -222,6 +222,10 @@ def conv(d: Draft) -> None:
     group = c if d.rng.random() < 0.3 else d.rng.choice([g for g in (1, 2) if c % g == 0])
     scale = 1 / np.sqrt(c / group * np.prod(kernel)) if c else 1.0
     if d.rng.random() < 0.3:
+        if options.get("auto_pad", "")[:4] == "SAME" and any(
+            s > k for s, k in zip(options["strides"], kernel, strict=True)
+        ):
+            raise Refused("onnx's inference and the standard disagree about the size")
         many = d.rng.choice([1, 2, 3])
         w = d.filled((c, many, *kernel), kind.dtype, scale=scale)
         bias = [d.filled((many * group,), kind.dtype)] if d.rng.random() < 0.5 else []

@@ -188,9 +188,12 @@ def tried(seed: int, targets: Sequence[str] = ("toy",), text: bool = False) -> l
         return []
     model, feeds = found.model, found.feeds
     typed = graph.read(model)
-    ops.infer(typed)
-    inner = inner_step(typed)
-    runs = [ops.evaluate(graph.read(model), feeds, Stochastic(n, inner)) for n in range(RUNS)]
+    try:
+        ops.infer(typed)
+        inner, steps = inner_step(typed), step_of(typed)
+        runs = [ops.evaluate(graph.read(model), feeds, Stochastic(n, inner)) for n in range(RUNS)]
+    except Exception as e:
+        return [Finding(seed, "stochastic", _said(e))]
     declared = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.output}
     sides: dict[str, Callable[[], Arrays]] = {
         "source": lambda: in_source(graph.read(model), feeds), "jax": lambda: in_jax(graph.read(model), feeds),
@@ -208,9 +211,8 @@ def tried(seed: int, targets: Sequence[str] = ("toy",), text: bool = False) -> l
             findings.append(Finding(seed, side, _said(e)))
             continue
         for name, exact in truth.items():
-            if bad := differs(
-                np.asarray(got[name]), np.asarray(exact), [np.asarray(r[name]) for r in runs], declared[name]
-            ):
+            moved = [np.asarray(r[name]) for r in runs]
+            if bad := differs(np.asarray(got[name]), np.asarray(exact), moved, declared[name], steps[name]):
                 findings.append(Finding(seed, side, f"{name}: {bad}"))
     return findings
 
@@ -220,8 +222,25 @@ def _said(e: Exception) -> str:
     return f"{type(e).__name__} at {Path(where.filename).name}:{where.lineno}: {' '.join(str(e).split())[:200]}"
 
 
-def differs(got: np.ndarray, exact: np.ndarray, runs: Sequence[np.ndarray], declared: np.dtype) -> str:
-    """How an output is farther from float64 than its types explain; empty where it is not."""
+def step_of(model: graph.Model) -> dict[str, float]:
+    """The coarsest step, up to float32's, of the floats that each value of the graph comes from, itself among them."""
+    found: dict[graph.Value | None, float] = {v: _step(v) for v in model.graph.inputs}
+    for node in model.graph:
+        inside = [v for body in graph.graphs(node) for n in graph.nodes_of(body) for v in (*n.inputs, *n.outputs)]
+        before = max((found.get(v, _step(v)) for v in (*node.inputs, *inside)), default=0.0)
+        found.update({v: max(before, _step(v)) for v in node.outputs})
+    return {str(v.name): step for v, step in found.items() if v is not None}
+
+
+def _step(value: graph.Value | None) -> float:
+    dtype = None if value is None else graph.dtype(value)
+    if dtype is None or not is_float(dtype):
+        return 0.0
+    return float(formats.of("float64" if dtype == np.float64 else "float32").eps)
+
+
+def differs(got: np.ndarray, exact: np.ndarray, runs: Sequence[np.ndarray], declared: np.dtype, step: float) -> str:
+    """How an output is farther from float64 than its types explain; empty where it is not. step: see `step_of`."""
     if any(r.shape != exact.shape for r in runs):
         return ""  # the shape itself hangs on a tie
     if got.shape != exact.shape:
@@ -236,7 +255,7 @@ def differs(got: np.ndarray, exact: np.ndarray, runs: Sequence[np.ndarray], decl
         return f"{np.count_nonzero(wrong)} of {wrong.size} differ" if wrong.any() else ""
     finite = np.abs(b[np.isfinite(b)])
     # XLA's atanh and others of float64 are right to some 2**-48 only
-    step = max(float(formats.of(declared.name).eps), 2.0**-48)
+    step = max(float(formats.of(declared.name).eps), step, 2.0**-48)
     # where the runs agree (a cancellation to zero), a sum of this output's size may still leave its last bits
     allowed = ROOM * np.where(np.isnan(spread), np.inf, spread) + ROOM * step * finite.max(initial=0.0)
     least = ml_dtypes.finfo(declared)  # XLA and devices take float32's subnormal numbers for 0

@@ -37,14 +37,14 @@ def test_every_drawn_graph_is_valid() -> None:
 def test_a_difference_is_seen() -> None:
     exact, kind = np.array([1.0, 2.0]), np.dtype(np.float32)
     near = [exact * (1 + 1e-7), exact * (1 - 1e-7)]
-    assert differs(np.float32([1, 2.1]), exact, near, kind)
-    assert differs(np.float32([1, np.nan]), exact, near, kind)
-    assert differs(np.float32([1]), exact, near, kind)
-    assert differs(np.float64([1, 2]), exact, near, kind)
-    assert not differs(np.float32([1, 2.0000002]), exact, near, kind)
+    assert differs(np.float32([1, 2.1]), exact, near, kind, 0.0)
+    assert differs(np.float32([1, np.nan]), exact, near, kind, 0.0)
+    assert differs(np.float32([1]), exact, near, kind, 0.0)
+    assert differs(np.float64([1, 2]), exact, near, kind, 0.0)
+    assert not differs(np.float32([1, 2.0000002]), exact, near, kind, 0.0)
 
 
 def test_a_tie_may_fall_either_way() -> None:
     exact, kind = np.array([1, 2]), np.dtype(np.int64)
-    assert differs(np.array([1, 3]), exact, [exact, exact], kind)
-    assert not differs(np.array([1, 3]), exact, [exact, np.array([1, 3])], kind)
+    assert differs(np.array([1, 3]), exact, [exact, exact], kind, 0.0)
+    assert not differs(np.array([1, 3]), exact, [exact, np.array([1, 3])], kind, 0.0)
