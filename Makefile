@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all bench lint faults formats
+.PHONY: help setup demo test test-all bench lint faults formats onnx-tests fuzz precision
 help:
 	@echo "make demo      port a real sentence encoder to the four default targets and show what it cost"
 	@echo "make test      lint-free fast tests        make test-all  all tests"
 	@echo "make bench     seconds, memory and kernels per model and target, the checker beside polygraphy: build/bench/"
 	@echo "make faults    known miscompilations and planted ones are found, equivalent models are not: both counts"
 	@echo "make formats   every code of every number format, every conversion, ONNX's low-bit cases on each target"
+	@echo "make onnx-tests [TARGET=gpu|tpu|trainium|maia|all]   every official case of onnx, interpreted or ported"
+	@echo "make fuzz      2,000 random graphs: interpreter, jax, onnxruntime, and ports to every target"
+	@echo "make precision what each precision costs trained models: the tables of docs/precision.md"
 	@echo "make lint      ruff, mypy, import-linter"
 
 $(STAMP): pyproject.toml
@@ -48,7 +51,6 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # every official case of onnx: in the interpreter and under jax, or ported (make onnx-tests TARGET=gpu|tpu|trainium|maia|all)
-.PHONY: onnx-tests fuzz
 onnx-tests: $(STAMP)
 	$(BIN)/python tests/onnx/run.py $(addprefix --target ,$(TARGET)) --document docs/operators.md
 
@@ -56,6 +58,5 @@ fuzz: $(STAMP)
 	$(BIN)/python tests/onnx/fuzz.py
 
 # what each precision costs trained models: the tables of docs/precision.md (make precision ARGS="--models decoder")
-.PHONY: precision
 precision: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python bench/precision.py $(ARGS)
