@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from porter.ops.convolution import paired, spatial
 from porter.ops.namespace import ints, lowest
 from porter.ops.reduction import mean
@@ -71,23 +69,23 @@ def _places(xp, x, y, kernel, strides, dilations, pads, column_major):
     sizes, out = x.shape[2:], y.shape[2:]
     rank = len(kernel)
     order = range(rank - 1, -1, -1) if column_major else range(rank)
-    inside = np.array(True)
-    flat: Any = np.zeros((), np.int64)  # among the elements of one channel, in the order of x's memory
-    index: Any = np.zeros((), np.int64)  # the same place as the output counts it
     coordinates = []
     for i in range(rank):
-        at = np.arange(out[i])[:, None] * strides[i] - pads[i][0] + np.arange(kernel[i])[None] * dilations[i]
+        place, step = xp.arange(out[i]) * strides[i] - pads[i][0], xp.arange(kernel[i]) * dilations[i]
         shape = [1] * (2 * rank)
-        shape[i], shape[rank + i] = at.shape
-        coordinates.append(at.reshape(shape))
-    for i in range(rank):
-        inside = inside & (coordinates[i] >= 0) & (coordinates[i] < sizes[i])
-        flat = flat * sizes[i] + np.clip(coordinates[i], 0, sizes[i] - 1)
+        shape[i], shape[rank + i] = out[i], kernel[i]
+        coordinates.append(xp.reshape(xp.reshape(place, (-1, 1)) + xp.reshape(step, (1, -1)), shape))
+    inside: Any = True
+    flat: Any = 0  # among the elements of one channel, in the order of x's memory
+    index: Any = 0  # the same place as the output counts it
+    for at, n in zip(coordinates, sizes, strict=True):
+        inside = xp.logical_and(inside, xp.logical_and(xp.greater_equal(at, 0), xp.less(at, n)))
+        flat = flat * n + xp.minimum(xp.maximum(at, 0), n - 1)
     for i in order:
         index = index * sizes[i] + coordinates[i]
     # one row of candidates per window
     many, each = math.prod(out), math.prod(kernel)
-    flat, index, inside = (np.broadcast_to(v, (*out, *kernel)).reshape(many, each) for v in (flat, index, inside))
+    flat, index, inside = (xp.reshape(xp.broadcast_to(v, (*out, *kernel)), (many, each)) for v in (flat, index, inside))
     n, c = x.shape[:2]
     rows = xp.take(xp.reshape(x, (n * c, -1)), flat, 1)
     rows = xp.where(inside[None], rows, xp.full((), lowest(x.dtype), x.dtype))
@@ -95,7 +93,7 @@ def _places(xp, x, y, kernel, strides, dilations, pads, column_major):
     chosen = xp.take_along_axis(
         xp.broadcast_to(index[None], (n * c, many, each)), xp.reshape(best, (n * c, many, 1)), 2
     )
-    base = np.arange(n * c, dtype=np.int64).reshape(-1, 1) * math.prod(sizes)
+    base = xp.reshape(xp.arange(n * c), (-1, 1)) * math.prod(sizes)
     return xp.reshape(xp.reshape(chosen, (n * c, many)) + base, y.shape)
 
 
