@@ -6,7 +6,8 @@ reduce   a sign lost in the rotary embedding of a decoder of 330 nodes. `porter 
          with values of every tensor of A, as in its example of a model that computes wrongly
 bisect   the same fault made by a pass: `porter bisect` names the pass and the rewrite; nothing of polygraphy's does
 
-Prints a table and writes build/bench/checker.json. Each figure is the median of --repeat runs, every run a process.
+Prints a table and writes build/bench/checker.json. Each figure is the median of --repeat runs, every run a process, after
+one that is not counted: Python's bytecode is kept, as it is where a tool is installed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from porter.cli.output import table
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = Path(os.environ.get("PORTER_MODELS", ROOT.parent / "shared" / "models"))
 OUT = ROOT / "build" / "bench"
+BYTECODE = tempfile.mkdtemp()  # of this run's own, for what a checkout or the environment does not keep
 
 # model: its file, and a number for each of its free dims
 CHECKED = {
@@ -70,9 +73,10 @@ class Signs(Pass):
 
 def seconds(words: Sequence[str | Path], folder: Path, **env: str) -> tuple[float, int, str]:
     """Wall time of a command, its exit code, and the last thousand characters of what it said."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": BYTECODE}
     began = time.perf_counter()
     done = subprocess.run(
-        list(map(str, words)), cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **env}
+        list(map(str, words)), cwd=folder, capture_output=True, text=True, check=False, env={**kept, **env}
     )
     return time.perf_counter() - began, done.returncode, (done.stdout + done.stderr)[-1000:]
 
@@ -80,14 +84,15 @@ def seconds(words: Sequence[str | Path], folder: Path, **env: str) -> tuple[floa
 def median(runs: int, folder: Path, *commands: Sequence[str | Path], **env: str) -> dict[str, Any]:
     """The median wall time of commands one after the other, with the exit code and the words of the last."""
     times, code, said = [], 0, ""
-    for _ in range(runs):
+    for run in range(runs + 1):
         total = 0.0
         for number, words in enumerate(commands, 1):
             took, code, said = seconds(words, folder, **env)
             if code and number < len(commands):  # what the last command says is the result, that of others is needed
                 raise RuntimeError(f"{' '.join(map(str, words))} exits with {code}\n{said}")
             total += took
-        times.append(total)
+        if run:
+            times.append(total)
     return {
         "seconds": round(statistics.median(times), 3),
         "runs": [round(t, 3) for t in times],
@@ -101,7 +106,7 @@ def porter(*words: str | Path) -> list[str | Path]:
 
 
 def polygraphy(*words: str | Path) -> list[str | Path]:
-    return [Path(sys.executable).parent / "polygraphy", *words]
+    return [sys.executable, Path(sys.executable).parent / "polygraphy", *words]
 
 
 def bound(dims: dict[str, int]) -> list[str]:
@@ -169,7 +174,7 @@ def reduce(runs: int) -> dict[str, Any]:
         compare = polygraphy("run", "polygraphy_debug.onnx", "--onnxrt", "--load-inputs", "layers.json",
                              "--load-outputs", "golden.json")  # fmt: skip
         theirs = median(
-            1,  # it is slow: once
+            1,  # it is slow: once, after the one that is not counted
             folder,
             polygraphy("run", a, "--onnxrt", "--save-inputs", "in.json", "--onnx-outputs", "mark", "all",
                        "--save-outputs", "golden.json"),
@@ -232,7 +237,7 @@ def main() -> int:
     parser.add_argument("what", nargs="*", choices=[*CHECKED, "reduce", "bisect", []], help="only these")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each command (default 3)")
     chosen = parser.parse_args()
-    if not Path(polygraphy()[0]).is_file():
+    if not Path(polygraphy()[1]).is_file():
         print("no polygraphy beside this python: pip install 'onnx-porter[bench]'", file=sys.stderr)
         return 2
     if not (MODELS / DECODER[0]).is_file():
@@ -252,6 +257,7 @@ def main() -> int:
     head = ("command", "model", "porter s", "polygraphy s", "times", "porter", "polygraphy")
     print(table(map(row, results), head, right=(2, 3, 4)))
     print(f"\nwrote {OUT / 'checker.json'}")
+    shutil.rmtree(BYTECODE)
     return 0
 
 
