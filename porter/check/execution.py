@@ -5,7 +5,7 @@ BLAS runs on one thread: two were measured 2 to 18 times slower on small operato
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from porter.ops import Evaluator
 from porter.ops.arrays import Numpy
 
 Arrays = dict[str, np.ndarray]
+KEPT = 1 << 24  # bytes of all values of a model up to which they are kept
 
 
 @contextmanager
@@ -74,6 +75,7 @@ class Subject:
         self.model = model
         self.results: dict[tuple[str, int], Arrays] = {}
         self.drawn: dict[int, list[Any]] = {}  # draws and edges by seed: the same objects for every second model
+        self._values: dict[tuple[str, int], Arrays] = {}
         self._inputs: dict[int, Mapping[str, np.ndarray]] = {}
 
     @cached_property
@@ -95,6 +97,27 @@ class Subject:
             self._inputs[id(inputs)] = inputs  # keeps the id taken
             self.results[key] = run(self.ready, dict(inputs), xp)
         return self.results[key]
+
+    def values(self, xp: Any, inputs: Mapping[str, np.ndarray], names: Collection[str]) -> Arrays:
+        """Values of the graph by name; those of a small model are kept, which other second models are held against."""
+        key = (xp.name, id(inputs))
+        if key in self._values:
+            return {n: x for n, x in self._values[key].items() if n in names}
+        kept: Arrays = {}
+        held = 0
+
+        def keep(name: str, array: Any) -> None:
+            nonlocal held
+            if isinstance(array, np.ndarray | np.generic):
+                held += array.nbytes
+                if name in names or held <= KEPT:
+                    kept[name] = np.asarray(array)
+
+        run(self.ready, dict(inputs), xp, on_value=keep)
+        if held <= KEPT:
+            self._inputs[id(inputs)] = inputs
+            self._values[key] = kept
+        return {n: x for n, x in kept.items() if n in names}
 
 
 def checked_inputs(model: Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from porter import graph, ops
 from porter.check import gate, measure
 from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
-from porter.check.execution import SOURCE, Subject, checked_inputs, run
+from porter.check.execution import SOURCE, Subject, checked_inputs
 from porter.check.inputs import Inputs, draw
 from porter.check.matching import matches
 from porter.check.verdict import Finding, Verdict, message
@@ -203,9 +202,9 @@ def locate_first(old: Subject, new: Subject, contract: Contract, sample: Sample,
     pairs = {b: pair for b, pair in matches(old.model, new.model, sample, theirs).items() if not b.is_graph_output()}
     olds, news = {a.name or "" for a, _ in pairs.values()}, {b.name or "" for b in pairs}
     wide, algebra = contract.kind is not Kind.EXACT, contract.kind is Kind.ALGEBRAIC
-    truths = _collect(old, sample, ops.float64, olds) if wide else {}
-    plain = _collect(old, sample, SOURCE, olds) if not algebra else {}
-    actual = _collect(new, theirs, ops.float64 if algebra else SOURCE, news)
+    truths = old.values(ops.float64, sample, olds) if wide else {}
+    plain = old.values(SOURCE, sample, olds) if not algebra else {}
+    actual = new.values(ops.float64 if algebra else SOURCE, theirs, news)
     must: list[dict[str, np.ndarray]] = []
     local = _for_intermediates(contract)
     for value, (partner, how) in pairs.items():
@@ -217,7 +216,7 @@ def locate_first(old: Subject, new: Subject, contract: Contract, sample: Sample,
         judged = judge(local, name, truth, before, after, errors)
         if not judged.ok and errors.after and truth is not None and truth.shape == after.shape:
             must = must or [
-                _collect(old, sample, Dithered(seed + 2000 + i, contract.arithmetic), olds) for i in range(SAMPLES)
+                old.values(Dithered(seed + 2000 + i, contract.arithmetic), sample, olds) for i in range(SAMPLES)
             ]
             for drawn in must:
                 if truth.dtype.kind == "f" and name in drawn:
@@ -237,17 +236,6 @@ def _for_intermediates(contract: Contract) -> Contract:
         return Contract(Kind.ROUNDING, arithmetic=contract.arithmetic)
     general = (b for b in contract.budgets if b.metric in ("sqnr_db", "cosine", "max_rel") and b.measure is None)
     return Contract(Kind.PRECISION, tuple(replace(b, output=None) for b in general))
-
-
-def _collect(subject: Subject, sample: Sample, xp: Any, names: set[str]) -> dict[str, np.ndarray]:
-    kept: dict[str, np.ndarray] = {}
-
-    def keep(name: str, array: Any) -> None:
-        if name in names and isinstance(array, np.ndarray | np.generic):
-            kept[name] = np.asarray(array)
-
-    run(subject.ready, dict(sample), xp, on_value=keep)
-    return kept
 
 
 def renamed(before: Model, after: Model, sample: Sample) -> Sample:

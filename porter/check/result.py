@@ -91,6 +91,7 @@ def check(
     inputs: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]] | str | Path | None = None,
     budgets: Mapping[str, float] | Iterable[str | Budget] | None = None,
     explain: bool = False,
+    locate: bool = True,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Result:
@@ -98,7 +99,8 @@ def check(
     kept for the next second model on the same inputs.
 
     `inputs` are samples, or an .npz of one, in place of draws. With `budgets` ('sqnr_db=40', {'cosine': 0.999}) the
-    second may be of a cheaper format: it is equivalent when it keeps them against float64. Bad models, dims, inputs or
+    second may be of a cheaper format: it is equivalent when it keeps them against float64. With `locate` the first place
+    where they part is looked for. Bad models, dims, inputs or
     budgets raise PorterError.
     """
     if method not in ("auto", "numeric", "field"):
@@ -126,7 +128,7 @@ def check(
     # one draw first: most faults show at once, and the field is the dearer method
     total = len(samples) + asked
     progress("on the first inputs", 0, total)
-    held = [compare(*pair, contract, samples[0], seed)]
+    held = [compare(*pair, contract, samples[0], seed, locate=locate)]
     if local is not None and not agreement.equal and (held[0].ok or method == "field"):
         progress("in a prime field", 1, total)
         agreement = local.decide(seed)
@@ -142,7 +144,7 @@ def check(
         if not held[-1].ok:
             break
         progress(f"on {getattr(sample, 'label', 'more inputs')}", len(held) + asked, total)
-        held.append(compare(*pair, contract, sample, seed))
+        held.append(compare(*pair, contract, sample, seed, locate=locate))
     if limits is None and held[-1].ok:
         for i, (sample, verdict) in enumerate(zip(samples, held, strict=False)):
             held[i] = specials(*pair, sample, verdict)

@@ -26,8 +26,10 @@ from porter.pipeline.instruments import Instrument, unrounded
 from porter.pipeline.text import Stage
 from porter.rewrite import Rewrite
 
+sys.path.insert(0, str(Path(__file__).parent))
+from sizes import bindings
+
 MODELS = Path(__file__).parents[3].parent / "shared" / "models"
-SIZES = (8, 4, 64, 224)
 LEAST = 0.95
 
 
@@ -64,9 +66,7 @@ class Decided(Instrument):
 
 def decided(path: Path, passes: str) -> Decided:
     """The counts of one model, at the least dims at which it runs. PorterError where it does not."""
-    free = [d for d in graph.dims(graph.read(path)) if d.follows is None]
-    for size in SIZES:
-        dims = {d.name: 1 if all(p.endswith("[0]") for p in d.places) else size for d in free}
+    for dims in bindings(path):
         try:
             model = graph.load(path, dims)
             seen = Decided()

@@ -4,6 +4,10 @@ was a false alarm.
     python tests/check/faults/run.py [--models DIR] [--only NAME] [--kinds rename,reorder] [--parts faults,mutations,equivalents]
                                      [--jobs N] [--seconds S] [--results DIR]
 
+Mutations are planted at every place of a small model and, in a large one, at one place of each kind (operator, what of it
+is changed, from what). One counts as found where the check says 'different'. Where the smallest change gives no valid
+model, or one of the same function, larger ones are tried.
+
 Each result is kept in build/faults by a hash of all that it depends on: a run that was stopped, or told to start nothing
 new after S seconds, goes on where it was (and exits 3 while something is left), and two may run at the same time.
 
@@ -42,15 +46,14 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from equivalents import KINDS, NotApplicable, changed_for_onnxruntime  # noqa: E402
 from pairs import pairs  # noqa: E402
-from planted import harmless, mutations  # noqa: E402
+from planted import Site, chosen, graphs, harmless, sites  # noqa: E402
+from sizes import SIZES, bindings  # noqa: E402
 
 ROOT = HERE.parents[2]
 MODELS = ROOT.parent / "shared" / "models"
-SIZES = (8, 4, 64, 224)  # of free dims other than a first one, which is 1: the first of these on which the model runs
-PLANTED = 300_000  # bytes of a model in which faults are planted: more of them, not larger ones, show more
-NODES = 400
+LOCATED = 2_000_000  # elements that a model computes up to which the place of a mutation is looked for
 PARTS = ("faults", "mutations", "equivalents")
-CHUNK = 25  # mutations of one unit of work
+CHUNK = 25  # places of one unit of work
 TOOLS = ("onnx", "onnxruntime", "onnxscript", "onnxsim", "onnxslim", "numpy", "ml-dtypes")
 
 
@@ -113,14 +116,9 @@ def _units(parts: Sequence[str], models: Sequence[Path], kinds: Sequence[str]) -
         if "equivalents" in parts:
             yield from (Unit("equivalents", str(path), kind) for kind in kinds)
     for path in reversed(models):
-        if "mutations" in parts and _whole(path) <= PLANTED and not path.parent.name.startswith("reject"):
-            proto = onnx.load(path)
-            count = sum(1 for _ in mutations(proto)) if len(proto.graph.node) <= NODES else 0
-            yield from (Unit("mutations", str(path), "", start) for start in range(0, count, CHUNK))
-
-
-def _whole(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.parent.iterdir() if p.suffix in (".onnx", ".bin"))
+        if "mutations" in parts:
+            count = len(chosen(sites(onnx.load(path, load_external_data=False), _types(onnx.load(path)))))
+            yield from (Unit("mutations", str(path), "", start) for start in range(0, max(count, 1), CHUNK))
 
 
 def _work(
@@ -181,30 +179,60 @@ def _faults(_: Unit) -> list[list[str]]:
 
 
 def _mutations(unit: Unit) -> list[list[str]]:
-    """Mutations: found, invalid, harmless and why, or missed."""
-    path = unit.model
+    """Places of mutations: found, invalid, harmless and why, or missed; and how many there are in all."""
     try:
-        dims, original, samples = _opened(path, first=2)  # along an axis of one, much is the same
+        dims, original, samples = _opened(unit.model, first=2)  # along an axis of one, much is the same
     except PorterError as error:
         return [["refused", str(error.where)]]
-    rows = []
-    for number, (what, node, proto) in enumerate(mutations(onnx.load(path))):
-        if not unit.start <= number < unit.start + CHUNK:
-            continue
+    proto = onnx.load(unit.model)
+    every = sites(proto, _types(proto))
+    locate = _computed(original) <= LOCATED
+    rows = [_planted_at(site, proto, dims, original, samples, locate) for site in chosen(every)[unit.start :][:CHUNK]]
+    return rows if unit.start else [["places", str(len(every))], *rows]
+
+
+def _planted_at(
+    site: Site, proto: onnx.ModelProto, dims: dict[str, int], original: Subject, samples: list, locate: bool
+) -> list[str]:
+    """The first change that is a model of another function: found or missed; else why there is none."""
+    no: list[str] = []
+    invalid = "no change is left"
+    for what, changed in site.mutants(proto):
         try:
-            mutant = graph.load(proto, dims)
-            result = check(original, mutant)
+            mutant = Subject(graph.load(changed, dims))
+            result = check(original, mutant.model, locate=locate)
         except PorterError as error:
-            rows.append(["invalid", f"{what}: {error.where}"])
+            invalid = str(error).replace("\n", " ")[:150]
             continue
-        first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
         if result.verdict == "different":
-            at = first.node if first is not None else "the interface"
-            rows.append(["found", f"{what}: at {at}, done to {node}"])
-            continue
-        why = harmless(what, original, Subject(mutant), samples)
-        rows.append(["harmless" if why else "missed", f"{what}: {why or result.message}"])
-    return rows
+            first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
+            at = "the interface" if first is None else first.node if locate else "an output"
+            return ["found", f"{what}: at {at}, done to {site.node}"]
+        why = harmless(what, original, mutant, samples)
+        if not why:
+            return ["missed", f"{what}: {result.message}"]
+        no.append(f"{what}: {why}")
+    return ["harmless", "; ".join(no)] if no else ["invalid", f"{site.what}: {invalid}"]
+
+
+def _types(proto: onnx.ModelProto) -> dict[str, Any]:
+    """Type and shape of what inference knows, weights among it, as text."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    except Exception:
+        inferred = proto.graph
+    found = {t.name: f"weight {t.data_type} {list(t.dims)}" for g in graphs(inferred) for t in g.initializer}
+    for g in graphs(inferred):
+        values = (*g.input, *g.value_info, *g.output)
+        found |= {v.name: v.type.SerializeToString() for v in values if v.type.WhichOneof("value")}
+    return found
+
+
+def _computed(original: Subject) -> int:
+    """How many elements the model computes in one run."""
+    sizes: list[int] = []
+    run(original.ready, check.draw(original.model), SOURCE, on_value=lambda _, x: sizes.append(getattr(x, "size", 1)))
+    return sum(sizes)
 
 
 def _equivalent(unit: Unit) -> list[list[str]]:
@@ -219,12 +247,10 @@ def _equivalent(unit: Unit) -> list[list[str]]:
 @cache
 def _opened(path: str, first: int = 1) -> tuple[dict[str, int], Subject, list]:
     """A model at the least dims on which it runs, with draws and edges. PorterError where it runs at none."""
-    free = [d for d in graph.dims(graph.read(path)) if d.follows is None]
-    for size in SIZES:
-        dims = {d.name: first if all(p.endswith("[0]") for p in d.places) else size for d in free}
+    for dims in bindings(Path(path), first):
         try:
             original = Subject(graph.load(path, dims))
-            if _empties(original.model) and size != SIZES[-1]:
+            if _empties(original.model) and SIZES[-1] not in dims.values():
                 continue  # a model whose tensors are empty would agree with anything
             check(original, original.model)
             return dims, original, original.drawn[0]
@@ -288,12 +314,20 @@ def _known(done: list[tuple[Unit, Any]]) -> int:
 
 def _planted(done: list[tuple[Unit, Any]]) -> int:
     rows = list(_rows("mutations", done))
-    counts = Counter(word for word, _, _ in rows if word != "refused")
-    models = len({model for _, model, _ in rows})
-    print(f"planted mutations: {sum(counts.values())} in {models} models; {dict(counts)}")
+    counts = Counter(word for word, _, _ in rows if word not in ("refused", "places"))
+    places = sum(int(why) for word, _, why in rows if word == "places")
+    right = sum(why.partition(": at ")[2].split(", done to ") in ([n, n] for n in [why.rpartition(", done to ")[2]])
+                for word, _, why in rows if word == "found")  # fmt: skip
+    models = len({model for word, model, _ in rows if word == "found"})
+    print(f"planted mutations: {sum(counts.values())} of {places} places in {models} models; {dict(counts)}; "
+          f"{right} shown first at the very node")  # fmt: skip
     for word, model, why in rows:
-        if word in ("harmless", "missed"):
+        if word in ("harmless", "missed", "refused"):
             print(f"  {word:8} {model} {why}")
+    no = Counter(
+        why.partition(" ")[0] + " " + why.partition(": ")[2].partition(" ")[0] for w, _, why in rows if w == "invalid"
+    )
+    print("  no change is a valid model:", ", ".join(f"{what} {n}" for what, n in no.most_common()))
     return counts["missed"]
 
 
