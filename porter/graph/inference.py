@@ -16,7 +16,7 @@ from porter.errors import PorterError
 from porter.graph.contrib import shapes
 from porter.graph.operators import schema
 from porter.graph.unread import ShapeOnly
-from porter.graph.values import constant_tensor, every_graph, graphs, source_name
+from porter.graph.values import constant_tensor, every_graph, graphs, nodes_of, source_name
 
 _SMALL = 4096
 """Constants up to this many bytes go into the message: shapes and axes are computed from them."""
@@ -31,26 +31,27 @@ def innermost(error: BaseException) -> str:
 
 @contextmanager
 def without_weights(model: ir.Model) -> Iterator[onnx.ModelProto]:
-    """The model's message with large constants as stubs that have a type and a shape but no data."""
+    """The model's message with large constants as stubs that have a type and a shape but no data; small ones that lie in
+    a file are in the message, since the rules read shapes and axes."""
     swapped: list[tuple[ir.Value, ir.TensorProtocol]] = []
     replaced: list[tuple[ir.Node, ir.Attr]] = []
     try:
         for graph in every_graph(model):
             for value in graph.initializers.values():
                 tensor = value.const_value
-                if tensor is not None and (tensor.nbytes > _SMALL or isinstance(tensor, ShapeOnly)):
+                if tensor is not None and (light := _light(tensor, value.name or "")) is not None:
                     swapped.append((value, tensor))
-                    value.const_value = _stub(tensor, value.name or "")
+                    value.const_value = light
             for node in graph:
                 attribute = node.attributes.get("value")
                 if (
                     attribute is not None
                     and attribute.type == ir.AttributeType.TENSOR
                     and not attribute.is_ref()
-                    and attribute.as_tensor().nbytes > _SMALL
+                    and (light := _light(attribute.as_tensor(), "value")) is not None
                 ):
                     replaced.append((node, attribute))
-                    node.attributes["value"] = ir.AttrTensor("value", _stub(attribute.as_tensor(), "value"))
+                    node.attributes["value"] = ir.AttrTensor("value", light)
         try:
             message = ir.to_proto(model)
         except Exception as error:  # a text somewhere that is no UTF-8, say; the library names the place
@@ -67,7 +68,8 @@ def infer_types(model: ir.Model) -> list[str]:
     """Sets type and shape of every value of the graph and its subgraphs, and returns what the outputs declared wrongly.
 
     Shapes that the model carries for computed values are not believed, but derived again from the inputs. Raises
-    PorterError, naming the node, where the rules find a contradiction.
+    PorterError, naming the node, where the rules find a contradiction; one in a branch of an If only matters when that
+    branch runs, and is found then (an 8 kHz branch does not take the frames of 16 kHz).
     """
     declared = {value: value.shape for value in model.graph.outputs}
     _forget(model)
@@ -79,9 +81,12 @@ def infer_types(model: ir.Model) -> list[str]:
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError as error:
-            for value, shape in declared.items():
-                value.shape = shape
-            raise _contradiction(model, str(error)) from error
+            if _in_branches(model, str(error)):
+                inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+            else:
+                for value, shape in declared.items():
+                    value.shape = shape
+                raise _contradiction(model, str(error)) from error
     _adopt(model.graph, inferred.graph)
     notes = []
     for value, shape in declared.items():
@@ -114,8 +119,12 @@ def _scopes(model: ir.Model) -> Iterator[tuple[ir.Graph, dict[str, int]]]:
             pending.extend(inner for node in graph for inner in graphs(node))
 
 
-def _stub(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
+def _light(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol | None:
+    """What stands for the tensor in the message; None where it may stand there itself."""
     shape = ir.Shape(tensor.shape.numpy())
+    if tensor.nbytes <= _SMALL and not isinstance(tensor, ShapeOnly):
+        held = isinstance(tensor, ir.ExternalTensor)
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, shape=shape, name=name) if held else None
     return ir.ExternalTensor("weights", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
 
 
@@ -176,6 +185,15 @@ def _merge(value: ir.Value, declared: ir.Shape | None) -> tuple[str, str] | None
     before = str(value.shape)
     value.shape = ir.Shape([a if isinstance(a, int) or (isinstance(b, int) and wrong) else b for a, b in pairs])
     return (str(declared), before) if wrong else None
+
+
+def _in_branches(model: ir.Model, text: str) -> bool:
+    """Whether every node that the message names stands in a branch of an If, holds one, or merely lacks a type for it."""
+    branches = [g for graph in every_graph(model) for node in graph if node.op_type == "If" for g in graphs(node)]
+    inside = {inner.name for graph in branches for inner in nodes_of(graph) if inner.name}
+    named = re.findall(r"\(op_type:\s*(\w+)(?:,\s*node name:\s*(.*?))?\):([^(]*)", text)
+    own = [name in inside for op, name, what in named if op != "If" and "instead is null" not in what]
+    return bool(own) and all(own)
 
 
 _NODE = re.compile(r"\(op_type:\s*(?P<op>\w+)(?:,\s*node name:\s*(?P<name>.*?))?\):\s*(?P<what>.*)", re.DOTALL)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from porter import check, graph, pipeline
+from porter.check.expressions import Expressions
 from porter.check.field import agree
 from porter.check.local import Local
 from porter.errors import PorterError
@@ -45,8 +46,9 @@ class Decided(Instrument):
         if rewrite.before is None or rewrite.after is None:
             return
         if rewrite.key not in self._known:
-            found = agree(unrounded(rewrite.before, rewrite.exact), rewrite.meant or rewrite.after)
-            self._known[rewrite.key] = "" if found.equal else str(found)
+            self._known[rewrite.key] = _undecided(
+                unrounded(rewrite.before, rewrite.exact), rewrite.meant or rewrite.after
+            )
         self._count(stage, self._known[rewrite.key], f"{rewrite.rule} at {rewrite.place}")
 
     def passed(self, stage: Stage, before: Model, after: Model, rewrites: list[Rewrite]) -> None:
@@ -62,6 +64,17 @@ class Decided(Instrument):
         self.counts[stage.name, not why] += 1
         if why:
             self.undecided.setdefault(f"{stage.name}: {place}", why)
+
+
+def _undecided(before: Model, after: Model) -> str:
+    """Why the field does not say that a region is what it was; empty where it does. Where shapes depend on data, and
+    nothing can be drawn, equal expressions say it."""
+    if any(graph.shape(v) is None for v in before.graph.inputs):
+        one, two = Expressions(before, {}).all(), Expressions(after, {}).all()
+        pairs = zip(before.graph.outputs, after.graph.outputs, strict=True)
+        return "" if all(one.of[a] == two.of[b] for a, b in pairs) else "shapes depend on data"
+    found = agree(before, after)
+    return "" if found.equal else str(found)
 
 
 def decided(path: Path, passes: str) -> Decided:

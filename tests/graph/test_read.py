@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from porter import graph
+from porter import graph, ops
 from porter.errors import PorterError
 
 RELU = helper.make_node("Relu", ["x"], ["y"], name="act")
@@ -228,6 +228,26 @@ def test_types_that_do_not_fit(model: Callable) -> None:
     )
 
 
+def test_a_branch_that_does_not_run_may_contradict_itself(model: Callable) -> None:
+    """Of a branch of an If it is known only when it runs; what stands outside is refused as ever."""
+
+    def branch(name: str, axis: int) -> onnx.GraphProto:
+        axes = helper.make_node("Constant", [], ["axes"], value_ints=[axis])
+        squeeze = helper.make_node("Squeeze", ["x", "axes"], [name], name=f"squeeze_{name}")
+        return helper.make_graph([axes, squeeze], name, [], [helper.make_tensor_value_info(name, 1, None)])
+
+    node = helper.make_node("If", ["go"], ["y"], name="choose", then_branch=branch("p", 0), else_branch=branch("q", 1))
+    proto = model([node], {"x": [1, 3], "go": []}, {"y": None}, types={"go": TensorProto.BOOL})
+    loaded = graph.load(proto)
+    x = np.ones((1, 3), np.float32)
+    assert ops.reference(loaded, {"x": x, "go": np.array(True)})["y"].shape == (3,)
+    found = message(lambda: ops.reference(loaded, {"x": x, "go": np.array(False)}))
+    assert found.startswith("node 'squeeze_q' (Squeeze)"), found
+    proto.graph.node.insert(0, helper.make_node("Add", ["x", "w"], ["z"], name="outside"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "w"))
+    assert refusal(proto).startswith("node 'outside' (Add)")
+
+
 def test_a_type_the_operator_does_not_take(model: Callable) -> None:
     text = refusal(model([helper.make_node("Sin", ["x"], ["y"], name="wave")], {"x": [3]}, {"y": [3]},
                          types={"x": TensorProto.INT32, "y": TensorProto.INT32}))  # fmt: skip
@@ -337,6 +357,20 @@ def test_external_data_is_mapped(outside: Callable) -> None:
     array = graph.constant(loaded.graph.initializers["w"])
     assert array is not None and array.tolist() == [4, 5, 6, 7]
     assert not array.flags.owndata and not array.flags.writeable
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_shapes_that_lie_in_a_file_are_read(constant: bool, model: Callable, tmp_path: Path) -> None:
+    """Weights, or values of Constant nodes, all of them moved to a file: the rules need those that are shapes."""
+    held = numpy_helper.from_array(np.array([2, -1]), "shape")
+    nodes = [helper.make_node("Constant", [], ["shape"], value=held)] if constant else []
+    nodes.append(helper.make_node("Reshape", ["x", "shape"], ["y"]))
+    proto = model(nodes, {"x": [4, 3]}, {"y": None}, {} if constant else {"shape": np.array([2, -1])})
+    options = {"save_as_external_data": True, "size_threshold": 0, "convert_attribute": constant}
+    onnx.save_model(proto, tmp_path / "m.onnx", location="w.bin", **options)
+    loaded = graph.load(tmp_path / "m.onnx")
+    assert (tmp_path / "w.bin").stat().st_size == 16
+    assert graph.shape(loaded.graph.outputs[0]) == (2, 6)
 
 
 def test_a_model_read_by_a_relative_path(outside: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
