@@ -36,6 +36,7 @@ from porter.graph import (
 from porter.pipeline import Pass, exact
 from porter.precision.schemes import block_products
 from porter.rewrite import Rewrite
+from porter.tile.block_scales import MIXED
 from porter.tile.target import target_of
 
 DOMAIN = "porter"
@@ -59,7 +60,7 @@ class Packed(Pass):
         if self.packed == "0" or (self.packed == "device" and _subbyte(device)):
             return
         used, done = names(model.graph), dict[Value, Value]()
-        whole = device is not None and bool({"mxfp4", "nvfp4"} & set(block_products(device)))
+        whole = device is not None and bool({"mxfp4", "nvfp4", MIXED} & set(block_products(device)))
         number = 0
         for node in list(model.graph):
             if node.op_type != "DequantizeLinear" or node.domain not in ("", "ai.onnx"):

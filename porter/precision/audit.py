@@ -151,7 +151,7 @@ def _judged(
         widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
         rule = f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
         return rule, ""
-    activation = scheme_of(scheme).activation if scheme != WIDE else None
+    activation = legal(scheme_of(scheme), device).scheme.activation if scheme != WIDE else None
     if (
         product in block_products(device)
         and "bfloat16" in built

@@ -178,7 +178,7 @@ def _entry(layer: Layer, coded: _Coded, name: str, device: Device | None, x: np.
         return _made(layer, name, of_weight.power, np.sum((now - w) ** 2), np.sum(w * w))
     y = coded.rounded(str(layer.activation.name), x)  # type: ignore[union-attr]
     of_input, beyond = _Error.none(x), 0.0
-    if scheme.activation is not None and multiplies(scheme_of(name), device) == scheme_of(name).product:
+    if scheme.activation is not None and multiplies(scheme_of(name), device) == scheme.product:
         of_input, beyond = _of_input(x, y, scheme.activation, coded.scale)
     if w.ndim == 2:
         rows, rounded, sure, var = (_rows(a, layer.axis) for a in (x, y, of_input.sure, of_input.variance))

@@ -17,6 +17,7 @@ from porter.device import Device
 from porter.errors import PorterError
 from porter.formats import of
 from porter.precision.layers import Layer, in_blocks
+from porter.tile.block_scales import MIXED
 from porter.tile.target import target_of
 
 OCP = "float8_e4m3fn"
@@ -65,6 +66,8 @@ class Scheme:
             self.activation.per == "tensor" and self.activation.format != self.weight.format
         ):
             return "bfloat16"  # operands of two formats meet where both are exact
+        if self.activation.format != self.weight.format:
+            return MIXED
         return self.name if self.activation.per == "block" else self.weight.format
 
 
@@ -179,8 +182,12 @@ def legal(scheme: Scheme, device: Device | None) -> Legal:
         if OCP in (scheme.weight.format, scheme.weight.scale):
             return _flavoured(scheme, e4m3, device)
         return Legal(scheme)
+    units = block_products(device)
+    if scheme.weight == MXFP4 and scheme.product not in units and MIXED in units:
+        why = f"{device.name}: MXFP4 weights meet activations of E4M3 in blocks of 32, which it multiplies them with"
+        return Legal(replace(scheme, activation=MXFP8), (why,))
     if scheme.activation.per == "block":
-        if scheme.name in block_products(device):
+        if scheme.product in units:
             return Legal(scheme)
         why = f"{device.name}: no {scheme.name} product; stored as {scheme.weight}, decoded and multiplied as bfloat16"
         stored = replace(scheme, activation=None)

@@ -31,6 +31,7 @@ from porter.precision.layers import Layer, layers
 from porter.precision.ledger import ledger
 from porter.precision.schemes import SCHEMES, legal, multiplies, scheme_of
 from porter.precision.stages import UNCHECKED, stages
+from porter.tile.block_scales import MIXED
 
 CANDIDATES = ("fp8", "int8", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
 PERFECT = {"cosine": 1.0, "top1": 1.0}  # a metric of which more is better: its value without error
@@ -41,6 +42,7 @@ PEAKS = {
     "mxfp8": "mxfp8",
     "mxfp4": "mxfp4",
     "nvfp4": "nvfp4",
+    MIXED: "mxfp8",
 }
 ANY = Budget("sqnr_db", UNCHECKED)
 HEADROOM = 0.95  # of what a budget allows, for what kernels add to the graph's own rounding

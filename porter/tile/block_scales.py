@@ -4,7 +4,8 @@
 
 A block is what the summed axes that a scale lacks span, the same axes on both sides. Codes of 8 bits are values of their
 type; two of 4 bits lie in a byte, the halves of a block apart (quantization.packed): a unit adds the products of low codes and
-of high codes alike, so their order within a block is nothing to it. Casts to bfloat16 are exact for MX (four significant bits
+of high codes alike, so their order within a block is nothing to it. Where one side has 8 bits and the other 4, that axis
+stays: the side of 8 bits has it. Casts to bfloat16 are exact for MX (four significant bits
 times a power of two); NVFP4's scale of the tensor moves behind the product.
 """
 
@@ -25,13 +26,30 @@ from porter.tile.program import Tile
 E8M0, E4M3, E2M1, BYTE = "float8_e8m0fnu", "float8_e4m3fn", "float4_e2m1fn", "uint8"
 #: a product's name: what its codes lie in, its scales, how many of those share one
 PRODUCTS = {"mxfp8": (E4M3, E8M0, 32), "mxfp4": (BYTE, E8M0, 16), "nvfp4": (BYTE, E4M3, 8)}
+MIXED = "mxfp4a8"  # a side of MXFP8 by a side of MXFP4: the unit takes codes in the order of the bytes, low and high in turn
 SHORTEST = 64  # bytes of the sum: what tcgen05's block-scaled kinds take at least in Triton 3.9 (measured)
 
 
 def name_of(kinds: Mapping[str, Tile], s: program.Dot) -> str:
     """The name of a product with block scales."""
     lies = (kinds[s.a].dtype, kinds[s.scales[0]].dtype)
+    if kinds[s.a].dtype != kinds[s.b].dtype:
+        return MIXED
     return next(name for name, (codes, scales, _) in PRODUCTS.items() if (codes, scales) == lies)
+
+
+def codes_in_byte(kinds: Mapping[str, Tile], s: program.Dot) -> int:
+    """How many terms of a sum one lane of a product is: two, where both sides are bytes of two codes."""
+    return 2 if s.scales and kinds[s.a].dtype == kinds[s.b].dtype == BYTE else 1
+
+
+def place_of(kinds: Mapping[str, Tile], s: program.Dot) -> str | None:
+    """Of a mixed product the summed axis that says which code of a byte is meant; the bytes have none of it."""
+    if not s.scales or kinds[s.a].dtype == kinds[s.b].dtype:
+        return None
+    packed = kinds[s.a if kinds[s.a].dtype == BYTE else s.b]
+    (place,) = (x for x in s.axes if x not in packed.axes)
+    return place
 
 
 def halves(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +75,10 @@ def scaled(form: Form, products: Collection[str]) -> Form:
             return node
         free = (new.axes_of(node.a) - new.axes_of(node.b), new.axes_of(node.b) - new.axes_of(node.a))
         for name in products:
+            if name == MIXED:
+                if all(free) and (made := _mixed(new, node)) is not None:
+                    return made
+                continue
             a, b = (_side(new, i, node.axes, *PRODUCTS[name]) for i in (node.a, node.b))
             if a is None or b is None or (a.block, a.place) != (b.block, b.place) or not all(free):
                 continue
@@ -70,6 +92,18 @@ def scaled(form: Form, products: Collection[str]) -> Form:
         return node
 
     return form.rebuild(change=change) if products else form
+
+
+def _mixed(form: Form, node: Dot) -> int | None:
+    """The product of E4M3 and bytes of E2M1, blocks of 32 on both sides; None where the operands are anything else."""
+    for packed, other in ((node.a, node.b), (node.b, node.a)):
+        four = _side(form, packed, node.axes, *PRODUCTS["mxfp4"])
+        eight = _side(form, other, node.axes, *PRODUCTS["mxfp8"])
+        if four is None or eight is None or eight.block != four.block | {four.place} or four.factor or eight.factor:
+            continue
+        a, b = (four, eight) if packed == node.a else (eight, four)
+        return form.add(replace(node, a=a.codes, b=b.codes, scales=(a.scale, b.scale)))
+    return None
 
 
 def _side(form: Form, operand: int, summed: tuple[str, ...], codes: str, scales: str, block: int) -> _Side | None:

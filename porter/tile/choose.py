@@ -114,7 +114,8 @@ class _Chooser:
             n = self.form[i]
             assert isinstance(n, Dot)
             left = self._depth(n)
-            for axis in self._by_contiguity(n.axes):
+            blocks = frozenset[str]().union(*(self.form.axes_of(i) for i in n.scales))
+            for axis in sorted(self._by_contiguity(n.axes), key=lambda a: a in blocks):  # what shares a scale is whole
                 if axis not in self.tile:
                     self._set(axis, left)
                 left = max(left // self.tile[axis], 1) if self.tile[axis] >= self.form.axes[axis] else 1
@@ -123,7 +124,7 @@ class _Chooser:
         """How much of a dot's sum the matrix unit takes at once."""
         kinds = {self.form[n.a].dtype, self.form[n.b].dtype}
         if n.scales:
-            return self.limits.block_depth[BYTE in kinds]
+            return self.limits.block_depth[kinds == {BYTE}]
         if self.limits.float8_depth and all(k in FLOAT8 for k in kinds):
             return self.limits.float8_depth
         return self.limits.dot_k[1]

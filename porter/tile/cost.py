@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from porter.tile.block_scales import BYTE, name_of
+from porter.tile.block_scales import codes_in_byte, name_of
 from porter.tile.program import Cast, Dot, Elementwise, For, Load, Program, Reduce, Statement, Store, Tile, types, walk
 
 #: bits of elements that lie several to a byte in the memory of a device whose language has them (`Limits.subbyte`); for the
@@ -85,9 +85,9 @@ def _block(
             case Store(value=value, access=access):
                 axes = {a for i in access.index for a in i.affine.axes}
                 found.stored += times * lanes(axes) * np.dtype(kinds[value].dtype).itemsize
-            case Dot(a=a, b=b, scales=scales):
-                codes = 2 if scales and kinds[a].dtype == BYTE else 1  # in a byte
-                found.products[product(s, kinds)] += times * lanes({*kinds[a].axes, *kinds[b].axes}) * codes
+            case Dot(a=a, b=b):
+                work = times * lanes({*kinds[a].axes, *kinds[b].axes})
+                found.products[product(s, kinds)] += work * codes_in_byte(kinds, s)
             case Elementwise(op=op, type=t):
                 found.elementwise[op] += times * lanes(t.axes)
             case Reduce(op=op, arg=arg):

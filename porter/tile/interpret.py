@@ -16,7 +16,7 @@ import numpy as np
 from porter.errors import CheckFailed
 from porter.formats import matmul
 from porter.tile.affine import Affine
-from porter.tile.block_scales import halves
+from porter.tile.block_scales import halves, place_of
 from porter.tile.elementwise import ELEMENTWISE, REDUCTIONS
 from porter.tile.program import (
     Access,
@@ -33,6 +33,7 @@ from porter.tile.program import (
     Statement,
     Store,
     Tile,
+    types,
     walk,
 )  # fmt: skip
 
@@ -235,7 +236,14 @@ class _Machine:
         a, b = self.values[s.a], self.values[s.b]
         if s.scales:
             sa, sb = (self.values[x].astype(np.float32) for x in s.scales)
-            if a.dtype == np.uint8:  # two codes in a byte: the low ones, and the high ones
+            if a.dtype != b.dtype:  # the bytes' codes along the axis that says which of them is meant
+                place = self.position[str(place_of(types(self.program), s))]
+                a, b = (
+                    np.concatenate(halves(x), axis=place) if x.dtype == np.uint8 else x.astype(np.float32)
+                    for x in (a, b)
+                )
+                product = self._product(s, a * sa, b * sb)
+            elif a.dtype == np.uint8:  # two codes in a byte: the low ones, and the high ones
                 (a, high_a), (b, high_b) = halves(a), halves(b)
                 low = self._product(s, a * sa, b * sb)
                 product = low + self._product(s, high_a * sa, high_b * sb)

@@ -39,7 +39,7 @@ class Limits:
         False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
     )
 
-    #: products of operands with block scales that the emitter asks for: 'mxfp8' (E4M3, an E8M0 scale per 32 of the sum)
+    #: products of operands with block scales that the emitter asks for: 'mxfp8' (E4M3, an E8M0 scale per 32 of the sum), ...
     block_scaled: tuple[str, ...] = ()
     block_depth: tuple[int, int] = (0, 0)  # the depth of such a product: in codes of 8 bits, in bytes of two of 4 bits
     block_rows: int = 0  # its least rows (dot_m's own where 0)

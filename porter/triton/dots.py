@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.tile.block_scales import BYTE, E4M3, E8M0, name_of
+from porter.tile.block_scales import BYTE, E4M3, E8M0, name_of, place_of
 from porter.tile.program import Dot, Tile
 from porter.tile.target import CannotEmit
 from porter.triton.elementwise import NARROW, kind, word
@@ -168,16 +168,20 @@ def emit(scope: Scope, s: Dot, types: Mapping[str, Tile]) -> Product | None:
 
 def _scaled(scope: Scope, s: Dot, p: Plan, types: Mapping[str, Tile]) -> Product:
     """`tl.dot_scaled`: codes with each block's side by side along the sum, scales as [rows or columns, blocks] of codes."""
-    blocks = tuple(x for x in p.summed if x in types[s.scales[0]].axes)
-    summed = (*blocks, *(x for x in p.summed if x not in blocks))
+    blocks, place = tuple(x for x in p.summed if x in types[s.scales[0]].axes), place_of(types, s)
+    summed = (
+        *blocks,
+        *(x for x in p.summed if x not in blocks and x != place),
+        *scope.lanes(() if place is None else (place,)),
+    )
     names = ((s.b, s.scales[1]), (s.a, s.scales[0])) if p.swapped else ((s.a, s.scales[0]), (s.b, s.scales[1]))
     (a, sa), (b, sb) = (tuple(scope.values[n] for n in pair) for pair in names)
-    product, form = operand_dtype(s, types)[1], SCALED[a.dtype, sa.dtype]
+    left, right = (tuple(y for y in summed if y != place or x.dtype != BYTE) for x in (a, b))  # bytes hold both codes
     arguments = [
-        _operand(scope, a, a.dtype, (p.batch, p.rows, summed)), _operand(scope, sa, sa.dtype, (p.batch, p.rows, blocks)),
-        f'"{form}"',
-        _operand(scope, b, b.dtype, (p.batch, summed, p.columns)), _operand(scope, sb, sb.dtype, (p.batch, p.columns, blocks)),
-        f'"{form}"',
+        _operand(scope, a, a.dtype, (p.batch, p.rows, left)), _operand(scope, sa, sa.dtype, (p.batch, p.rows, blocks)),
+        f'"{SCALED[a.dtype, sa.dtype]}"',
+        _operand(scope, b, b.dtype, (p.batch, right, p.columns)), _operand(scope, sb, sb.dtype, (p.batch, p.columns, blocks)),
+        f'"{SCALED[b.dtype, sb.dtype]}"',
     ]  # fmt: skip
     acc = None if s.acc is None else scope.values[s.acc]
     keep = acc is not None and acc.matrix is not None
@@ -188,7 +192,8 @@ def _scaled(scope: Scope, s: Dot, p: Plan, types: Mapping[str, Tile]) -> Product
     if not keep:
         text = from_matrix(scope, p, text)
     scope.bind(s.name, text, scope.lanes(p.result), s.type.dtype, p if keep else None)
-    return Product(product, scope.count(p.batch), scope.count(p.rows), scope.count(p.columns), scope.count(p.summed))
+    name = operand_dtype(s, types)[1]
+    return Product(name, scope.count(p.batch), scope.count(p.rows), scope.count(p.columns), scope.count(left))
 
 
 def _operand(scope: Scope, value: Value, dtype: str, groups: tuple[tuple[str, ...], ...]) -> str:

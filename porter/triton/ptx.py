@@ -26,6 +26,7 @@ _DOT = re.compile(
 # Operands with block scales: their formats stand beside the products, and name them as porter.tile.block_scales does.
 _BLOCKS = re.compile(r"lhs = (\w+) rhs = (\w+)")
 _SCALED = {("e4m3", "i8"): "mxfp8", ("e2m1", "i8"): "mxfp4", ("e2m1", "f8E4M3FN"): "nvfp4"}
+_MIXED = {("e2m1", "e4m3", "i8"): "mxfp4a8"}
 _SHAPED = re.compile(r"(?:tensor|!ttg\.memdesc)<((?:\d+x)+)(\w+)")
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f64": "float64", "i8": "int8",
           "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2"}  # fmt: skip
@@ -61,7 +62,8 @@ def _shape(operation: str, arguments: str, kinds: str) -> tuple[tuple[int, int, 
     (left, dtype), (right, _) = found[0], found[2 if operation == "tt.dot_scaled" else 1]
     if (blocks := _BLOCKS.search(arguments)) is not None:
         scales = found[1 if operation == "tt.dot_scaled" else 3][1]
-        named = _SCALED.get((blocks[1], scales)) if blocks[1] == blocks[2] else None
+        same = blocks[1] == blocks[2]
+        named = _SCALED.get((blocks[1], scales)) if same else _MIXED.get((*sorted(blocks.groups()), scales))
         dtype = named or f"{blocks[1]} by {blocks[2]} with scales of {scales}"
     *batch, m, k = map(int, left[:-1].split("x"))
     return (batch[0] if batch else 1, m, int(right[:-1].split("x")[-1]), k), dtype

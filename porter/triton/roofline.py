@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from porter.device import Device
 from porter.formats.matmul import PRECISIONS
+from porter.tile.block_scales import codes_in_byte
 from porter.tile.cost import count
 from porter.tile.program import Dot, For, Program, Statement, types
 from porter.triton.dots import on_unit, operand_dtype
@@ -16,7 +17,7 @@ from porter.triton.scope import Scope
 # The peak figure that counts for a product: 'peak.bf16' for bfloat16 and each pass of bf16x6.
 _PEAK = {"bfloat16": "bf16", "float16": "fp16", "tfloat32": "tf32", "float64": "fp64", "int8": "int8",
          "float8_e4m3fn": "fp8", "float8_e5m2": "fp8", "float32": "fp32",
-         "mxfp8": "fp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}  # fmt: skip
+         "mxfp8": "fp8", "mxfp4a8": "fp8", "mxfp4": "mxfp4", "nvfp4": "nvfp4"}  # fmt: skip
 # Elementwise functions that the special function unit serves, where a device states its rate (MUFU on NVIDIA).
 SPECIAL = frozenset({"exp", "exp2", "log", "rsqrt", "sqrt", "sin", "cos", "tanh", "logistic", "erf", "div", "pow"})
 
@@ -61,5 +62,5 @@ def _products(scope: Scope, body: Sequence[Statement], times: int, found: Counte
             _products(scope, s.body, times * program.axis(s.axis).steps, found, kinds)
         elif isinstance(s, Dot):
             lanes = math.prod(program.axis(a).tile for a in {*kinds[s.a].axes, *kinds[s.b].axes})
-            lanes *= 2 if s.scales and kinds[s.a].dtype == "uint8" else 1  # two codes in a byte
+            lanes *= codes_in_byte(kinds, s)
             found[operand_dtype(s, kinds)[1] if on_unit(scope, s, kinds) else "vector"] += times * lanes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from porter.device import Device
 from porter.formats.matmul import PRECISIONS
+from porter.tile.block_scales import MIXED
 from porter.tile.limits import Limits
 from porter.triton.elementwise import CODES, SATURATING
 from porter.triton.roofline import rate
@@ -36,7 +37,7 @@ def limits(device: Device) -> Limits:
         least=(64, 16),  # one wgmma.m64n16: smaller tiles leave the warpgroup's instruction
         grid=int(device["grid.max"][0]),
         lacking=CODES,
-        block_scaled=("mxfp8", "mxfp4", "nvfp4") if "m_block_scaled" in device.section("matrix") else (),
+        block_scaled=("mxfp8", "mxfp4", "nvfp4", MIXED) if "m_block_scaled" in device.section("matrix") else (),
         block_depth=(BLOCK_DEPTH, BLOCK_DEPTH),
         block_rows=max(device.get("matrix.m_block_scaled", [0])),
         saturating=SATURATING,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from porter.targets.trainium.depth import QUAD
 from porter.targets.trainium.instructions import GROUP, QUADRANT, SCALES
 from porter.targets.trainium.writer import Place, Size, View
 
@@ -40,9 +41,14 @@ class Slab:
         return View(self.text, (self.place.buffer,))
 
 
-def codes(e: Emitter, slab: Slab, side: Size, inner: int, still: bool) -> View:
+def codes_of(place: Place) -> int:
+    """How many of a place's lanes are an element of four codes."""
+    return QUAD // (2 if place.dtype == "uint8" else 1)
+
+
+def codes(e: Emitter, slab: Slab, side: Size, still: bool) -> View:
     """Elements of four codes in whole quadrants; an even number of columns where they stand still."""
-    w, place = e.w, slab.place
+    w, place, inner = e.w, slab.place, codes_of(slab.place)
     rows = w.size(place.layout.part)
     kind = X4[place.dtype]
     wanted = even(side) if still else side

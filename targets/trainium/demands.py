@@ -283,8 +283,8 @@ class _Demands:
                     self.demand(operand, p.home)
             return
         part = summed_order(p, s)
-        self.demand(s.a, part, lying(p, s, batch, a))
-        self.demand(s.b, part, lying(p, s, batch, b))
+        self.demand(s.a, part, lying(p, s, s.a, batch, a))
+        self.demand(s.b, part, lying(p, s, s.b, batch, b))
         for scale, side in zip(s.scales, (a, b), strict=False):
             self.demand(scale, blocks_of(p, s), (*batch, *side))
         if s.acc is not None and s.acc not in p.chains:

@@ -16,6 +16,7 @@ from typing import Any
 from porter.targets.trainium.instructions import DOUBLED
 from porter.targets.trainium.simulator.memory import Chip
 from porter.tile.affine import Affine
+from porter.tile.block_scales import place_of
 from porter.tile.program import Axis, Dot, Program, Tile, types, walk
 from porter.tile.target import CannotEmit
 
@@ -59,8 +60,9 @@ def _chosen(program: Program, dot: Dot, chip: Chip) -> tuple[str, int]:
     a, b = kinds[dot.a], kinds[dot.b]
     summed = [program.axis(x) for x in dot.axes]
     if dot.scales:
-        inner = QUAD // (2 if a.dtype == "uint8" else 1)
-        block = [x for x in summed if x.name not in kinds[dot.scales[0]].axes]
+        place = place_of(kinds, dot)
+        inner = QUAD // (2 if "uint8" in (a.dtype, b.dtype) else 1)
+        block = [x for x in summed if x.name not in kinds[dot.scales[0]].axes and x.name != place]
         fits = [x.name for x in block if x.extent % inner == 0 and x.tile == x.extent]
         if not fits:
             raise CannotEmit(f"blocks over {' x '.join(str(x.extent) for x in block)}: no {inner} of them lie in a row")

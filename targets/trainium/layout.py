@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from porter.tile.affine import Affine
+from porter.tile.block_scales import place_of
 from porter.tile.program import (
     Access,
     Dot,
@@ -121,7 +122,8 @@ def summed_order(p: Plan, dot: Dot) -> tuple[str, ...]:
     them; blocks that share a scale come outermost."""
     if dot.scales:
         blocks = blocks_of(p, dot)
-        return (*blocks, *(x for x in sides(p, dot)[0] if x not in blocks and x != p.within[dot.name]))
+        within = (p.within[dot.name], place_of(p.types, dot))
+        return (*blocks, *(x for x in sides(p, dot)[0] if x not in blocks and x not in within))
     windows: set[str] = set()
     for s in walk(p.program.body):
         if isinstance(s, Load):
@@ -137,12 +139,15 @@ def blocks_of(p: Plan, dot: Dot) -> tuple[str, ...]:
     return tuple(x for x in sides(p, dot)[0] if x in p.types[dot.scales[0]].axes)
 
 
-def lying(p: Plan, dot: Dot, batch: tuple[str, ...], side: tuple[str, ...]) -> tuple[str, ...]:
-    """The free axes of an operand as its product takes them: four codes of MX innermost, two rows of float8 before a side."""
+def lying(p: Plan, dot: Dot, operand: str, batch: tuple[str, ...], side: tuple[str, ...]) -> tuple[str, ...]:
+    """The free axes of an operand as its product takes them: four codes of MX innermost, two rows of float8 before a side.
+    Codes of 8 bits that meet bytes of two codes lie in the order of those."""
     inner = p.within.get(dot.name)
     if inner is None:
         return (*batch, *side)
-    return (*batch, *side, inner) if dot.scales else (*batch, inner, *side)
+    place = place_of(p.types, dot)
+    each = (place,) if place is not None and place in p.types[operand].axes else ()
+    return (*batch, *side, inner, *each) if dot.scales else (*batch, inner, *side)
 
 
 def can_leave(program: Program, access: Access, dimension: int) -> bool:

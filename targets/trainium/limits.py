@@ -7,6 +7,7 @@ import re
 from porter.device import Device
 from porter.targets.trainium.instructions import CODES
 from porter.targets.trainium.simulator.memory import Chip
+from porter.tile.block_scales import MIXED
 from porter.tile.limits import Limits
 
 
@@ -47,7 +48,7 @@ def limits(device: Device) -> Limits:
         partitions=c.partitions,
         float32_product="fp32",
         lacking=CODES,
-        block_scaled=("mxfp8",) if mx else (),
+        block_scaled=("mxfp8", MIXED) if mx else (),
         block_depth=(mx, mx // 2),
         float8_depth=int(device.get("matrix.double_row.effective_k", 0)),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.targets.trainium import blocks, transfer
+from porter.targets.trainium import blocks, depth, transfer
 from porter.targets.trainium.instructions import TABLE
 from porter.targets.trainium.layout import Layout, Part, blocks_of, lying, sides, summed_order
 from porter.targets.trainium.select import ARITHMETIC
@@ -37,8 +37,8 @@ def dot(e: Emitter, s: Dot, layout: Layout) -> None:
     w, p = e.w, e.plan
     _, batch, a_axes, b_axes = sides(p, s)
     part = summed_order(p, s)
-    a = operand(e, s.a, part, lying(p, s, batch, a_axes))
-    b = operand(e, s.b, part, lying(p, s, batch, b_axes))
+    a = operand(e, s.a, part, lying(p, s, s.a, batch, a_axes))
+    b = operand(e, s.b, part, lying(p, s, s.b, batch, b_axes))
     held = [operand(e, x, blocks_of(p, s), (*batch, *y)) for x, y in zip(s.scales, (a_axes, b_axes), strict=False)]
     if s.scales:
         e.products.add(name_of(p.types, s))
@@ -118,18 +118,18 @@ def matmul(e: Emitter, s: Dot, dst: Place, places: Places, layout: Layout, accum
     """nc_matmul or nc_matmul_mx of a lane of the batch (`at`, where there are several), in pieces of one psum bank."""
     w, within = e.w, e.plan.within.get(s.name)
     sides = (w.size(layout.part), w.size(layout.free))  # of the operand that stands still, and of the one that moves
-    inner = 1 if within is None else w.lanes(within).number
-    slabs = [blocks.Slab(x, side * inner, at) for x, side in zip(places[0], sides, strict=True)]
+    inner = [blocks.codes_of(x) if s.scales else 1 if within is None else depth.ROWS for x in places[0]]
+    slabs = [blocks.Slab(x, side * n, at) for x, side, n in zip(places[0], sides, inner, strict=True)]
     extra: dict[str, object] = {"accumulate": accumulate}
     call, skip = "nc_matmul", ""
     if s.scales:
         call = "nc_matmul_mx"
         held = [blocks.Slab(x, side, at) for x, side in zip(places[1], sides, strict=True)]
-        views = [blocks.codes(e, x, side, inner, i == 0) for i, (x, side) in enumerate(zip(slabs, sides, strict=True))]
+        views = [blocks.codes(e, x, side, i == 0) for i, (x, side) in enumerate(zip(slabs, sides, strict=True))]
         scales = [blocks.scales(e, x, side, i == 0) for i, (x, side) in enumerate(zip(held, sides, strict=True))]
         extra = {"stationary_scale": scales[0], "moving_scale": scales[1], **extra}
     elif within is not None:
-        rows = [f"{x.text}.reshape_dim(1, ({inner}, {side}))" for x, side in zip(slabs, sides, strict=True)]
+        rows = [f"{x.text}.reshape_dim(1, ({depth.ROWS}, {side}))" for x, side in zip(slabs, sides, strict=True)]
         views = [View(text, (x.place.buffer,)) for text, x in zip(rows, slabs, strict=True)]
         extra["perf_mode"], skip = "nisa.matmul_perf_mode.double_row", ":, "
     else:

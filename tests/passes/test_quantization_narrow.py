@@ -107,7 +107,7 @@ def test_two_weights_of_a_fused_node_do_not_meet_each_other() -> None:
     """On a unit that multiplies blocks by blocks, the gate's and the other half's blocks still meet a plain activation."""
     folder = Path(__file__).parents[1] / "models" / "decoder"
     model = graph.load(folder / "prefill.onnx", {"batch": 1, "seq": 8})
-    text = "cleanup, fusion, layout, quantization.narrow{scheme=mxfp4a8}, quantization.bf16"
+    text = "cleanup, fusion, layout, quantization.narrow{scheme=nvfp4a8}, quantization.bf16"
     made = pipeline.run(model, text, load_device("gpu:b200"), checks=False).model
     gated = [n for n in made.graph if n.op_type == "SwiGLU"]
     assert len(gated) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,17 @@ def test_fp8_on_trn3_is_multiplied_as_ocps(tmp_path: Path) -> None:
     assert audit_of(document)["multiply_adds"] == {"float8_e4m3fn": 1.0}
 
 
-def test_mxfp8_on_trn3_is_one_product_of_codes_and_scales(tmp_path: Path) -> None:
-    document, out = ported(tmp_path, "trainium:trn3", "mxfp8", wide())
-    assert audit_of(document)["multiply_adds"] == {"mxfp8": 1.0} and document["kernels"]["host"] == 0
+@pytest.mark.parametrize("precision, product, words", [
+    ("mxfp8", "mxfp8", {"float8_e4m3fn_x4"}), ("mxfp4", "mxfp4a8", {"float8_e4m3fn_x4", "float4_e2m1fn_x4"}),
+])  # fmt: skip
+def test_blocks_on_trn3_are_products_of_codes_and_scales(
+    tmp_path: Path, precision: str, product: str, words: set[str]
+) -> None:
+    document, out = ported(tmp_path, "trainium:trn3", precision, wide())
+    assert audit_of(document)["multiply_adds"] == {product: 1.0} and document["kernels"]["host"] == 0
     text = "".join(p.read_text() for p in (out / "kernels").glob("*matmul*.py"))
-    assert text.count("nisa.nc_matmul_mx(") == 2 and "nisa.nc_matmul(" not in text and "float8_e4m3fn_x4" in text
+    assert text.count("nisa.nc_matmul_mx(") == 2 and "nisa.nc_matmul(" not in text
+    assert set(re.findall(r"nl\.(\w+_x4)", text)) == words
 
 
 def test_fp8_on_trn2_and_trn3_runs_two_rows_of_a_long_sum_at_once(tmp_path: Path) -> None:
@@ -167,7 +174,8 @@ def weighted(text: str) -> Model:
 
 
 @pytest.mark.parametrize("precision, device, unit", [
-    ("mxfp8", "gpu:b200", "mxf8f6f4"), ("mxfp4", "gpu:b200", "mxf4"), ("nvfp4", "gpu:b200", "mxf4nvf4"),
+    ("mxfp8", "gpu:b200", "mxf8f6f4"), ("mxfp4a8", "gpu:b200", "mxf8f6f4"),
+    ("mxfp4", "gpu:b200", "mxf4"), ("nvfp4", "gpu:b200", "mxf4nvf4"),
     pytest.param("nvfp4", "gpu:gb300", "mxf4nvf4", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_block_scaled_operands_on_blackwell_meet_as_they_lie(
@@ -194,7 +202,7 @@ def test_a_layer_that_is_no_rows_of_whole_blocks_is_multiplied_as_bfloat16_and_t
     assert rules == {"nvfp4 multiplied as bfloat16: the other operand is no rows of whole blocks of 16": 2}
 
 
-@pytest.mark.parametrize("scheme", ["mxfp8", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("scheme", ["mxfp8", "mxfp4", "nvfp4", "mxfp4a8"])
 def test_scaled_products_are_those_of_the_decoded_operands(scheme: str) -> None:
     """Codes of up to four significant bits and their scales: the unit's product is that of the decoded operands."""
     text = f"quantization.narrow{{scheme={scheme}}}, quantization.bf16, quantization.decoded, quantization.packed, tiling.partition"

@@ -14,12 +14,13 @@ from porter.porting.kernels import program_of
 from porter.precision import audit, plans
 from porter.precision.contract import Formats
 from porter.precision.layers import layers
-from porter.precision.schemes import SCHEMES, flavour, legal, multiplies, scheme_of
+from porter.precision.schemes import MXFP4, MXFP8, SCHEMES, flavour, legal, multiplies, scheme_of
 from porter.targets.trainium.limits import chip
 from porter.targets.trainium.simulator import Machine
-from porter.tile.block_scales import PRODUCTS
+from porter.tile.block_scales import MIXED, PRODUCTS
 from porter.tile.target import Emitted, Kernel, target_of
 from porter.tile.tiler import tile_form
+from porter.triton.roofline import rate
 
 E4M3FN = np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -207,15 +208,23 @@ def test_four_bits_on_trn3_save_bytes_and_no_time() -> None:
     """MXFP4 becomes FP8 in the array: the two rates are one, and so is what the cost model charges."""
     device = load_device("trainium:trn3")
     assert device["peak.mxfp4"] == device["peak.mxfp8"]
-    assert legal(scheme_of("mxfp4"), device).scheme.activation is None  # no instruction quantizes activations to MXFP4
+    kept = legal(scheme_of("mxfp4"), device)  # no instruction quantizes activations to MXFP4: they are MXFP8
+    assert kept.scheme.activation == MXFP8 and kept.scheme.weight == MXFP4 and "E4M3 in blocks of 32" in kept.why[0]
+    assert multiplies(scheme_of("mxfp4"), device) == MIXED
 
 
-def test_eight_bits_never_meet_four_in_one_product() -> None:
-    """Blackwell would run it at the rate of eight: what is coded otherwise on either side is multiplied as bfloat16."""
-    device = load_device("gpu:b200")
-    mixed = [s for s in SCHEMES.values() if s.activation is not None and s.activation.format != s.weight.format]
-    assert {multiplies(s, device) for s in mixed} == {"bfloat16"}
-    assert {s.name for s in SCHEMES.values() if multiplies(s, device) in PRODUCTS} == set(PRODUCTS)
+def test_eight_bits_meet_four_in_blocks_of_32_alone_and_at_the_rate_of_eight() -> None:
+    """Kind mxf8f6f4 takes any pair of formats, scales of E8M0 and blocks of 32: NVFP4 weights have neither."""
+    for name in ("gpu:b200", "gpu:gb300", "gpu:rubin", "trainium:trn3"):
+        device = load_device(name)
+        assert multiplies(scheme_of("mxfp4a8"), device) == MIXED
+        assert multiplies(scheme_of("nvfp4a8"), device) == "bfloat16"
+        assert device["peak.mxfp8"] <= device["peak.mxfp4"]
+    for name in ("gpu:h200", "tpu:v7x", "trainium:trn2", "maia:200"):
+        assert multiplies(scheme_of("mxfp4a8"), load_device(name)) == "bfloat16"
+    b200 = load_device("gpu:b200")
+    assert {multiplies(s, b200) for s in SCHEMES.values()} >= {*PRODUCTS, MIXED}
+    assert rate(b200, MIXED) == b200["peak.mxfp8"] < b200["peak.mxfp4"]
 
 
 def lowered(text: str, device: str) -> Emitted:

@@ -64,6 +64,25 @@ def scaled(codes: str, m: int, k: int, n: int, tile: int, batch: int = 0) -> Pro
     )  # fmt: skip
 
 
+def mixed(m: int, k: int, n: int, tile: int, batch: int = 0) -> Program:
+    """A product of blocks of 32: of E4M3 in x, in w of bytes that hold codes j and j + 16 of a block."""
+    blocks = k // 32
+    b, at = (f"{batch}, ", "z, ") if batch else ("", "")
+    loop = "kb" if tile < blocks else ""
+    return kernel(
+        m, n,
+        f"""v1: float8_e4m3fn<{at}m, kb, ki, kh> = load x({b}{m}, {blocks}, 2, 16)[{at}m, kb, kh, ki] pad 0
+        v2: uint8<{at}n, kb, ki> = load w({b}{blocks}, 16, {n})[{at}kb, ki, n] pad 0
+        v3: float8_e8m0fnu<{at}m, kb> = load sx({b}{m}, {blocks})[{at}m, kb] pad 1
+        v4: float8_e8m0fnu<{at}n, kb> = load sw({b}{blocks}, {n})[{at}kb, n] pad 1
+        v9: float32<{at}m, n> = dot v1, v2 over kb, ki, kh scaled by v3, v4{" plus c" if loop else ""} as fp32""",
+        f"in x: float8_e4m3fn[{b}{m}, {k}]\nin w: uint8[{b}{k // 2}, {n}]\n"
+        f"in sx: float8_e8m0fnu[{b}{m}, {blocks}]\nin sw: float8_e8m0fnu[{b}{blocks}, {n}]",
+        f"axis kb: {blocks} by {tile} {'loop' if loop else 'resident'}\naxis ki: 16 by 16 resident\n"
+        "axis kh: 2 by 2 resident", loop, batch,
+    )  # fmt: skip
+
+
 def float8(m: int, k: int, n: int, tile: int, batch: int = 0) -> Program:
     """A product of E4M3, so many terms of its sum at a time."""
     loop = "k" if tile < k else ""
@@ -88,20 +107,31 @@ def agrees(p: Program, on: str = "trn3") -> str:
     return emitted.text
 
 
-@pytest.mark.parametrize("codes", ["float8_e4m3fn", "uint8"])
-@pytest.mark.parametrize("m, k, n, tile, batch", [
+SIZES = [
     (8, 128, 128, 4, 0),  # one quadrant
     (128, 512, 512, 16, 0),  # all four: what the unit takes at most
     (9, 96, 65, 3, 0),  # partitions and columns that are filled up
     (6, 1056, 700, 16, 0),  # a loop with a last block, and more columns than a bank
     (7, 64, 5, 2, 3), (6, 256, 8, 8, 2),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("codes", ["float8_e4m3fn", "uint8"])
+@pytest.mark.parametrize("m, k, n, tile, batch", SIZES)
 def test_codes_and_scales_of_blocks_meet_as_they_lie(codes: str, m: int, k: int, n: int, tile: int, batch: int) -> None:
     p = scaled(codes, m, k, n, tile, batch)
     text = agrees(p)
     kind = {"uint8": "float4_e2m1fn"}.get(codes, codes)
     assert "nisa.nc_matmul_mx(" in text and text.count(f".view(nl.{kind}_x4)") == 2 and "nisa.nc_matmul(" not in text
     assert lowered(p, "trn3").products == ({"uint8": "mxfp4"}.get(codes, "mxfp8"),)
+
+
+@pytest.mark.parametrize("m, k, n, tile, batch", SIZES)
+def test_codes_of_eight_bits_lie_in_the_order_of_bytes_of_two(m: int, k: int, n: int, tile: int, batch: int) -> None:
+    p = mixed(m, k, n, tile, batch)
+    text = agrees(p)
+    assert "nisa.nc_matmul_mx(" in text and "float4_e2m1fn_x4" in text and "float8_e4m3fn_x4" in text
+    assert lowered(p, "trn3").products == ("mxfp4a8",)
 
 
 @pytest.mark.parametrize("on", ["trn2", "trn3"])
