@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import networkx as nx
 import numpy as np
@@ -36,6 +36,7 @@ class Partition(Pass):
     """Kernels: each becomes a function of domain porter.kernel, equal ones the same function."""
 
     contract = exact
+    after: ClassVar[tuple[str, ...]] = ("resize",)
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         limits = target_of(device.family).limits(device) if device is not None else Limits()

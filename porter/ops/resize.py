@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,8 +33,52 @@ def resize(
     nearest_mode="round_prefer_floor",
 ):
     """y[o] = sum over taps of weight * x[place(o) + tap], axis by axis."""
-    named = normals(axes, x.ndim) if axes is not None else tuple(range(x.ndim))
-    lengths = [x.shape[a] for a in named]
+    steps = steps_of(
+        x.shape, roi, scales, sizes, antialias=antialias, axes=axes, mode=mode, nearest_mode=nearest_mode,
+        coordinate_transformation_mode=coordinate_transformation_mode, cubic_coeff_a=cubic_coeff_a,
+        exclude_outside=exclude_outside, keep_aspect_ratio_policy=keep_aspect_ratio_policy,
+    )  # fmt: skip
+    kind = x.dtype
+    if mode != "nearest" and not is_float(kind):  # integers interpolate in float32 and round back
+        x = xp.cast(x, np.float32)
+    outside = np.asarray(False)
+    for step in steps:
+        x = pick(xp, x, step.taps[:, 0], step.axis) if step.weights is None else blend(xp, x, step)
+        outside = outside | step.outside.reshape([-1 if i == step.axis else 1 for i in range(x.ndim)])
+    if outside.any():
+        x = xp.where(outside, xp.full((), extrapolation_value, x.dtype), x)
+    if x.dtype == kind:
+        return x
+    return xp.cast(xp.round(xp.minimum(xp.maximum(x, np.iinfo(kind).min), np.iinfo(kind).max)), kind)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One axis of a Resize: each place of the result is a sum of elements at `taps`, (out, number of taps).
+
+    weights: as many, float64; None where the one tap is taken as it is. outside: (out,), what is extrapolated instead.
+    """
+
+    axis: int
+    taps: np.ndarray
+    weights: np.ndarray | None
+    outside: np.ndarray
+
+    def columns(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Taps and weights, (out,) each, without those whose weights are all 0."""
+        assert self.weights is not None
+        columns = list(zip(self.taps.T, self.weights.T, strict=True))
+        return [c for c in columns if c[1].any()] or columns[:1]
+
+
+def steps_of(
+    shape, roi=None, scales=None, sizes=None, *, antialias=0, axes=None, coordinate_transformation_mode="half_pixel",
+    cubic_coeff_a=-0.75, exclude_outside=0, keep_aspect_ratio_policy="stretch", mode="nearest",
+    nearest_mode="round_prefer_floor",
+):  # fmt: skip
+    """The axes that a Resize of this shape changes, in their order; what is asked for as the operator's inputs and attributes."""
+    named = normals(axes, len(shape)) if axes is not None else tuple(range(len(shape)))
+    lengths = [shape[a] for a in named]
     scales = None if scales is None or not np.size(scales) else [float(s) for s in scales]
     if scales is None:
         wanted = list(ints(sizes))
@@ -42,28 +89,21 @@ def resize(
             wanted = [math.floor(one * n + 0.5) for n in lengths]
     else:
         wanted = [math.floor(s * n) for s, n in zip(scales, lengths, strict=True)]
-    outside = None
-    kind = x.dtype
-    if mode != "nearest" and not is_float(kind):  # integers interpolate in float32 and round back
-        x = xp.cast(x, np.float32)
+    cropped = coordinate_transformation_mode == "tf_crop_and_resize"
+    steps = []
     for i, (axis, n, scale, out) in enumerate(zip(named, lengths, scales, wanted, strict=True)):
-        window = (float(roi[i]), float(roi[i + len(named)])) if roi is not None and np.size(roi) else (0.0, 1.0)
-        if scale == 1.0 and out == n and coordinate_transformation_mode != "tf_crop_and_resize":
+        if scale == 1.0 and out == n and not cropped:
             continue
+        window = (float(roi[i]), float(roi[i + len(named)])) if roi is not None and np.size(roi) else (0.0, 1.0)
         place = _places(coordinate_transformation_mode, n, out, scale, window)
-        if coordinate_transformation_mode == "tf_crop_and_resize":
-            beyond = ((place < 0) | (place > n - 1)).reshape([-1 if j == axis else 1 for j in range(x.ndim)])
-            outside = beyond if outside is None else outside | beyond
+        outside = (place < 0) | (place > n - 1) if cropped else np.zeros(out, bool)
         if mode == "nearest":
-            x = pick(xp, x, np.clip(_nearest(place, nearest_mode), 0, n - 1).astype(np.int64), axis)
+            taps, weights = np.clip(_nearest(place, nearest_mode), 0, n - 1).astype(np.int64)[:, None], None
         else:
-            taps, weights = _taps(place, n, mode, min(scale, 1.0) if antialias else 1.0, cubic_coeff_a, exclude_outside)
-            x = blend(xp, x, taps, weights, axis)
-    if outside is not None and outside.any():
-        x = xp.where(outside, xp.full((), extrapolation_value, x.dtype), x)
-    if x.dtype == kind:
-        return x
-    return xp.cast(xp.round(xp.minimum(xp.maximum(x, np.iinfo(kind).min), np.iinfo(kind).max)), kind)
+            shrink = min(scale, 1.0) if antialias else 1.0
+            taps, weights = _taps(place, n, mode, shrink, cubic_coeff_a, exclude_outside)
+        steps.append(Step(axis, taps, weights, outside))
+    return steps
 
 
 def _places(mode: str, n: int, out: int, scale: float, roi: tuple[float, float]) -> np.ndarray:
@@ -122,18 +162,14 @@ def _taps(place: np.ndarray, n: int, mode: str, shrink: float, a: float, exclude
     return np.clip(taps, 0, n - 1), weights
 
 
-def blend(xp, x, taps, weights, axis):
+def blend(xp, x, step):
     """sum over t of x[taps[:, t]] * weights[:, t] along the axis."""
-    if len(taps) == 0:
-        return pick(xp, x, taps[:, 0], axis)
-    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
-    total = None
-    for t in range(taps.shape[1]):
-        if not weights[:, t].any():
-            continue
-        term = pick(xp, x, taps[:, t], axis) * xp.asarray(weights[:, t].reshape(shape).astype(x.dtype))
-        total = term if total is None else total + term
-    return total
+    shape = [-1 if i == step.axis else 1 for i in range(x.ndim)]
+    terms = (
+        pick(xp, x, taps, step.axis) * xp.asarray(weights.reshape(shape).astype(x.dtype))
+        for taps, weights in step.columns()
+    )
+    return functools.reduce(operator.add, terms)
 
 
 def pick(xp, x, places, axis):
@@ -141,13 +177,25 @@ def pick(xp, x, places, axis):
     n, out = x.shape[axis], len(places)
     if out == n and (places == np.arange(n)).all():
         return x
-    if n and out % n == 0 and (places == np.arange(out) // (out // n)).all():
+    if repeated(places, n):
         wide = xp.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
         wide = xp.broadcast_to(wide, (*x.shape[: axis + 1], out // n, *x.shape[axis + 1 :]))
         return xp.reshape(wide, (*x.shape[:axis], out, *x.shape[axis + 1 :]))
-    step = int(places[1] - places[0]) if out > 1 else 1
-    if step > 0 and (places == places[0] + step * np.arange(out)).all():
+    if strided(places):
         low, high, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
-        low[axis], high[axis], steps[axis] = int(places[0]), int(places[-1]) + 1, step
+        low[axis], high[axis] = int(places[0]), int(places[-1]) + 1
+        steps[axis] = int(places[1] - places[0]) if out > 1 else 1
         return xp.slice(x, low, high, steps)
     return xp.take(x, places, axis)
+
+
+def repeated(places: np.ndarray, n: int) -> bool:
+    """Whether these are all n places in order, each as often as the others."""
+    out = len(places)
+    return n > 0 and out % n == 0 and bool((places == np.arange(out) // max(out // n, 1)).all())
+
+
+def strided(places: np.ndarray) -> bool:
+    """Whether these are places at one distance."""
+    step = int(places[1] - places[0]) if len(places) > 1 else 1
+    return len(places) > 0 and step > 0 and bool((places == places[0] + step * np.arange(len(places))).all())

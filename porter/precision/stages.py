@@ -16,7 +16,7 @@ from porter.precision.schemes import SCHEMES, USUAL, least
 PRECISIONS = ("fp32", "bf16", *SCHEMES)
 FIRST, LAST = (
     "cleanup, fusion, layout",
-    "quantization.flavour, quantization.decoded, quantization.packed, tiling.partition",
+    "quantization.flavour, quantization.decoded, quantization.packed, tiling",
 )
 OPTIONS = {
     "clip": "clip",
