@@ -219,7 +219,7 @@ def _results(step: Step, scope: Scope) -> list[tuple[Value, Array, np.dtype | No
             arrays, declared = _apply(step, args, types, scope)
     except PorterError as error:
         raise _at(node, error) from error
-    except (ValueError, TypeError, IndexError, ZeroDivisionError, FloatingPointError) as error:
+    except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
         raise _at(node, PorterError("", expected="inputs that fit together", found=_shapes(args, error))) \
             from error  # fmt: skip
     return [(v, a, t) for v, a, t in zip(step.outputs, arrays, declared, strict=False) if a is not None]

@@ -260,6 +260,8 @@ def trilu(xp, x, k=None, *, upper=1):
 def range_(xp, start, limit, delta, *, stash_type=1, types=()):
     """start, start + delta, ... before the limit."""
     first, last, step = (v.reshape(()) for v in (start, limit, delta))
+    if step == 0:
+        raise PorterError("the delta of Range", expected="a number other than 0", found="0")
     wide = np.float64 if types[0].kind not in "iu" else np.int64
     count = max(math.ceil((last.astype(wide) - first.astype(wide)) / step.astype(wide)), 0)
     if types[0].kind in "iu":

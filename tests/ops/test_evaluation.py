@@ -153,6 +153,14 @@ def test_an_attribute_that_the_operator_does_not_have_is_named():
         ops.evaluate(model, [np.float32([1])], ops.source)
 
 
+@pytest.mark.parametrize("kind, number", [("float", "0.0"), ("int64", "0")])
+def test_a_range_that_would_not_end_is_refused(kind, number):
+    text = f"""<ir_version: 10, opset_import: ["" : 24]>
+    g ({kind} a) => ({kind}[n] y) {{ d = Constant <value = {kind} {{{number}}}> ()  y = Range (a, a, d) }}"""
+    with pytest.raises(PorterError, match="delta of Range\n  expected a number other than 0"):
+        ops.evaluate(read(text), {"a": np.zeros((), "float32" if kind == "float" else "int64")}, ops.float64)
+
+
 def test_erf_is_exact_to_the_last_bit_or_two():
     import math
 

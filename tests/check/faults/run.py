@@ -183,7 +183,7 @@ def _mutations(unit: Unit) -> list[list[str]]:
     try:
         dims, original, samples = _opened(unit.model, first=2)  # along an axis of one, much is the same
     except PorterError as error:
-        return [["refused", str(error.where)]]
+        return [["refused", f"at no size that is tried: {error.where}"]]
     proto = onnx.load(unit.model)
     every = sites(proto, _types(proto))
     locate = _computed(original) <= LOCATED
@@ -201,14 +201,16 @@ def _planted_at(
         try:
             mutant = Subject(graph.load(changed, dims))
             result = check(original, mutant.model, locate=locate)
+            why = "" if result.verdict == "different" else harmless(what, original, mutant, samples)
         except PorterError as error:
             invalid = str(error).replace("\n", " ")[:150]
             continue
+        except Exception as error:
+            return ["crashed", f"{what}: {type(error).__name__}: {error}"]
         if result.verdict == "different":
             first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
             at = "the interface" if first is None else first.node if locate else "an output"
             return ["found", f"{what}: at {at}, done to {site.node}"]
-        why = harmless(what, original, mutant, samples)
         if not why:
             return ["missed", f"{what}: {result.message}"]
         no.append(f"{what}: {why}")
@@ -322,13 +324,13 @@ def _planted(done: list[tuple[Unit, Any]]) -> int:
     print(f"planted mutations: {sum(counts.values())} of {places} places in {models} models; {dict(counts)}; "
           f"{right} shown first at the very node")  # fmt: skip
     for word, model, why in rows:
-        if word in ("harmless", "missed", "refused"):
+        if word in ("harmless", "missed", "refused", "crashed"):
             print(f"  {word:8} {model} {why}")
     no = Counter(
         why.partition(" ")[0] + " " + why.partition(": ")[2].partition(" ")[0] for w, _, why in rows if w == "invalid"
     )
     print("  no change is a valid model:", ", ".join(f"{what} {n}" for what, n in no.most_common()))
-    return counts["missed"]
+    return counts["missed"] + counts["crashed"]
 
 
 def _equivalents(done: list[tuple[Unit, Any]]) -> int:
