@@ -64,7 +64,9 @@ class Agreement:
         return self.reason or f"different in a prime field, first at '{self.first}'"
 
 
-def agree(before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS) -> Agreement:
+def agree(
+    before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS, renews: Sequence[Renews] = tuple(Renews)
+) -> Agreement:
     """Whether two models with the same interface agree in the field; inputs of integers are drawn as in `draw`, and the
     agreement is on those."""
     names = [v.name or "" for v in before.graph.inputs if not v.is_initializer()]
@@ -87,7 +89,7 @@ def agree(before: Model, after: Model, *, seed: int = 0, seeds: int = SEEDS) -> 
             evaluated(after, moved | folded[reading][1], field, common),
         )
 
-    return decide(both, seed, seeds)
+    return decide(both, seed, seeds, renews=renews)
 
 
 def agree_on(
@@ -127,23 +129,29 @@ class Ran:
     shared: dict[str, Any]
 
 
-def decide(both: Any, seed: int, seeds: int, readings: Sequence[str] = ("unrounded", "folded")) -> Agreement:
+def decide(
+    both: Any,
+    seed: int,
+    seeds: int,
+    readings: Sequence[str] = ("unrounded", "folded"),
+    renews: Sequence[Renews] = tuple(Renews),
+) -> Agreement:
     """Agreement on all seeds in one reading of constants, unrounded first."""
     results = []
     exponents = False
-    for reading, renews in product(readings, (Renews.VALUES, Renews.EXPONENTS, Renews.NOTHING)):
-        if renews is Renews.EXPONENTS and not exponents:
+    for reading, renewed in product(readings, renews):
+        if renewed is Renews.EXPONENTS and not exponents:
             continue  # the same as nothing
         verdict = None
         chance = 1.0
         for trial in range(seed, seed + MOST):
             try:
                 try:
-                    field = Field(trial, exponents=exponents, renews=renews)
+                    field = Field(trial, exponents=exponents, renews=renewed)
                     one, two = both(field, trial, reading)
                 except NeedsExponents:
                     exponents = True
-                    field = Field(trial, exponents=True, renews=renews)
+                    field = Field(trial, exponents=True, renews=renewed)
                     one, two = both(field, trial, reading)
             except (Undecided, NotKnown) as error:
                 verdict = Agreement(None, reason=str(error).replace("\n ", ";"))

@@ -54,7 +54,8 @@ class Local:
 
     After `decide`: `same` values are the same expression, `tried` pairs were regions, `pairs` those of them that
     agreed and are distinct; `rounded` is a constant of the second that is another by no more than rounding, where a
-    region differs in nothing else: no larger one will agree.
+    region differs in nothing else: no larger one will agree. `exhausted` where every region could be tried: then values
+    that both name are no help to the models as a whole either.
     """
 
     before: Model
@@ -65,6 +66,7 @@ class Local:
     tried: int = 0
     pairs: list[Pair] = field(default_factory=list)
     rounded: str = ""
+    exhausted: bool = True
     _known: dict[str, Agreement] = field(default_factory=dict)
 
     @cached_property
@@ -109,9 +111,13 @@ class Local:
                     self.same += 1
                     continue
                 partner = partners.get(value)
-                if partner is None or failures > FAILURES:
+                if partner is None:
+                    continue
+                if failures > FAILURES:
+                    self.exhausted = False
                     continue
                 agreement = self._tried(partner, value, seed)
+                self.exhausted &= agreement is not None and agreement.equal is not None
                 if agreement is not None and agreement.equal:
                     chance += agreement.chance
                     self.two.unify(value, self.one.of[partner])

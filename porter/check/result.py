@@ -31,6 +31,7 @@ from porter.check.numeric import compare, finding, matched_outputs, renamed
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError, Undecided
 from porter.graph import Model
+from porter.ops.residue_values import Renews
 
 Method = Literal["auto", "numeric", "field"]
 Word = Literal["equivalent", "different", "unknown"]
@@ -135,7 +136,7 @@ def check(
         if local.rounded and not agreement.equal:  # what a region cannot, no larger one can
             agreement = Agreement(None, reason=f"constant '{local.rounded}' is rounded otherwise in the second")
         elif not agreement.equal:
-            agreement = agree(before, after, seed=seed)
+            agreement = agree(before, after, seed=seed, renews=(Renews.NOTHING,) if local.exhausted else tuple(Renews))
         elif inputs is None and local.settled(seed):
             samples = samples[:1]
     if method == "field" and not agreement.equal:
