@@ -39,6 +39,7 @@ SEEDS = 2  # at least
 MOST = 6
 ENOUGH = 1e-9  # chance of error below which no further seed is tried
 TOO_MUCH = 1e-3  # and above which agreement decides nothing
+ALONE = (Renews.NOTHING,)  # of two that share no value but their inputs: nothing would be renewed
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def agree_on(
             evaluated(after, named_after, field, frozenset(), **options),
         )
 
-    return decide(both, seed, seeds, readings=("unrounded",))
+    return decide(both, seed, seeds, ("unrounded",), ALONE)
 
 
 @dataclass(frozen=True)

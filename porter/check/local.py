@@ -33,10 +33,10 @@ from porter.check.contract import rounding
 from porter.check.dither import Dithered
 from porter.check.execution import SOURCE, run
 from porter.check.expressions import Expressions
-from porter.check.field import Agreement, Ran, decide, evaluated
+from porter.check.field import ALONE, Agreement, Ran, decide, evaluated
 from porter.check.matching import of_one_source, of_one_value
 from porter.check.measure import is_float
-from porter.check.numeric import SAMPLES, judge, matched_outputs, scale, settle
+from porter.check.numeric import SAMPLES, judge, matched_outputs, reference, scale, settle
 from porter.check.regions import Pair, Region, computed_constants, region_of, rounded_otherwise, types_in_a_run
 from porter.errors import Undecided
 from porter.graph import Model, Value
@@ -279,7 +279,7 @@ class Local:
             if any(is_float(x.dtype) for made in computed.values() for x in made.values())
             else ("unrounded",)
         )
-        return decide(both, seed, 2, readings)
+        return decide(both, seed, 2, readings, ALONE)
 
     def _sample(self, region: Region) -> Sample:
         sample = self.samples[0] if region.side is self.one else self._theirs(self.samples[0])
@@ -320,11 +320,14 @@ class Local:
                 if is_float(old.dtype) and (np.isfinite(_wide(old)) & ~np.isfinite(_wide(new))).any():
                     return False
                 continue
+            truth = reference(truth, old)
             errors = gate.Errors()
             judged = judge(rounding, "", truth, old, new, errors)
             if not judged.ok and truth.shape == new.shape and truth.dtype.kind == "f":
                 for i in range(SAMPLES):
-                    errors.add("must", truth, ran(pair.before, Dithered(seed + 1000 + i)), scale(rounding))
+                    must = ran(pair.before, Dithered(seed + 1000 + i))
+                    if must.shape == truth.shape:
+                        errors.add("must", truth, must, scale(rounding))
                 judged = settle(rounding, "", truth, new, errors)
             if not judged.ok or (is_float(old.dtype) and (np.isfinite(_wide(old)) != np.isfinite(_wide(new))).any()):
                 return False

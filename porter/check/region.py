@@ -18,7 +18,7 @@ from porter.check.contract import Contract, Kind
 from porter.check.dither import Dithered
 from porter.check.execution import SOURCE, run
 from porter.check.measure import is_float
-from porter.check.numeric import SAMPLES, judge, scale, settle
+from porter.check.numeric import SAMPLES, judge, reference, scale, settle
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Model
@@ -67,12 +67,14 @@ def compare_region(
     errors = [gate.Errors() for _ in names]
     judged = []
     for i, name in enumerate(names):
-        reference, plain = truth[i] if truth is not None else None, old[i] if old is not None else None
-        judged.append(judge(contract, name, reference, plain, new[i], errors[i]))
+        plain = old[i] if old is not None else None
+        if truth is not None:
+            truth[i] = reference(truth[i], plain)
+        judged.append(judge(contract, name, truth[i] if truth is not None else None, plain, new[i], errors[i]))
     if not all(j.ok for j in judged) and contract.kind in (Kind.ROUNDING, Kind.PRECISION) and truth is not None:
         for trial in range(SAMPLES):
             for i, must in enumerate(results(before, Dithered(seed + 1000 + trial, contract.arithmetic))):
-                if truth[i].dtype.kind == "f":
+                if truth[i].dtype.kind == "f" and truth[i].shape == must.shape:
                     errors[i].add("must", truth[i], must, scale(contract))
         for i, name in enumerate(names):
             if not judged[i].ok and truth[i].shape == new[i].shape:

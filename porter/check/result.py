@@ -22,7 +22,7 @@ from porter import graph
 from porter.check import gate
 from porter.check.contract import Budget, Contract, Kind, algebraic, budgets, rounding
 from porter.check.execution import SOURCE, Subject
-from porter.check.field import Agreement, agree
+from porter.check.field import ALONE, Agreement, agree
 from porter.check.inputs import Inputs, draw, edges, extremes
 from porter.check.ledger import Taken, ledger
 from porter.check.local import Local
@@ -136,7 +136,7 @@ def check(
         if local.rounded and not agreement.equal:  # what a region cannot, no larger one can
             agreement = Agreement(None, reason=f"constant '{local.rounded}' is rounded otherwise in the second")
         elif not agreement.equal:
-            agreement = agree(before, after, seed=seed, renews=(Renews.NOTHING,) if local.exhausted else tuple(Renews))
+            agreement = agree(before, after, seed=seed, renews=ALONE if local.exhausted else tuple(Renews))
         elif inputs is None and local.settled(seed):
             samples = samples[:1]
     if method == "field" and not agreement.equal:

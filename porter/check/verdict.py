@@ -34,7 +34,7 @@ class Finding:
 
     def text(self) -> str:
         """One line: how many elements moved, the worst of them, and the limit."""
-        if self.distance is None:
+        if self.distance is None or (self.limit and not self.distance.size):  # of two shapes, no element is compared
             return self.limit
         d = self.distance
         where = f" at {list(d.worst)}" if d.worst else ""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from porter import check
+from porter import check, ops
 from porter.errors import PorterError
 
 RNG = np.random.default_rng(11)
@@ -275,3 +275,32 @@ def test_the_rms_of_few_errors_scatters_as_allowed(count):
     rng = np.random.default_rng(count)
     seen = np.sqrt(np.mean(rng.standard_normal((200000 // count, count)) ** 2, axis=1))
     assert np.mean(seen > gate.spread(count)) < 1e-3 and gate.spread(count) < 1.1 * seen.max() + 0.2
+
+
+COUNTED = """g (float[1] x) => (float[n, 1] y) {{
+  most = Constant <value = int64 {{5}}> ()  go = Constant <value = bool {{1}}> ()  end = Constant <value_floats = [{}]> ()
+  step = Constant <value_floats = [0.1]> ()
+  last, y = Loop (most, go, x) <body = b (int64 i, bool c, float[1] h) => (bool more, float[1] next, float[1] row) {{
+    next = Add (h, step)  row = Identity (next)  less = Less (next, end)  axes = Constant <value_ints = [0]> ()
+    more = Squeeze (less, axes) }}> }}"""
+
+
+def test_another_number_of_rows_is_a_difference(model):
+    """How often a loop runs hangs on what it computes: other shapes are told, none is broadcast."""
+    one, two = model(COUNTED.format(0.15)), model(COUNTED.format(0.35))
+    result = check(one, two, inputs={"x": np.zeros(1, np.float32)})
+    assert result.verdict == "different" and "shape [2, 1] became [4, 1]" in result.message, result.message
+    assert check(one, model(COUNTED.format(0.15)), inputs={"x": np.zeros(1, np.float32)}).verdict == "equivalent"
+
+
+def test_where_float64_comes_to_other_shapes_the_first_models_own_are_right(model):
+    """0.1 + 0.1 + 0.1 is below 0.3 in one format and above in the other: the loop runs four times there, three here."""
+    one = model(COUNTED.format(0.3))
+    two = model(
+        COUNTED.format(0.3).replace("Add (h, step)", "Add (step, k)").replace("next =", "k = Identity (h)  next =")
+    )
+    lengths = {
+        xp.name: ops.evaluate(one, {"x": np.zeros(1, np.float32)}, xp)["y"].shape[0] for xp in (ops.source, ops.float64)
+    }
+    assert len(set(lengths.values())) == 2, lengths
+    assert check(one, two, inputs={"x": np.zeros(1, np.float32)}, method="numeric").verdict == "equivalent"

@@ -27,7 +27,7 @@ from porter.check.dither import Dithered
 from porter.check.execution import SOURCE, Subject
 from porter.check.gate import RMS_RATIO, floor
 from porter.check.measure import is_float, rms
-from porter.check.numeric import matched_outputs, renamed
+from porter.check.numeric import matched_outputs, reference, renamed
 
 SMALL = 1e-2  # of a constant's largest element: three times what rounding to bfloat16 does to it
 EVERY = 60  # sites up to which a model has all of them planted
@@ -294,6 +294,7 @@ def harmless(what: str, before: Subject, after: Subject, samples: Sequence[Mappi
         )
         for a, b in matched_outputs(before.model, after.model):
             x, y, z = (np.asarray(v) for v in (wide[a.name or ""], new[b.name or ""], own[a.name or ""]))
+            x = reference(x, z)
             if x.shape != y.shape or not np.array_equal(np.isfinite(x), np.isfinite(y)):
                 return ""
             if not is_float(z.dtype):
@@ -302,7 +303,9 @@ def harmless(what: str, before: Subject, after: Subject, samples: Sequence[Mappi
                 continue
             must = before.outputs(Dithered(1), sample)[a.name or ""]  # how far its formats let the model be off
             with np.errstate(invalid="ignore"):
-                moved, *rounding = (np.nan_to_num(x - np.asarray(v, np.float64)) for v in (y, z, must))
+                moved, *rounding = (
+                    np.nan_to_num(x - np.asarray(v, np.float64)) for v in (y, z, must) if v.shape == x.shape
+                )
             limit = max(*(rms(r) for r in rounding), floor(x, z.dtype))
             worst = max(worst, rms(moved) / limit if limit else float(bool(rms(moved))))
     if worst == 0:
