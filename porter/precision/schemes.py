@@ -208,7 +208,7 @@ def legal(scheme: Scheme, device: Device | None) -> Legal:
             f"--precision {scheme.name} on {device.name}",
             expected="a matrix unit that takes float8_e4m3 of some flavour",
             found=", ".join(products(device)) or "no formats on the device's page",
-            hint="--precision fp8w stores it",
+            hint=f"--precision {scheme.name.removesuffix('a8')}w stores its weights",
         )
     return _flavoured(scheme, e4m3, device)
 

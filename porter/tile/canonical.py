@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -16,9 +16,9 @@ NARROW = {"bfloat16", "float16", "float8_e4m3fn", "float8_e4m3", "float8_e4m3b11
 UNROLL = 4  # parts of a joined axis that become stores of their own
 
 
-def canonical(form: Form, *, keep_last: int = 0, integer: bool = False) -> Form:
+def canonical(form: Form, *, keep_last: int = 0, integer: Collection[str] = ()) -> Form:
     """The form as the tiler wants it. The last `keep_last` positions of an access are never merged with their neighbours;
-    `integer` says that the matrix unit multiplies int8."""
+    `integer`: the integers that the matrix unit multiplies."""
     form = apart(form)
     form = form.rebuild(change=scales.hoisted).rebuild(change=_narrow_operands)
     form = form.rebuild(change=partial(scales.joined, integer=integer))

@@ -270,7 +270,7 @@ class _Machine:
             return x.transpose(order).reshape([math.prod(x.shape[i] for i in g) for g in groups])
 
         left, right = flat(a, batch, rows, summed), flat(b, batch, summed, columns)
-        if left.dtype.kind in "iub" or left.dtype == np.float64:
+        if np.dtype(s.type.dtype).kind in "iu" or left.dtype.kind in "iub" or left.dtype == np.float64:
             product = np.matmul(left.astype(s.type.dtype), right.astype(s.type.dtype))
         elif left.dtype == np.float32 and right.dtype == np.float32 and not s.scales:
             product = self.dot(left, right, precision=s.precision)

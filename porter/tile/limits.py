@@ -34,7 +34,9 @@ class Limits:
     least: tuple[int, int] = (64, 16)  # rows and columns of a dot's tile that are not halved for that
     grid: int = (1 << 31) - 1  # grid points
     float32_product: str = "fp32"  # how float32 operands of a dot are multiplied (porter.formats.matmul)
-    integer: bool = False  # the matrix unit multiplies int8 by int8 into int32, faster than bf16
+    integer: tuple[
+        str, ...
+    ] = ()  # integers that the matrix unit multiplies into int32, faster than bf16: 'int8', 'int4'
     subbyte: bool = (
         False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
     )

@@ -3,13 +3,14 @@
     dot(cast(codes) * scale, x)              ->  dot(cast(codes), x) * scale
     dot(cast(bfloat16), cast(codes))         ->  dot(bfloat16, cast(codes to bfloat16))     every code is exact there
     dot(cast(int8), cast(int8))              ->  cast(dot(int8, int8) in int32)             where the unit has that product
+    dot(cast(int8), cast(int4))              ->  cast(dot(int8, cast(int4 to int8)) in int32)
 
 A scale per block of the sum stays where it is: it belongs to the terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -68,9 +69,9 @@ def _codes(form: Form, node: int) -> str:
     return inner.dtype if inner.dtype in CODES else ""
 
 
-def joined(form: Form, node: Node, *, integer: bool = False) -> Node | int:
-    """Codes in the format that the unit multiplies: by bfloat16 as bfloat16; integers as int8 where it has that product
-    (`integer`), else as bfloat16, of which every product is exact in float32."""
+def joined(form: Form, node: Node, *, integer: Collection[str] = ()) -> Node | int:
+    """Codes in the format that the unit multiplies: by bfloat16 as bfloat16; integers as the widest of them that it has
+    a product of (`integer`), else as bfloat16, of which every product is exact in float32."""
     if not isinstance(node, Dot):
         return node
     a, b = form[node.a], form[node.b]
@@ -78,12 +79,14 @@ def joined(form: Form, node: Node, *, integer: bool = False) -> Node | int:
         return node
     if node.dtype == "int32":
         whole = form[a.arg].dtype == form[b.arg].dtype == "int8"
-        return replace(node, a=a.arg, b=b.arg) if whole and integer else node
+        return replace(node, a=a.arg, b=b.arg) if whole and "int8" in integer else node
     if node.dtype != "float32":
         return node
     kinds = [c if (c := _codes(form, i)) else form[form[i].arg].dtype for i in (node.a, node.b)]  # type: ignore[union-attr]
-    if integer and kinds == ["int8", "int8"]:
-        return form.add(Cast(form.add(replace(node, a=a.arg, b=b.arg, dtype="int32")), "float32"))
+    unit = next((u for u in ("int4", "int8") if u in integer and {*kinds} <= {"int4", u}), None)
+    if unit is not None:
+        codes = [c.arg if k == unit else form.add(Cast(c.arg, unit)) for c, k in zip((a, b), kinds, strict=True)]
+        return form.add(Cast(form.add(replace(node, a=codes[0], b=codes[1], dtype="int32")), "float32"))
     if not set(kinds) <= CODES | {"bfloat16"} or (kinds[0] == kinds[1] and kinds[0] in FLOAT_CODES | {"bfloat16"}):
         return node
     operands = [

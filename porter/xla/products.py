@@ -30,6 +30,9 @@ def dot_general(
 ) -> Any:
     """lax.dot_general as a matrix unit of bf16 passes computes it; narrower operands multiply exactly, in float32."""
     if not (jnp.issubdtype(lhs.dtype, jnp.floating) and jnp.issubdtype(rhs.dtype, jnp.floating)):
+        lhs, rhs = (
+            x.astype(jnp.int8) if x.dtype == jnp.int4 else x for x in (lhs, rhs)
+        )  # the CPU's products begin there
         return lax.dot_general(lhs, rhs, dimension_numbers, precision=precision,
                                preferred_element_type=preferred_element_type, **rest)  # fmt: skip
     result = preferred_element_type or jnp.result_type(lhs, rhs)

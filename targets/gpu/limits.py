@@ -42,7 +42,7 @@ def limits(device: Device) -> Limits:
         block_rows=max(device.get("matrix.m_block_scaled", [0])),
         saturating=SATURATING,
         float32_product=float32_product(device),
-        integer=device.get("peak.int8", 0.0) > device["peak.bf16"],
+        integer=("int8",) if device.get("peak.int8", 0.0) > device["peak.bf16"] else (),
     )
 
 

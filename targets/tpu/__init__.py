@@ -39,7 +39,8 @@ class Tpu(Target):
             dot_m=(chip.sublanes, 4 * chip.lanes), dot_n=(chip.lanes, 4 * chip.lanes), dot_k=(chip.lanes, 8 *
             chip.lanes), elements=1 << 18, bytes=chip.vmem // 4, resident=65536, whole=8 * chip.lanes, elementwise=1
             << 17, multiples=(chip.lanes, chip.sublanes), ragged_loops=False, float32_product="bf16x6",
-            integer=device.get("peak.int8", 0.0) > device["peak.bf16"] and "int8" in device["formats.matmul"],
+            integer=tuple(i for i in ("int8", "int4")
+                if device.get(f"peak.{i}", 0.0) > device["peak.bf16"] and i in device["formats.matmul"]),
             subbyte=True,
         )  # fmt: skip
 

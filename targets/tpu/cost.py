@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from porter.formats.matmul import PRECISIONS
 from porter.targets.tpu import instructions
+from porter.targets.tpu.chip import Geometry
 from porter.tile.cost import count
 from porter.tile.program import Program
 
@@ -55,4 +56,8 @@ def _passes(kind: str) -> int:
 
 
 def _rate(kind: str, device: Device) -> float:
-    return device["peak.int8"] if kind in ("int8", "uint8") and "peak.int8" in device else device["peak.bf16"]
+    """Peak of operands of that format: 8-bit floats where their product is faster (elsewhere they are widened to bfloat16)."""
+    if kind in Geometry.of(device).fp8:
+        return float(device["peak.fp8"])
+    word = {"int8": "int8", "uint8": "int8", "int4": "int4"}.get(kind, "bf16")
+    return float(device.get(f"peak.{word}") or device["peak.bf16"])

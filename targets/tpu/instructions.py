@@ -8,6 +8,7 @@ reductions by mul, Precision.HIGH) has no lowering there, and a kernel that need
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 
 from porter.tile.target import CannotEmit
@@ -45,7 +46,19 @@ PRODUCT = {"HIGHEST": "bf16x6", "HIGH": "bf16x3", "DEFAULT": "bf16"}
 
 # Types in a Pallas kernel. 64-bit integers become 32-bit ones (device indices are int32, checked at the border).
 NARROW = {"int64": "int32", "uint64": "uint32"}
-HELD = ("float32", "bfloat16", "int32", "uint32", "int16", "int8", "uint8", "bool", "float8_e4m3fn", "float8_e5m2")
+HELD = (
+    "float32",
+    "bfloat16",
+    "int32",
+    "uint32",
+    "int16",
+    "int8",
+    "uint8",
+    "int4",
+    "bool",
+    "float8_e4m3fn",
+    "float8_e5m2",
+)
 
 TRANSCENDENTAL = frozenset(
     "exp exp2 log log1p sqrt rsqrt sin cos tan tanh erf logistic pow atan2 div".split()
@@ -94,7 +107,7 @@ def literal(value: float | int | bool, dtype: str) -> str:
     if dtype == "bool":
         return str(bool(value))
     if not is_float(dtype):
-        number, info = int(value), np.iinfo(dtype)
+        number, info = int(value), ml_dtypes.iinfo(dtype)
         if info.min <= number <= info.max:
             return str(number)
         wide = [np.iinfo(w) for w, narrow in NARROW.items() if narrow == dtype]

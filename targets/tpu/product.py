@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from porter.targets.tpu.kernel import Body
 
 # What Mosaic multiplies, beside equal floats and float32.
-_INTEGERS = ("int8", "uint8")
+_INTEGERS = ("int8", "uint8", "int4")
 
 
 def product(body: Body, s: Dot) -> Value:
@@ -142,7 +142,7 @@ def _precision(body: Body, s: Dot, a: Value, b: Value, left: str, right: str, dt
     if not any(instructions.is_float(k) for k in kinds):
         if not kinds <= set(_INTEGERS) or len(kinds) > 1:
             raise CannotEmit(f"the matrix unit multiplies no {' by '.join(sorted(kinds))}")
-        body.products.add("int8")
+        body.products.add("int4" if kinds == {"int4"} else "int8")
         return left, right, ""
     if kinds == {"float32"}:
         if s.precision not in instructions.PRECISION:

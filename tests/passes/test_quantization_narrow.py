@@ -41,7 +41,7 @@ def test_more_bits_lose_less() -> None:
     assert error["int8w"] < error["fp8w"] < error["nvfp4w"] < error["mxfp4w"]
 
 
-def product(scheme: str, *, integer: bool = False) -> tuple[Form, Dot]:
+def product(scheme: str, *, integer: tuple[str, ...] = ()) -> tuple[Form, Dot]:
     """The canonical form of the first kernel that multiplies, and its dot."""
     text = f"quantization.narrow{{scheme={scheme}}}, quantization.decoded, tiling.partition"
     model = pipeline.run(linear(), text, load_device("gpu:b200"), checks=False).model
@@ -60,7 +60,7 @@ def test_fp8_operands_meet_as_they_are() -> None:
 
 
 def test_int8_operands_meet_as_integers_only_where_the_unit_has_them() -> None:
-    form, dot = product("int8", integer=True)
+    form, dot = product("int8", integer=("int8",))
     assert (form[dot.a].dtype, form[dot.b].dtype, dot.dtype) == ("int8", "int8", "int32")
     form, dot = product("int8")
     assert isinstance(form[dot.a], Cast) and form[dot.a].dtype == form[dot.b].dtype == "bfloat16"

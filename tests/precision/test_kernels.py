@@ -19,6 +19,7 @@ from porter.graph import Model
 from porter.passes.quantization.packed import Packing
 from porter.porting.kernels import program_of
 from porter.porting.port import port
+from porter.precision.schemes import SCHEMES, multiplies, scheme_of
 from porter.tile import interpret
 from porter.tile.canonical import canonical
 from porter.tile.form import Dot, Load
@@ -63,6 +64,23 @@ def test_weights_of_few_bits_are_decoded_in_the_kernel_and_multiplied_as_bfloat1
     weights = (out / "weights.safetensors").stat().st_size
     scales = {"int4w": 4 * 256, "mxfp8w": 256, "mxfp4w": 256, "nvfp4w": 512 + 8}[precision]
     assert weights <= 2 * 64 * 64 * of(coding).bits // 8 + scales + 2048  # the rest is the header
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [*DEFAULTS, "gpu:b200", "tpu:v7x", "trainium:trn3"])
+@pytest.mark.parametrize("precision", SCHEMES)
+def test_every_scheme_on_every_kind_of_device(tmp_path: Path, precision: str, target: str) -> None:
+    """Two layers, nothing on the host; products are those that the device's page promises, or wider by the page's own rate."""
+    document, _ = ported(tmp_path, target, precision, wide())
+    device = load_device(target)
+    promised = multiplies(scheme_of(precision), device)
+    alike = (
+        {"trainium:trn2": {"float8_e4m3"}, "tpu:v6e": {"bfloat16"}}.get(target, set())
+        if promised == "float8_e4m3fn"
+        else set()
+    )
+    assert set(audit_of(document)["multiply_adds"]) <= {promised, *alike}
+    assert document["kernels"]["host"] == 0
 
 
 def test_fp8_on_trn2_is_multiplied_under_the_name_of_its_own_e4m3(tmp_path: Path) -> None:
