@@ -318,11 +318,11 @@ def _planted(done: list[tuple[Unit, Any]]) -> int:
     rows = list(_rows("mutations", done))
     counts = Counter(word for word, _, _ in rows if word not in ("refused", "places"))
     places = sum(int(why) for word, _, why in rows if word == "places")
-    right = sum(why.partition(": at ")[2].split(", done to ") in ([n, n] for n in [why.rpartition(", done to ")[2]])
-                for word, _, why in rows if word == "found")  # fmt: skip
+    found = [why.partition(": at ")[2].rsplit(", done to ", 1) for word, _, why in rows if word == "found"]
+    located = [(at, node) for at, node in found if at not in ("an output", "the interface")]
     models = len({model for word, model, _ in rows if word == "found"})
-    print(f"planted mutations: {sum(counts.values())} of {places} places in {models} models; {dict(counts)}; "
-          f"{right} shown first at the very node")  # fmt: skip
+    print(f"planted mutations: {sum(counts.values())} of {places} places, in {models} models; {dict(counts)}; of "
+          f"{len(located)} that were located {sum(at == node for at, node in located)} at the very node")  # fmt: skip
     for word, model, why in rows:
         if word in ("harmless", "missed", "refused", "crashed"):
             print(f"  {word:8} {model} {why}")
