@@ -74,7 +74,7 @@ class Subject:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.results: dict[tuple[str, int], Arrays] = {}
-        self.drawn: dict[int, list[Any]] = {}  # draws and edges by seed: the same objects for every second model
+        self.drawn: dict[Any, list[Any]] = {}  # draws and edges by seed: the same objects for every second model
         self._values: dict[tuple[str, int], Arrays] = {}
         self._inputs: dict[int, Mapping[str, np.ndarray]] = {}
 

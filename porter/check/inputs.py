@@ -39,14 +39,17 @@ def described(sample: Mapping[str, np.ndarray]) -> dict[str, str]:
     return {n: f"{np.asarray(x).dtype}{list(np.shape(x))}: {why.get(n, 'given')}" for n, x in sample.items()}
 
 
-def draw(model: Model, seed: int = 0) -> Inputs:
-    """Random valid inputs of a model whose dims are bound; the same seed gives the same inputs.
+def draw(model: Model, seed: int = 0, scale: float = 1) -> Inputs:
+    """Random valid inputs of a model whose dims are bound; the same seed gives the same inputs. Floats that nothing
+    constrains are `scale` times normal ones.
 
     Raises PorterError naming an input whose shape or type is not known.
     """
-    return _inputs(
-        model, f"draw {seed}", lambda name, shape, dtype, role: _random(_rng(seed, name), shape, dtype, role)
-    )
+
+    def fill(name: str, shape: tuple[int, ...], dtype: np.dtype, role: Role) -> tuple[np.ndarray, str]:
+        return _random(_rng(seed, name), shape, dtype, role, scale=scale)
+
+    return _inputs(model, f"draw {seed}" if scale == 1 else f"draw {seed}, {scale:g} times as large", fill)
 
 
 def edges(model: Model) -> Iterator[Inputs]:
@@ -108,7 +111,12 @@ def settled(model: Model, value: Value) -> Role:
 
 
 def _random(
-    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, role: Role, holes: bool = False
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    role: Role,
+    holes: bool = False,
+    scale: float = 1,
 ) -> tuple[np.ndarray, str]:
     masked, padded = (_holes, "with holes") if holes else (_mask, "padded at the right")
     match role.kind:
@@ -132,7 +140,9 @@ def _random(
     if dtype == np.bool_:
         return rng.integers(0, 2, shape).astype(dtype), "false and true"
     if is_float(dtype):
-        return _cast(rng.standard_normal(shape), dtype), "standard normal"
+        return _cast(
+            rng.standard_normal(shape) * scale, dtype
+        ), "standard normal" if scale == 1 else f"{scale:g} x normal"
     if dtype.kind == "c":
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype), "standard normal"
     small = formats.FORMATS.get(dtype.name)

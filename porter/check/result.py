@@ -36,6 +36,7 @@ from porter.ops.residue_values import Renews
 Method = Literal["auto", "numeric", "field"]
 Word = Literal["equivalent", "different", "unknown"]
 DRAWS = 3
+WIDER = (100, 1000, 10, 0.01)  # scales of further draws where the field tells the two apart: what was silent may speak
 IDENTICAL = Agreement(True, 0.0, 0, "structure")
 
 
@@ -146,6 +147,13 @@ def check(
             break
         progress(f"on {getattr(sample, 'label', 'more inputs')}", len(held) + asked, total)
         held.append(compare(*pair, contract, sample, seed, locate=locate))
+    told = local is not None and not agreement.equal and not local.rounded
+    if told and held[-1].ok and inputs is None:
+        for sample in _wider(known, seed):
+            progress(f"on {sample.label}", len(held) + asked, total + len(WIDER))
+            samples, held = [*samples, sample], [*held, compare(*pair, contract, sample, seed, locate=locate)]
+            if not held[-1].ok:
+                break
     if limits is None and held[-1].ok:
         for i, (sample, verdict) in enumerate(zip(samples, held, strict=False)):
             held[i] = specials(*pair, sample, verdict)
@@ -281,6 +289,14 @@ def _samples(subject: Subject, inputs: Any, seed: int) -> list[Mapping[str, np.n
         except (OSError, ValueError) as error:
             raise PorterError(f"inputs '{inputs}'", expected="an .npz of arrays", found=str(error)) from error
     return [inputs] if isinstance(inputs, Mapping) else list(inputs)
+
+
+def _wider(subject: Subject, seed: int) -> list[Inputs]:
+    key = ("wider", seed)
+    if key not in subject.drawn:
+        scales = WIDER if any(is_float(np.dtype(graph.dtype(v) or object)) for v in subject.model.graph.inputs) else ()
+        subject.drawn[key] = [draw(subject.model, seed + 200 + i, scale) for i, scale in enumerate(scales)]
+    return list(subject.drawn[key])
 
 
 def _contract(limits: Any) -> Contract | None:

@@ -128,3 +128,10 @@ def test_a_softmax_that_overflows_earlier_is_different_at_the_extremes(model):
     assert (result.verdict, result.exit_code) == ("different", 1)
     assert "on extremes" in result.message and "finite elements of the first are not in it" in result.message
     assert check(bare, whole).verdict == "equivalent"
+
+
+def test_what_is_silent_on_normal_inputs_is_found_on_larger_ones(model):
+    """The field tells the two apart, so that draws of other sizes are asked: a clip at 20 that became one at 30."""
+    text = "g (float[2,8] x) => (float[2,8] y) {{ h = Constant <value_float = {}> ()  y = Min (x, h) }}"
+    result = check(model(text.format("20.0")), model(text.format("30.0")))
+    assert result.verdict == "different" and "times as large" in result.draws[-1], result

@@ -26,11 +26,13 @@ from porter import ops
 from porter.check import gate
 from porter.check.dither import Dithered
 from porter.check.execution import SOURCE, Subject
+from porter.check.inputs import draw
 from porter.check.measure import is_float, rms
 from porter.check.numeric import matched_outputs, reference, renamed
 
 SMALL = 1e-2  # of a constant's largest element: three times what rounding to bfloat16 does to it
 EVERY = 60  # sites up to which a model has all of them planted
+SCALES = (1, 1, 3, 30, 300, 0.1)  # of draws other than the checker's own
 LONG = 16  # elements of an attribute that count one by one
 NEAR = 3  # other values that an edge is tried from
 COMMUTATIVE = frozenset("Add Mul And Or Xor Equal Max Min Sum Mean".split())
@@ -285,7 +287,9 @@ def _nudge(tensor: TensorProto, number: int) -> str | None:
 def harmless(what: str, before: Subject, after: Subject, samples: Sequence[Mapping[str, np.ndarray]]) -> str:
     """Why a mutation does not change the function; empty where it does, and should have been seen."""
     worst = 0.0
-    for sample in samples:
+    if ("more", 0) not in before.drawn:
+        before.drawn["more", 0] = [draw(before.model, 500 + i, scale) for i, scale in enumerate(SCALES)]
+    for sample in (*samples, *before.drawn["more", 0]):
         other = renamed(before.model, after.model, sample)
         wide, own, new = (
             before.outputs(ops.float64, sample),
