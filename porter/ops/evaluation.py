@@ -7,7 +7,7 @@ reference(model, {"x": x})                    # the same, cast to the declared t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,10 +29,10 @@ from porter.graph import (
     shape,
     source_name,
 )
-from porter.ops.arrays import float64, source
+from porter.ops.arrays import Numpy, float64, source
 from porter.ops.bodies import body_of
 from porter.ops.namespace import NARROW, NotKnown, fed, is_float, is_kernel
-from porter.ops.plans import Plans, Step, options, step_of
+from porter.ops.plans import SHORT, Plan, Plans, Ready, Step, options, step_of
 from porter.ops.registry import Definition, lookup
 from porter.ops.sequences import Tensors, known, plumbing, received, returned, settled
 from porter.ops.types import check, onnx_name, result_types
@@ -123,24 +123,46 @@ class Evaluator:
             inputs = {str(v.name): a for v, a in zip(graph.inputs, inputs, strict=True)}
         given = _given(graph, self.names, inputs, scope)
         wanted = frozenset(v.name for v in graph.outputs) if want is None else frozenset(want)
-        results: dict[str, Array] = {}
-
-        def keep(value: Value, array: Array) -> None:
-            array = returned(array)
-            if value.name in wanted:
-                results[str(value.name)] = array
-            if on_value is not None:
-                on_value(str(value.name), array)
-
-        for value in [*graph.inputs, *(graph.initializers.values() if isinstance(graph, Graph) else ())]:
-            if value.name in wanted:
-                results[str(value.name)] = returned(scope.get(value))
         with np.errstate(all="ignore"):
-            run(graph, scope, wanted, given, keep)
-        missing = wanted - results.keys()
+            if on_value is None and isinstance(xp, Numpy):
+                self._run(scope, wanted, given)
+            else:
+                plan = self.plans.of(graph, self.opsets, self.functions, wanted, given, on_value is not None)
+                see = on_value and (lambda value, array, _: on_value(str(value.name), returned(array)))
+                run(plan, scope, given, see)
+        missing = wanted - self.names.keys()
         if missing:
-            raise PorterError(f"values {sorted(missing)}", expected="values of the graph", found="no such names")
-        return {str(v.name): results[v.name] for v in graph.outputs} if want is None else results
+            raise PorterError(
+                f"values {sorted(map(str, missing))}", expected="values of the graph", found="no such names"
+            )
+        results = {str(name): returned(scope.get(self.names[name])) for name in wanted}
+        return {str(v.name): results[str(v.name)] for v in graph.outputs} if want is None else results
+
+    def _run(self, scope: Scope, wanted: frozenset[str | None], given: frozenset[Value]) -> None:
+        """Run on numbers; what the shapes of the inputs fix is left out where a run on the same shapes came before."""
+        arrays = scope.values
+        shapes = [(v, arrays[v].shape, arrays[v].dtype) for v in given if not plumbing(arrays[v])]
+        key = scope.xp, wanted, given, frozenset(shapes)
+        ready = self.plans.ready.get(key)
+        if ready is not None:
+            scope.values, scope.types = ready.values | arrays, ready.types | scope.types
+            return run(ready.plan, scope, given)
+        plan = self.plans.of(self.graph, self.opsets, self.functions, wanted, given)
+        fixed = plan.fixed_by_shapes(given) if len(shapes) == len(given) else frozenset[Value]()
+        kept: dict[Value, tuple[Array, Any]] = {}
+
+        def keep(value: Value, array: Array, declared: np.dtype | None) -> None:
+            if value in fixed and value.name not in wanted and array.size <= SHORT:
+                kept[value] = array, declared
+
+        run(plan, scope, given, keep)
+        plan = self.plans.of(self.graph, self.opsets, self.functions, wanted, given.union(kept))
+        for value in plan.constants:
+            stored = self.plans.constant(value)
+            if stored is not None and stored.size <= SHORT and value not in kept:
+                kept[value] = scope.xp.settle(stored, None), stored.dtype
+        self.plans.ready[key] = Ready(plan, {v: a for v, (a, _) in kept.items()}, {v: t for v, (_, t) in kept.items()})
+        return None
 
 
 def evaluate(
@@ -175,54 +197,66 @@ def reference(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def run(
-    graph: Any,
-    scope: Scope,
-    wanted: frozenset[str | None],
-    given: frozenset[Value] = frozenset(),
-    keep: Callable[[Value, Array], None] | None = None,
+    plan: Plan, scope: Scope, given: Container[Value] = (), see: Callable[[Value, Array, Any], None] | None = None
 ) -> None:
-    """Run the nodes that the wanted values need, forgetting every value after its last use."""
-    values = scope.values
-    for step, dead in scope.plans.of(graph, scope.opsets, scope.functions, wanted, given):
-        for value, array, declared in _results(step, scope):
-            if value in given:
+    """Run the nodes of a plan, forgetting every value after its last use; `see` is shown each value and its type."""
+    values, types, watch = scope.values, scope.types, scope.watch
+    for step, dead in plan.steps:
+        arrays, declared = _outcome(step, scope)
+        for value, array, kind in zip(step.outputs, arrays, declared, strict=False):
+            if array is None or value in given:
                 continue
-            scope.put(value, array, declared)
-            if keep is not None:
-                keep(value, array)
-            if scope.watch is not None:
-                scope.watch(value, array, declared)
+            values[value] = array
+            types[value] = array.dtype if kind is None else kind
+            if see is not None:
+                see(value, array, kind)
+            if watch is not None:
+                watch(value, array, kind)
         for value in dead:
             values.pop(value, None)
 
 
 def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
     """The node's outputs, each with its array and its declared type."""
-    return _results(step_of(node, scope.opsets, scope.functions), scope)
+    step = step_of(node, scope.opsets, scope.functions)
+    arrays, declared = _outcome(step, scope)
+    return [(v, a, t) for v, a, t in zip(step.outputs, arrays, declared, strict=False) if a is not None]
 
 
-def _results(step: Step, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
+def _outcome(step: Step, scope: Scope) -> tuple[list[Array], list[Any]]:
+    """The arrays that the node gives, None for what it leaves out, and their declared types."""
     node, function, defaults = step.node, step.function, dict[str, Any]()
-    args = [None if v is None else scope.get(v) for v in step.inputs]
-    types = [None if v is None else scope.types[v] for v in step.inputs]
+    values, types_of = scope.values, scope.types
+    args: list[Array] = []
+    types: list[Any] = []
+    for value in step.inputs:
+        if value is None:
+            args.append(None)
+            types.append(None)
+        else:
+            args.append(values[value] if value in values else scope.get(value))
+            types.append(types_of[value])
     try:
         if scope.checks and step.signature is not None:
             check(step.signature, source_name(node), types)
+        if step.plain and not scope.xp.lazy:
+            assert step.keywords is not None
+            declared = step.declared(types)
+            keywords = {**step.keywords, "types": tuple(types)} if step.asks_types else step.keywords
+            arrays = compute(step, scope.xp, args, keywords, declared)
+            return arrays, _settled_types(arrays, declared)
         if function is None and step.definition is None:
             function, defaults = body_of(node, step.opset, types)
         if function is not None:
             bound = defaults | parameters(function, node, scope.bound)
-            arrays, declared = _call(function, bound, args, types, scope)
-        else:
-            if step.definition is None:
-                lookup(node.domain, node.op_type, step.opset, node=source_name(node))  # raises
-            arrays, declared = _apply(step, args, types, scope)
+            return _call(function, bound, args, types, scope)
+        if step.definition is None:
+            lookup(node.domain, node.op_type, step.opset, node=source_name(node))  # raises
+        return _apply(step, args, types, scope)
     except PorterError as error:
         raise _at(node, error) from error
     except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError) as error:
-        raise _at(node, PorterError("", expected="inputs that fit together", found=_shapes(args, error))) \
-            from error  # fmt: skip
-    return [(v, a, t) for v, a, t in zip(step.outputs, arrays, declared, strict=False) if a is not None]
+        raise _at(node, PorterError("", expected="inputs that fit together", found=_shapes(args, error))) from error
 
 
 def _shapes(args: Sequence[Array], error: Exception) -> str:
@@ -254,7 +288,7 @@ def _call(
     for value in function.inputs:
         inner.values.setdefault(value, None)
         inner.types.setdefault(value, None)
-    run(function, inner, frozenset(v.name for v in function.outputs))
+    run(scope.plans.of(function, inner.opsets, inner.functions, frozenset(v.name for v in function.outputs)), inner)
     arrays = [inner.get(v) for v in function.outputs]
     return arrays, [inner.types[v] for v in function.outputs]
 
@@ -276,12 +310,12 @@ def _apply(step: Step, args: list[Array], types: list[Any], scope: Scope) -> tup
         bodies = {k: Body(v, step, scope) for k, v in keywords.items() if isinstance(v, Graph)}
         keywords = {**keywords, **bodies}
     if xp.lazy and not step.holds and all(a is None or known(xp, a) for a in args):
-        arrays = compute(definition, source, args, keywords, declared)
+        arrays = compute(step, source, args, keywords, declared)
         if xp.rounds or not args or all(plumbing(a) or a.size <= _FOLDED for a in arrays if a is not None):
             return arrays, _settled_types(arrays, declared)
     if is_kernel(xp):
         args = _operands(definition, node, args, types, scope)
-    arrays = compute(definition, xp, args, keywords, declared)
+    arrays = compute(step, xp, args, keywords, declared)
     return arrays, _settled_types(arrays, declared)
 
 
@@ -306,39 +340,43 @@ def _operands(definition: Definition, node: Node, args: list[Array], types: list
 
 
 def compute(
-    definition: Definition, xp: Any, args: Sequence[Array], keywords: Mapping[str, Any], declared: Sequence[Any]
+    step: Step, xp: Any, args: list[Array], keywords: Mapping[str, Any], declared: Sequence[Any]
 ) -> list[Array]:
     """The definition's function on prepared operands; PorterError where a static input is not known."""
-    prepared: list[Array] = []
-    for position, array in enumerate(args):
-        if array is None:
-            prepared.append(None)
-        elif definition.static and definition.is_static(position):
-            if not xp.concrete(array):
-                raise NotKnown(
-                    f"input {position + 1} of {definition.name}",
-                    expected="a value that is known before the model runs",
-                    found="one that is computed at run time",
-                )
-            prepared.append(array)
-        else:
-            prepared.append(array if definition.moves else xp.widen(array))
-    if definition.host and xp.lazy and not all(a is None or xp.concrete(a) for a in args):
-        raise NotKnown(definition.name, expected="values that are known", found=definition.host)
-    missing = len(definition.parameters) - len(prepared)
-    if definition.variadic is None and missing > 0:
-        prepared += [None] * missing
-    results = definition.fn(xp, *prepared, **keywords)
-    if isinstance(results, Tensors) or not isinstance(results, tuple):
+    definition, stored = step.definition, step.stored
+    assert definition is not None
+    if xp.lazy:
+        _known(definition, xp, args)
+    if len(stored) < len(args):
+        args = [a if a is None or i in stored else xp.widen(a) for i, a in enumerate(args)]
+    if step.absent:
+        args = args + [None] * step.absent
+    results = definition.fn(xp, *args, **keywords)
+    if type(results) is not tuple:
         results = (results,)
     if len(declared) < len(results):
         declared = [*declared, *[None] * (len(results) - len(declared))]
     return [None if r is None else settled(xp, r, d) for r, d in zip(results, declared, strict=False)]
 
 
+def _known(definition: Definition, xp: Any, args: Sequence[Array]) -> None:
+    """PorterError where what decides on shapes, or what only the host computes, is known only at run time."""
+    for position, array in enumerate(args):
+        if array is not None and definition.is_static(position) and not xp.concrete(array):
+            raise NotKnown(
+                f"input {position + 1} of {definition.name}",
+                expected="a value that is known before the model runs",
+                found="one that is computed at run time",
+            )
+    if definition.host and not all(a is None or xp.concrete(a) for a in args):
+        raise NotKnown(definition.name, expected="values that are known", found=definition.host)
+
+
 def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any]:
-    padded = [*declared, *[None] * len(arrays)]
-    return [d if d is not None else None if a is None else a.dtype for a, d in zip(arrays, padded, strict=False)]
+    return [
+        declared[i] if i < len(declared) and declared[i] is not None else None if a is None else a.dtype
+        for i, a in enumerate(arrays)
+    ]
 
 
 class Body:
@@ -351,20 +389,34 @@ class Body:
         self.outputs = len(graph.outputs)
         self.wanted = frozenset(v.name for v in graph.outputs)
 
+    @cached_property
+    def _held(self) -> Scope:
+        """What every turn starts with: what the body captures, and the short constants that it reads."""
+        held = self.outer.within(self.outer.opsets, self.outer.bound)
+        for value in self.seen:
+            held.put(value, self.outer.get(value), self.outer.types[value])
+        plan = held.plans.of(self.graph, held.opsets, held.functions, self.wanted)
+        for value in plan.constants:
+            stored = held.plans.constant(value)
+            if stored is not None and stored.size <= SHORT:
+                held.get(value)
+        return held
+
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
         return self._run(inputs, self.outer.watch)
 
     def _run(self, inputs: Sequence[Array], watch: Any) -> tuple[Array, ...]:
-        inner = self.outer.within(self.outer.opsets, self.outer.bound)
+        outer, held = self.outer, self._held
+        plan = outer.plans.of(self.graph, outer.opsets, outer.functions, self.wanted, whole=watch is not None)
+        inner = outer.within(outer.opsets, outer.bound)
         inner.watch = watch
-        for value in self.seen:
-            inner.put(value, self.outer.get(value), self.outer.types[value])
+        inner.values, inner.types = held.values.copy(), held.types.copy()
         for value, array in zip(self.graph.inputs, inputs, strict=True):
             array = array if hasattr(array, "dtype") else np.asarray(array)
             inner.put(value, array, array.dtype if value.type is None else dtype(value))
-            if inner.watch is not None:
-                inner.watch(value, array, inner.types[value])
-        run(self.graph, inner, self.wanted)
+            if watch is not None:
+                watch(value, array, inner.types[value])
+        run(plan, inner)
         return tuple(inner.get(v) for v in self.graph.outputs)
 
     def empty(self, index: int, *inputs: Array) -> np.ndarray:

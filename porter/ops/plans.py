@@ -1,4 +1,5 @@
-"""A graph made ready to run: what each node says, looked up once, and after which node each value is dead."""
+"""A graph made ready to run: what each node says, looked up once; after which node each value is dead; and which values
+the shapes of the inputs fix already, so that only the first run of those shapes computes them."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from porter.errors import PorterError
-from porter.graph import Function, Graph, Node, Reference, Value, attributes, captured, constant
+from porter.graph import Function, Graph, Node, Reference, Value, attributes, captured, constant, constant_tensor
 from porter.ops.registry import REQUIRED, Definition, find, single
 from porter.ops.types import Signature, result_types, signature
 
 # An attribute of opset 1 that told a runtime where it may write; it has no meaning.
 _IGNORED = frozenset({"consumed_inputs"})
 # Constants of up to so many elements are kept as arrays; larger ones only where that copies nothing.
-_SHORT = 4096
+SHORT = 4096
 
 Types = Sequence[np.dtype | None]
 
@@ -36,13 +37,31 @@ class Step:
     keywords: dict[str, Any] | None
     holds: bool  # subgraphs
     captured: tuple[Value, ...]  # what they read from outside
+    plain: bool = False  # the definition and the attributes alone say what the node gives
+    asks_types: bool = False  # the definition wants to see the declared types of its inputs
+    absent: int = 0  # inputs of the definition that the node leaves out at its end
+    stored: frozenset[int] = frozenset()  # inputs that the definition takes as they are stored, not widened
     _declared: dict[tuple[np.dtype | None, ...], list[np.dtype | None]] = field(default_factory=dict)
+    _last: tuple[list[np.dtype | None], list[np.dtype | None]] | None = None
 
-    def declared(self, types: Types) -> list[np.dtype | None]:
+    def __post_init__(self) -> None:
+        definition = self.definition
+        if definition is not None:
+            places = range(len(self.inputs))
+            self.stored = frozenset(i for i in places if definition.moves or definition.is_static(i))
+            self.absent = 0 if definition.variadic else max(0, len(definition.parameters) - len(self.inputs))
+
+            self.plain = self.keywords is not None and not self.holds
+            self.asks_types = "types" in definition.asks
+
+    def declared(self, types: list[np.dtype | None]) -> list[np.dtype | None]:
         """The element types of the outputs for inputs of these types; None where nothing fixes one."""
+        if self._last is not None and self._last[0] == types:  # as in the run before
+            return self._last[1]
         key = tuple(types)
         if key not in self._declared:
             self._declared[key] = result_types(self.signature, types, self.carried, len(self.outputs))
+        self._last = types, self._declared[key]
         return self._declared[key]
 
 
@@ -84,8 +103,46 @@ def options(definition: Definition, carried: Mapping[str, Any], node: Node) -> d
     return keywords
 
 
-Plan = list[tuple[Step, tuple[Value, ...]]]
-"""The nodes to run in order, each with the values that nothing reads after it."""
+# Definitions whose results say nothing of the kind that `fixed_by_shapes` follows.
+_LOOSE = frozenset({"control", "sequences", "chance"})
+
+
+@dataclass
+class Plan:
+    """The nodes to run in order, each with the values that nothing reads after it, and the constants that they read."""
+
+    steps: list[tuple[Step, tuple[Value, ...]]]
+    constants: tuple[Value, ...]
+
+    def fixed_by_shapes(self, given: frozenset[Value]) -> frozenset[Value]:
+        """The values that are the same in every run on inputs of the same shapes: what is computed from shapes and constants.
+
+        A value has a fixed shape where the inputs of its node do and those that decide on shapes have fixed elements.
+        """
+        fixed = set(self.constants)  # elements known
+        formed = fixed | given  # shape known
+        for step, _ in self.steps:
+            definition = step.definition
+            if not step.plain or definition is None or definition.host or definition.family in _LOOSE:
+                continue
+            reads = [v for v in step.inputs if v is not None]
+            if not formed.issuperset(reads):
+                continue
+            if definition.name in ("Shape", "Size") or fixed.issuperset(reads):
+                fixed.update(step.outputs)
+                formed.update(step.outputs)
+            elif all(v is None or v in fixed or not definition.is_static(i) for i, v in enumerate(step.inputs)):
+                formed.update(step.outputs)
+        return frozenset(fixed - set(self.constants) - given)
+
+
+@dataclass
+class Ready:
+    """A plan with values that its runs start with, since one before them has computed or read them, and their types."""
+
+    plan: Plan
+    values: dict[Value, Any] = field(default_factory=dict)
+    types: dict[Value, np.dtype | None] = field(default_factory=dict)
 
 
 class Plans:
@@ -95,6 +152,7 @@ class Plans:
         self._plans: dict[Any, Plan] = {}
         self._steps: dict[Node, Step] = {}
         self._constants: dict[Value, np.ndarray] = {}
+        self.ready: dict[Any, Ready] = {}  # by what fixes them: namespace, shapes and types of what is given
 
     def of(
         self,
@@ -102,12 +160,13 @@ class Plans:
         opsets: Mapping[str, int],
         functions: Mapping[Any, Function],
         wanted: frozenset[str | None],
-        given: frozenset[Value],
+        given: frozenset[Value] = frozenset(),
+        whole: bool = False,
     ) -> Plan:
-        """What has to run for the wanted values where some are given."""
-        key = (graph, wanted, given)
+        """What has to run for the wanted values where some are given; Constant nodes too in a whole plan."""
+        key = (graph, wanted, given, whole)
         if key not in self._plans:
-            self._plans[key] = self._plan(graph, opsets, functions, wanted, given)
+            self._plans[key] = self._plan(graph, opsets, functions, wanted, given, whole)
         return self._plans[key]
 
     def _plan(
@@ -117,10 +176,13 @@ class Plans:
         functions: Mapping[Any, Function],
         wanted: frozenset[str | None],
         given: frozenset[Value],
+        whole: bool,
     ) -> Plan:
         needed: set[Value] = set()
         order: list[tuple[Step, list[Value]]] = []
         for node in reversed(list(graph)):
+            if not whole and node.op_type == "Constant" and self.constant(node.outputs[0]) is not None:
+                continue  # read where it is used, as a stored weight is
             if any((out.name in wanted or out in needed) and out not in given for out in node.outputs):
                 if node not in self._steps:
                     self._steps[node] = step_of(node, opsets, functions)
@@ -128,20 +190,22 @@ class Plans:
                 reads = [v for v in (*step.inputs, *step.captured) if v is not None]
                 needed.update(reads)
                 order.append((step, reads))
-        plan: Plan = []
+        steps: list[tuple[Step, tuple[Value, ...]]] = []
         live: set[Value] = set()  # read by a later node
         for step, reads in order:
             dead = [v for v in dict.fromkeys((*reads, *step.outputs)) if v not in live and v.name not in wanted]
             live.update(reads)
-            plan.append((step, tuple(dead)))
-        plan.reverse()
-        return plan
+            steps.append((step, tuple(dead)))
+        steps.reverse()
+        computed = {out for step, _ in steps for out in step.outputs}
+        stored = [v for v in live if v not in computed and v not in given and constant_tensor(v) is not None]
+        return Plan(steps, tuple(stored))
 
     def constant(self, value: Value) -> np.ndarray | None:
         """The array of an initializer or a Constant node; None for anything computed."""
         stored = self._constants.get(value)
         if stored is None:
             stored = constant(value)
-            if stored is not None and (stored.size <= _SHORT or stored.base is not None):
+            if stored is not None and (stored.size <= SHORT or stored.base is not None):
                 self._constants[value] = stored
         return stored
