@@ -60,7 +60,11 @@ class Numpy:
         return x if wider is None else x.astype(wider)
 
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
-        x = np.asarray(x)
+        if type(x) is np.ndarray:
+            if x.dtype is dtype and not (self.double and x.dtype in self._wider):
+                return x
+        else:
+            x = np.asarray(x)
         if self.double:
             x = self.widen(x)
             if dtype is None or is_float(x.dtype):
@@ -107,16 +111,16 @@ class Numpy:
         return out
 
     def sum(self, x: np.ndarray, axis: Any = None, keepdims: bool = False) -> np.ndarray:
-        return np.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
+        return np.add.reduce(x, axis, x.dtype, keepdims=keepdims)
 
     def prod(self, x: np.ndarray, axis: Any = None, keepdims: bool = False) -> np.ndarray:
-        return np.prod(x, axis=axis, keepdims=keepdims, dtype=x.dtype)
+        return np.multiply.reduce(x, axis, x.dtype, keepdims=keepdims)
 
     def max(self, x: np.ndarray, axis: Any = None, keepdims: bool = False, initial: Any = None) -> np.ndarray:
-        return np.max(x, axis=axis, keepdims=keepdims, **({} if initial is None else {"initial": initial}))
+        return np.maximum.reduce(x, axis, keepdims=keepdims, **({} if initial is None else {"initial": initial}))
 
     def min(self, x: np.ndarray, axis: Any = None, keepdims: bool = False, initial: Any = None) -> np.ndarray:
-        return np.min(x, axis=axis, keepdims=keepdims, **({} if initial is None else {"initial": initial}))
+        return np.minimum.reduce(x, axis, keepdims=keepdims, **({} if initial is None else {"initial": initial}))
 
     def cumsum(self, x: np.ndarray, axis: int) -> np.ndarray:
         return np.cumsum(x, axis=axis, dtype=x.dtype)

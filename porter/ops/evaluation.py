@@ -353,6 +353,8 @@ def compute(
         args = args + [None] * step.absent
     results = definition.fn(xp, *args, **keywords)
     if type(results) is not tuple:
+        if type(results) is np.ndarray and len(declared) == 1:  # nearly every node
+            return [xp.settle(results, declared[0])]
         results = (results,)
     if len(declared) < len(results):
         declared = [*declared, *[None] * (len(results) - len(declared))]
@@ -373,6 +375,8 @@ def _known(definition: Definition, xp: Any, args: Sequence[Array]) -> None:
 
 
 def _settled_types(arrays: Sequence[Array], declared: Sequence[Any]) -> list[Any]:
+    if len(arrays) == len(declared) == 1 and declared[0] is not None:
+        return [declared[0]]
     return [
         declared[i] if i < len(declared) and declared[i] is not None else None if a is None else a.dtype
         for i, a in enumerate(arrays)
@@ -402,6 +406,10 @@ class Body:
                 held.get(value)
         return held
 
+    @cached_property
+    def _kinds(self) -> list[np.dtype | None]:
+        return [dtype(value) for value in self.graph.inputs]
+
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
         return self._run(inputs, self.outer.watch)
 
@@ -411,9 +419,9 @@ class Body:
         inner = outer.within(outer.opsets, outer.bound)
         inner.watch = watch
         inner.values, inner.types = held.values.copy(), held.types.copy()
-        for value, array in zip(self.graph.inputs, inputs, strict=True):
+        for value, kind, array in zip(self.graph.inputs, self._kinds, inputs, strict=True):
             array = array if hasattr(array, "dtype") else np.asarray(array)
-            inner.put(value, array, array.dtype if value.type is None else dtype(value))
+            inner.put(value, array, kind)
             if watch is not None:
                 watch(value, array, inner.types[value])
         run(plan, inner)

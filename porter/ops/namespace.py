@@ -81,6 +81,8 @@ class NotKnown(PorterError):
 
 def ints(x: Any) -> tuple[int, ...]:
     """A static integer input as Python ints; a scalar gives a 1-tuple."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iu":
+        return tuple(x.reshape(-1).tolist())
     if not isinstance(x, np.ndarray | np.generic | int):
         raise NotKnown("an input that fixes a shape", expected="known values", found="values computed at run time")
     return tuple(int(v) for v in np.atleast_1d(x).reshape(-1))

@@ -31,18 +31,27 @@ def conv(
 
     Returns (N, M, *out). Negative pads crop.
     """
-    x = _padded(x, pads, stretch)
-    kernel = w.shape[2:]
     if x.dtype.kind in "iub":
         # BLAS has no integers; numpy's own loops keep them exact
         x, w = x.astype(np.int64, copy=False), w.astype(np.int64, copy=False)
-    windows = _windows(x, kernel, strides, dilations)
-    n, out = x.shape[0], windows.shape[2 : 2 + len(kernel)]
-    if w.shape[1] == 1 and group > 1 and math.prod(kernel) > 1:
-        y = _depthwise(windows, w, group)
+    x = _padded(x, pads, stretch)
+    kernel = w.shape[2:]
+    out = tuple(
+        max(0, (n - (k - 1) * d - 1) // s + 1)
+        for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True)
+    )
+    if not math.prod(out):
+        return np.zeros((x.shape[0], w.shape[0], *out), x.dtype)
+    if math.prod(kernel) == 1:  # nothing to copy, save what strides leave out
+        x = x if max(strides) == 1 else x[(..., *(slice(None, None, s) for s in strides))]
+        y = np.matmul(w.reshape(group, -1, w.shape[1]), x.reshape(x.shape[0], group, w.shape[1], -1))
+    elif w.shape[1] == 1 and group > 1:
+        y = _depthwise(x, w, group, out, strides, dilations)
+    elif strides[0] == 1 and _rows_pay(x, w, out):
+        y = _row_products(x, w, group, out, strides, dilations)
     else:
-        y = _product(windows, w, group)
-    return y.reshape(n, w.shape[0], *out)
+        y = _product(_windows(x, out, kernel, strides, dilations), w, group)
+    return y.reshape(x.shape[0], w.shape[0], *out)
 
 
 def _product(windows: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
@@ -56,7 +65,7 @@ def _product(windows: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
     column = n * channels * math.prod(kernel)
     row = math.prod(out[1:])
     some = max(1, _COLUMNS // max(1, column * row))
-    if math.prod(kernel) == 1 or some >= out[0]:  # a window of one element needs no copy
+    if some >= out[0]:
         return np.matmul(weights, windows.transpose(order).reshape(*lead, math.prod(out)))
     y = np.empty((n, group, weights.shape[1], math.prod(out)), windows.dtype)
     for first in range(0, out[0], some):
@@ -67,55 +76,116 @@ def _product(windows: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
     return y
 
 
-def _depthwise(windows: np.ndarray, w: np.ndarray, group: int) -> np.ndarray:
-    """One kernel per input channel: a multiply and an add per kernel element, over channels that stay in the cache."""
-    kernel = w.shape[2:]
-    n, _, *rest = windows.shape
-    out = rest[: len(kernel)]
-    many = w.shape[0] // group
-    w = w.reshape(group, many, *kernel)
-    y = np.empty((n, group, many, *out), windows.dtype)
-    some = max(1, _PLANES // max(1, n * many * math.prod(out)))
-    for first in range(0, group, some):
-        part, weights, into = (
-            windows[:, first : first + some, None],
-            w[first : first + some],
-            y[:, first : first + some],
-        )
-        term = np.empty_like(into)
-        for number, offset in enumerate(np.ndindex(*kernel)):
-            factor = weights[(..., *offset)].reshape(1, *weights.shape[:2], *(1,) * len(out))
-            np.multiply(part[(..., *offset)], factor, out=term if number else into)
-            if number:
-                into += term
+def _rows_pay(x: np.ndarray, w: np.ndarray, out: Sequence[int]) -> bool:
+    """Whether `_row_products` touches fewer elements than `_product` copies into columns."""
+    rows, each = w.shape[2], math.prod(w.shape[3:])
+    if rows == 1:
+        return False
+    n, channels = x.shape[:2]
+    whole = n * channels * rows * each * math.prod(out)
+    parts = n * channels * each * x.shape[2] * math.prod(out[1:]) + w.size
+    sums = (rows - 1) * n * w.shape[0] * math.prod(out)
+    return parts + sums // 3 < whole  # an addition in order costs about a third of a copy out of order
+
+
+def _row_products(
+    x: np.ndarray, w: np.ndarray, group: int, out: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> np.ndarray:
+    """As `_product`, where windows move by one row: columns of one row's windows serve each row of the kernel in its turn.
+
+    The columns are as many times smaller as the kernel has rows, and the products of its rows are added up.
+    """
+    n, rows, step = x.shape[0], w.shape[2], dilations[0]
+    rank, row = len(out), math.prod(out[1:])
+    lines = _windows(x, (x.shape[2], *out[1:]), (1, *w.shape[3:]), (1, *strides[1:]), (1, *dilations[1:]))
+    order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    depth = w.shape[1] * math.prod(w.shape[3:])
+    weights = np.moveaxis(w.reshape(group, w.shape[0] // group, w.shape[1], rows, -1), 3, 0)
+    weights = weights.reshape(rows, group, w.shape[0] // group, depth)
+    y = np.empty((n, group, w.shape[0] // group, out[0] * row), x.dtype)
+    some = max(1, _COLUMNS // (n * group * depth * row) - (rows - 1) * step)
+    some = max(some, min(out[0], 4 * (rows - 1) * step))  # rows that two blocks read are copied twice
+    term = np.empty((*y.shape[:3], min(some, out[0]) * row), x.dtype)
+    for first in range(0, out[0], some):
+        count = min(some, out[0] - first)
+        part = lines[:, :, first : first + count + (rows - 1) * step]
+        columns = part.transpose(order).reshape(n, group, depth, part.shape[2] * row)
+        into = y[..., first * row : (first + count) * row]
+        for i in range(rows):
+            read = columns[..., i * step * row : (i * step + count) * row]
+            if i:
+                into += np.matmul(weights[i], read, out=term[..., : count * row])
+            else:
+                np.matmul(weights[i], read, out=into)
     return y
 
 
+def _depthwise(
+    x: np.ndarray, w: np.ndarray, group: int, out: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> np.ndarray:
+    """One kernel per input channel: a multiply and an add per kernel element, over channels that stay in the cache."""
+    kernel = w.shape[2:]
+    n, many = x.shape[0], w.shape[0] // group
+    shape = tuple(out)
+    if len(out) == 2 and max(strides) == 1:
+        # whole rows of x, so that an element's rows follow each other in one line; what lies between them is not read
+        wide = x.shape[3]
+        x = x.reshape(n, group, -1)
+        offsets = [i * dilations[0] * wide + j * dilations[1] for i, j in np.ndindex(*kernel)]
+        size = (out[0] - 1) * wide + out[1]
+        views = [x[:, :, None, o : o + size] for o in offsets]
+        shape = (size,)
+    else:
+        windows = _windows(x, out, kernel, strides, dilations)[:, :, None]
+        views = [windows[(..., *offset)] for offset in np.ndindex(*kernel)]
+    factors = w.reshape(1, group, many, -1, *(1,) * len(shape))
+    lines = (n, group, many, *shape) if shape == tuple(out) else (n, group, many, out[0] * wide)
+    y = np.empty(lines, x.dtype)
+    some = max(1, _PLANES // max(1, n * many * math.prod(shape)))
+    for first in range(0, group, some):
+        into = y[:, first : first + some, :, : shape[0]] if len(shape) == 1 else y[:, first : first + some]
+        term = np.empty(into.shape, x.dtype)
+        for number, view in enumerate(views):
+            factor = factors[:, first : first + some, :, number]
+            np.multiply(view[:, first : first + some], factor, out=term if number else into)
+            if number:
+                into += term
+    return y if shape == tuple(out) else y.reshape(n, group * many, out[0], wide)[..., : out[1]]
+
+
 def _padded(x: np.ndarray, pads: Sequence[tuple[int, int]], stretch: Sequence[int] | None) -> np.ndarray:
-    stretch = tuple(stretch or (1,) * len(pads))
-    sizes = [(n - 1) * s + 1 if n else 0 for n, s in zip(x.shape[2:], stretch, strict=True)]
-    if any(s > 1 for s in stretch):
+    """x with zeros between its elements and around them; negative pads crop."""
+    if stretch is not None and any(s > 1 for s in stretch):
+        sizes = [(n - 1) * s + 1 if n else 0 for n, s in zip(x.shape[2:], stretch, strict=True)]
         wide = np.zeros((*x.shape[:2], *sizes), x.dtype)
         places: tuple[Any, ...] = (..., *(slice(None, None, s) for s in stretch))
         wide[places] = x
         x = wide
-    if any(a < 0 or b < 0 for a, b in pads):
-        kept: tuple[Any, ...] = tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(sizes, pads, strict=True))
-        x = x[(..., *kept)]
-        pads = [(max(a, 0), max(b, 0)) for a, b in pads]
-    return np.pad(x, [(0, 0), (0, 0), *pads]) if any(a or b for a, b in pads) else x
+    return bordered(x, [(0, 0), (0, 0), *pads], 0)
 
 
-def _windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
-    """A view (N, C, *out, *kernel) of every window."""
-    reach = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    short = [max(0, r - n) for r, n in zip(reach, x.shape[2:], strict=True)]
-    if any(short):  # no window fits: the axis is empty
-        x = np.pad(x, [(0, 0), (0, 0), *((0, m) for m in short)])
-    view = np.lib.stride_tricks.sliding_window_view(x, reach, tuple(range(2, x.ndim)))
-    view = view[(slice(None), slice(None), *(slice(0 if m else None) for m in short))]
-    steps = tuple(slice(None, None, s) for s in strides) + tuple(slice(None, None, d) for d in dilations)
-    return view[(slice(None), slice(None), *steps)]
+def bordered(x: np.ndarray, widths: Sequence[tuple[int, int]], value: Any) -> np.ndarray:
+    """x with borders of one value; negative widths crop."""
+    if any(a < 0 or b < 0 for a, b in widths):
+        x = x[tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True))]
+    if not any(a > 0 or b > 0 for a, b in widths):
+        return x
+    pairs = [(max(a, 0), max(b, 0)) for a, b in widths]
+    out = np.full([n + a + b for n, (a, b) in zip(x.shape, pairs, strict=True)], value, x.dtype)
+    out[tuple(slice(a, a + n) for n, (a, _) in zip(x.shape, pairs, strict=True))] = x
+    return out
+
+
+def _windows(
+    x: np.ndarray, out: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> np.ndarray:
+    """A view (N, C, *out, *kernel) of every window; `out` has to fit."""
+    along = x.strides[2:]
+    steps = (
+        *(a * s for a, s in zip(along, strides, strict=True)),
+        *(a * d for a, d in zip(along, dilations, strict=True)),
+    )
+    return np.lib.stride_tricks.as_strided(x, (*x.shape[:2], *out, *kernel), (*x.strides[:2], *steps), writeable=False)
 
 
 def window_reduce(
@@ -131,8 +201,7 @@ def window_reduce(
     reduce = _REDUCE[kind]
     identity = {"sum": 0, "max": lowest(x.dtype), "min": highest(x.dtype)}[kind]
     lead = x.ndim - len(window)
-    if any(a or b for a, b in pads):
-        x = np.pad(x, [(0, 0)] * lead + list(pads), constant_values=identity)
+    x = bordered(x, [(0, 0)] * lead + list(pads), identity)
     # all three reductions are separable: one axis at a time
     for i, (k, s, d) in enumerate(zip(window, strides, dilations, strict=True)):
         axis, n = lead + i, x.shape[lead + i]
