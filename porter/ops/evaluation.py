@@ -128,8 +128,7 @@ class Evaluator:
                 self._run(scope, wanted, given)
             else:
                 plan = self.plans.of(graph, self.opsets, self.functions, wanted, given, on_value is not None)
-                see = on_value and (lambda value, array, _: on_value(str(value.name), returned(array)))
-                run(plan, scope, given, see)
+                run(plan, scope, given, None if on_value is None else _shown(on_value))
         missing = wanted - self.names.keys()
         if missing:
             raise PorterError(
@@ -163,6 +162,10 @@ class Evaluator:
                 kept[value] = scope.xp.settle(stored, None), stored.dtype
         self.plans.ready[key] = Ready(plan, {v: a for v, (a, _) in kept.items()}, {v: t for v, (_, t) in kept.items()})
         return None
+
+
+def _shown(on_value: Callable[[str, Array], None]) -> Callable[[Value, Array, Any], None]:
+    return lambda value, array, _: on_value(str(value.name), returned(array))
 
 
 def evaluate(

@@ -322,7 +322,7 @@ class Field(Values):
 
         def view(part: np.ndarray) -> np.ndarray:
             part = part.reshape(1, math.prod(x.shape[:lead]), *part.shape[lead:])
-            out = windows._windows(part, options["window"], options["strides"], options["dilations"])
+            out = windows.every_window(part, options["window"], options["strides"], options["dilations"])
             return out.reshape(*x.shape[:lead], *out.shape[2 : 2 + len(options["window"])], -1)
 
         many = padded.each(view)

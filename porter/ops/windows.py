@@ -36,21 +36,20 @@ def conv(
         x, w = x.astype(np.int64, copy=False), w.astype(np.int64, copy=False)
     x = _padded(x, pads, stretch)
     kernel = w.shape[2:]
-    out = tuple(
-        max(0, (n - (k - 1) * d - 1) // s + 1)
-        for n, k, s, d in zip(x.shape[2:], kernel, strides, dilations, strict=True)
-    )
+    out = _places(x.shape[2:], kernel, strides, dilations)
     if not math.prod(out):
         return np.zeros((x.shape[0], w.shape[0], *out), x.dtype)
     if math.prod(kernel) == 1:  # nothing to copy, save what strides leave out
-        x = x if max(strides) == 1 else x[(..., *(slice(None, None, s) for s in strides))]
-        y = np.matmul(w.reshape(group, -1, w.shape[1]), x.reshape(x.shape[0], group, w.shape[1], -1))
+        steps: tuple[Any, ...] = (..., *(slice(None, None, s) for s in strides))
+        x = x if max(strides) == 1 else x[steps]
+        weights = w.reshape(group, w.shape[0] // group, w.shape[1])
+        y = np.matmul(weights, x.reshape(x.shape[0], group, w.shape[1], math.prod(out)))
     elif w.shape[1] == 1 and group > 1:
         y = _depthwise(x, w, group, out, strides, dilations)
     elif strides[0] == 1 and _rows_pay(x, w, out):
         y = _row_products(x, w, group, out, strides, dilations)
     else:
-        y = _product(_windows(x, out, kernel, strides, dilations), w, group)
+        y = _product(every_window(x, kernel, strides, dilations), w, group)
     return y.reshape(x.shape[0], w.shape[0], *out)
 
 
@@ -97,13 +96,13 @@ def _row_products(
     """
     n, rows, step = x.shape[0], w.shape[2], dilations[0]
     rank, row = len(out), math.prod(out[1:])
-    lines = _windows(x, (x.shape[2], *out[1:]), (1, *w.shape[3:]), (1, *strides[1:]), (1, *dilations[1:]))
+    lines = every_window(x, (1, *w.shape[3:]), (1, *strides[1:]), (1, *dilations[1:]))
     order = (0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     depth = w.shape[1] * math.prod(w.shape[3:])
-    weights = np.moveaxis(w.reshape(group, w.shape[0] // group, w.shape[1], rows, -1), 3, 0)
+    weights = np.moveaxis(w.reshape(group, w.shape[0] // group, w.shape[1], rows, math.prod(w.shape[3:])), 3, 0)
     weights = weights.reshape(rows, group, w.shape[0] // group, depth)
     y = np.empty((n, group, w.shape[0] // group, out[0] * row), x.dtype)
-    some = max(1, _COLUMNS // (n * group * depth * row) - (rows - 1) * step)
+    some = max(1, _COLUMNS // max(1, n * group * depth * row) - (rows - 1) * step)
     some = max(some, min(out[0], 4 * (rows - 1) * step))  # rows that two blocks read are copied twice
     term = np.empty((*y.shape[:3], min(some, out[0]) * row), x.dtype)
     for first in range(0, out[0], some):
@@ -130,15 +129,15 @@ def _depthwise(
     if len(out) == 2 and max(strides) == 1:
         # whole rows of x, so that an element's rows follow each other in one line; what lies between them is not read
         wide = x.shape[3]
-        x = x.reshape(n, group, -1)
+        x = x.reshape(n, group, x.shape[2] * wide)
         offsets = [i * dilations[0] * wide + j * dilations[1] for i, j in np.ndindex(*kernel)]
         size = (out[0] - 1) * wide + out[1]
         views = [x[:, :, None, o : o + size] for o in offsets]
         shape = (size,)
     else:
-        windows = _windows(x, out, kernel, strides, dilations)[:, :, None]
+        windows = every_window(x, kernel, strides, dilations)[:, :, None]
         views = [windows[(..., *offset)] for offset in np.ndindex(*kernel)]
-    factors = w.reshape(1, group, many, -1, *(1,) * len(shape))
+    factors = w.reshape(1, group, many, math.prod(kernel), *(1,) * len(shape))
     lines = (n, group, many, *shape) if shape == tuple(out) else (n, group, many, out[0] * wide)
     y = np.empty(lines, x.dtype)
     some = max(1, _PLANES // max(1, n * many * math.prod(shape)))
@@ -176,15 +175,20 @@ def bordered(x: np.ndarray, widths: Sequence[tuple[int, int]], value: Any) -> np
     return out
 
 
-def _windows(
-    x: np.ndarray, out: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> np.ndarray:
-    """A view (N, C, *out, *kernel) of every window; `out` has to fit."""
-    along = x.strides[2:]
-    steps = (
-        *(a * s for a, s in zip(along, strides, strict=True)),
-        *(a * d for a, d in zip(along, dilations, strict=True)),
-    )
+def _places(
+    sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...]:
+    """How many windows fit along each axis."""
+    axes = zip(sizes, kernel, strides, dilations, strict=True)
+    return tuple(max(0, (n - (k - 1) * d - 1) // s + 1) for n, k, s, d in axes)
+
+
+def every_window(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> np.ndarray:
+    """A view (N, C, *places, *kernel) of the windows of x (N, C, *sizes) that fit."""
+    along, out = x.strides[2:], _places(x.shape[2:], kernel, strides, dilations)
+    steps = [a * s for a, s in zip(along, strides, strict=True)] + [
+        a * d for a, d in zip(along, dilations, strict=True)
+    ]
     return np.lib.stride_tricks.as_strided(x, (*x.shape[:2], *out, *kernel), (*x.strides[:2], *steps), writeable=False)
 
 

@@ -11,6 +11,7 @@ from onnx import parser
 
 from porter import graph, ops
 from porter.errors import PorterError
+from porter.ops import evaluation
 from porter.ops.arrays import Numpy
 
 
@@ -167,3 +168,62 @@ def test_erf_is_exact_to_the_last_bit_or_two():
     x = np.linspace(-7, 7, 4001)
     want = np.array([math.erf(v) for v in x])
     assert np.abs(Numpy("any", double=True).erf(x) - want).max() <= 2 * np.finfo(np.float64).eps
+
+
+PLUMBING = """
+<ir_version: 10, opset_import: ["" : 24]>
+g (float[N,M] x, int64[K] i) => (float[A,B] y, int64[C] found) {
+  minus = Constant<value_ints = [-1]>()
+  zero = Constant<value_ints = [0]>()
+  one = Constant<value_ints = [1]>()
+  two = Constant<value_ints = [2]>()
+  shape = Shape(x)
+  rows = Gather(shape, zero)
+  wide = Concat<axis = 0>(rows, minus)
+  flat = Reshape(x, wide)
+  where = NonZero(x)
+  count = Shape(where)
+  found = Slice(count, one, two)
+  y = Gather(flat, i)
+}
+"""
+
+
+def test_what_shapes_fix_is_computed_once_and_what_elements_fix_at_every_run(monkeypatch):
+    ran = []
+    inner = evaluation.compute
+    monkeypatch.setattr(
+        evaluation, "compute", lambda step, *rest: (ran.append(step.node.op_type), inner(step, *rest))[1]
+    )
+    ready = ops.Evaluator(read(PLUMBING))
+    at = np.array([1], np.int64)
+    for x, found, expected in (
+        (np.float32([[1, 0], [0, 2]]), 2, ["Shape", "Gather", "Concat", "Reshape", "NonZero", "Shape", "Slice", "Gather"]),
+        (np.float32([[1, 3], [4, 2]]), 4, ["Reshape", "NonZero", "Shape", "Slice", "Gather"]),  # as long, of other elements
+        (np.float32([[1, 3], [4, 2], [0, 5]]), 5, ["Shape", "Gather", "Concat", "Reshape", "NonZero", "Shape", "Slice", "Gather"]),
+        (np.float32([[0, 0], [0, 2]]), 1, ["Reshape", "NonZero", "Shape", "Slice", "Gather"]),
+    ):  # fmt: skip
+        ran.clear()
+        given = ready({"x": x, "i": at}, ops.source)
+        np.testing.assert_array_equal(given["y"], x[at])
+        assert (given["found"].tolist(), ran) == ([found], expected)
+    assert ready({"x": np.float32([[1, 0]]), "i": at * 0}, ops.float64)["y"].dtype == np.float64
+
+
+def test_every_value_is_shown_at_every_run():
+    ready = ops.Evaluator(read(PLUMBING))
+    inputs = {"x": np.float32([[1, 0]]), "i": np.array([0], np.int64)}
+    ready(inputs, ops.source)
+    seen = []
+    ready(inputs, ops.source, on_value=lambda name, _: seen.append(name))
+    assert {"shape", "minus", "rows", "wide", "flat", "y", "found"} <= set(seen)
+
+
+def test_a_value_given_once_is_computed_in_the_next_run():
+    ready = ops.Evaluator(read(CHAIN))
+    x = np.float32([0])
+    assert ready({"x": x, "a": np.float32([4])}, ops.source)["y"][0] == -2
+    assert ready({"x": x}, ops.source)["y"][0] == 0
+    assert ready({"x": x}, ops.source, want=["a", "y"])["a"][0] == 1
+    with pytest.raises(PorterError, match="no such names"):
+        ready({"x": x}, ops.source, want=["nowhere"])
