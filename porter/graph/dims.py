@@ -9,7 +9,8 @@ from difflib import get_close_matches
 import onnx_ir as ir
 
 from porter.errors import PorterError
-from porter.graph import part_rules as _parts  # noqa: F401  (rules are entered by being imported)
+from porter.graph import body_rules as _bodies  # noqa: F401  (rules are entered by being imported)
+from porter.graph import part_rules as _parts  # noqa: F401
 from porter.graph import shape_rules as _rules  # noqa: F401
 from porter.graph.repair import note
 from porter.graph.sizes import Size, parse
@@ -134,8 +135,10 @@ def _read(model: ir.Model, given: Mapping[str, int] | None = None) -> _Inputs:
         for value in model.graph.inputs
         if isinstance(value.type, ir.TensorType) and value.shape is not None
     }
-    shapes = carry(model, start)
-    return _Inputs(sizes, names, asked(shapes) if names else [], shapes)
+    numbers = {names.get(key, key): Size.of(number) for key, number in (given or {}).items()}
+    shapes = carry(model, start, numbers)
+    assumed = carry(model, start, numbers, assume=True) if names and shapes.undecided else None
+    return _Inputs(sizes, names, asked(shapes, assumed) if names else [], shapes)
 
 
 def _rank_from(value: ir.Value, given: Mapping[str, int] | None) -> ir.Shape | None:
@@ -221,6 +224,13 @@ def _follows(equation: Equation, values: dict[str, Size], guess: Kind) -> tuple[
         return _single(equation, left, right, values)
     if equation.kind is Kind.REACH:
         return _reached(equation, left, right, values, guess)
+    if equation.kind is Kind.BRANCH:
+        if guess < Kind.BRANCH or (left.number is not None and right.number is not None):
+            return None
+        try:
+            return _single(equation, left, right, values)
+        except PorterError:  # what a body that may not run would need cannot be
+            return None
     result = values.get(equation.result or "")
     if left.number is not None and right.number is not None:
         larger = max(left.number, right.number)
@@ -289,6 +299,7 @@ _RELATIONS = {
     Kind.EQUAL: "{} = {}",
     Kind.BROADCAST: "{} = {}, or one of them 1",
     Kind.REACH: "{} of at least {}",
+    Kind.BRANCH: "{} = {}",
 }
 
 

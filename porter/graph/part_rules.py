@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from porter.graph.shape_rules import ONE, moved, read, rule
 from porter.graph.sizes import Size
-from porter.graph.symbolic import Dims, Shapes
+from porter.graph.symbolic import SHORT, Dims, Shapes, count
 
 
 @rule("Expand")
@@ -20,8 +21,14 @@ def expand(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 
 @rule("ConstantOfShape")
 def constant_of_shape(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
-    """The given shape."""
-    return [shapes.data(node.inputs[0])]
+    """The given shape, full of one number."""
+    dims, value = shapes.data(node.inputs[0]), read(node, "value")
+    size = count(dims)
+    if size is not None and size.number is not None and size.number <= SHORT:
+        fill = np.zeros(1, np.float32) if value is None else value.numpy()
+        if float(fill[0]).is_integer():
+            shapes.numbers[node.outputs[0]] = (Size.of(int(fill[0])),) * size.number
+    return [dims]
 
 
 @rule("Range")
@@ -93,9 +100,14 @@ def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=False
     ):
         result[axis % len(dims)] = _part(dims[axis % len(dims)], start, end, step)
-    data = shapes.data(node.inputs[0])
-    if data is not None and len(dims) == 1 and len(starts) == 1:
-        shapes.numbers[node.outputs[0]] = data[slice(starts[0], ends[0], steps[0] if steps else 1)]
+    cells = shapes.grid(node.inputs[0])
+    if cells is not None:
+        cuts = [slice(None)] * len(dims)
+        for axis, start, end, step in zip(
+            axes or range(len(starts)), starts, ends, steps or [1] * len(starts), strict=False
+        ):
+            cuts[axis % len(dims)] = slice(start, end, step)
+        shapes.numbers[node.outputs[0]] = tuple(cells[tuple(cuts)].reshape(-1))
     return [tuple(result)]
 
 

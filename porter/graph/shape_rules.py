@@ -51,6 +51,8 @@ def _axes(shapes: Shapes, node: ir.Node, index: int = 1) -> list[int] | None:
 def same(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The shape of the first input."""
     data = shapes.data(node.inputs[0])
+    if node.op_type == "Not" and data is not None:
+        shapes.numbers[node.outputs[0]] = tuple(None if size is None else _opposite(size) for size in data)
     if node.op_type in ("Cast", "Identity"):
         if data is not None:
             shapes.numbers[node.outputs[0]] = data
@@ -67,6 +69,36 @@ def moved(shapes: Shapes, node: ir.Node) -> None:
         shapes.reaches[node.outputs[0]] = reach
 
 
+def _opposite(flag: Size) -> Size | None:
+    return None if flag.number is None else Size.of(int(not flag.number))
+
+
+def _sign(difference: Size) -> int | None:
+    """Below, at or above zero, where that is the same for all sizes of 1 or more; None where it is not."""
+    if difference.number is not None:
+        return (difference.number > 0) - (difference.number < 0)
+    factors = [factor for _, factor in difference.terms]
+    return 1 if min(factors) > 0 else -1 if max(factors) < 0 else None
+
+
+_COMPARISONS = {
+    "Equal": (0,), "Less": (-1,), "LessOrEqual": (-1, 0), "Greater": (1,), "GreaterOrEqual": (0, 1),
+}  # fmt: skip
+_LOGIC = {"And": all, "Or": any}
+
+
+def _decided(shapes: Shapes, op_type: str, left: Size, right: Size) -> Size | None:
+    """1 where the relation of two sizes, or of two flags, holds, 0 where it does not; None where that is open."""
+    if op_type in _LOGIC:
+        flags = [size.at(shapes.given).number for size in (left, right)]
+        known = [bool(flag) for flag in flags if flag is not None]
+        if len(known) == 2 or (known and known[0] is (op_type == "Or")):
+            return Size.of(int(_LOGIC[op_type](known)))
+        return None
+    sign = _sign((left - right).at(shapes.given))
+    return None if sign is None else Size.of(int(sign in _COMPARISONS[op_type]))
+
+
 _ARITHMETIC = {"Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Div": Size.over}
 
 
@@ -78,7 +110,9 @@ def elementwise(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The broadcast of all inputs; the four species of arithmetic are followed by value."""
     if read(node, "axis") is not None:  # broadcasting of opsets before 7
         return [shapes.shape(node.inputs[0])]
-    compute = _ARITHMETIC.get(node.op_type)
+    compute: Callable[[Size, Size], Size | None] | None = _ARITHMETIC.get(node.op_type)
+    if node.op_type in _COMPARISONS or node.op_type in _LOGIC:
+        compute = lambda a, b: _decided(shapes, node.op_type, a, b)
     if compute is not None and len(node.inputs) == 2:
         left, right = (shapes.data(value) for value in node.inputs)
         if left is not None and right is not None and (len(left) == len(right) or 1 in (len(left), len(right))):
@@ -183,10 +217,12 @@ def gemm(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 def transpose(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """The dims in another order."""
     moved(shapes, node)
-    dims = shapes.shape(node.inputs[0])
+    dims, cells = shapes.shape(node.inputs[0]), shapes.grid(node.inputs[0])
     if dims is None:
         return [None]
     order = read(node, "perm") or range(len(dims))[::-1]
+    if cells is not None:
+        shapes.numbers[node.outputs[0]] = tuple(cells.transpose(order).reshape(-1))
     return [tuple(dims[axis] for axis in order)]
 
 
@@ -312,12 +348,18 @@ def windows(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         else:
             around = int(pads[i]) + int(pads[i + len(image)]) if auto in ("NOTSET", "") else 0
             beyond = (int(kernel[i]) - 1) * int(dilations[i]) + 1 - around
-        places.append(None if size is None else _fitting(size - Size.of(beyond), int(strides[i]), up))
+        room = None if size is None else size - Size.of(beyond)
+        fitting = None if room is None else _fitting(room, int(strides[i]), up)
+        if room is not None and fitting is None:  # not the same sum for all numbers: that of these
+            fitting = _fitting(room.at(shapes.given), int(strides[i]), up)
+        places.append(fitting)
     return [(dims[0], channels, *places)] * len(node.outputs)
 
 
 def _fitting(room: Size, stride: int, up: bool) -> Size | None:
     """room / stride + 1, rounded down; None where a name in it is not divided evenly, or it is rounded up."""
+    if room.number is not None:
+        return Size.of((-(-room.number // stride) if up else room.number // stride) + 1)
     constant = dict(room.terms).get((), 0)
     rest = (room - Size.of(constant)).over(Size.of(stride))
     if rest is None or (up and constant % stride):

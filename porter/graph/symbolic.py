@@ -7,7 +7,8 @@ be given that could have been found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -15,12 +16,12 @@ import numpy as np
 import onnx_ir as ir
 
 from porter.graph.sizes import Size, product
-from porter.graph.values import called, constant_tensor, source_name
+from porter.graph.values import called, constant_tensor, graphs, source_name
 
 Dims = tuple[Size | None, ...]
 """A shape of known rank; None for a dim that is not known."""
 
-_SHORT = 64
+SHORT = 64
 """Integer tensors up to this many elements are followed by value: they are shapes, axes and indices."""
 
 
@@ -32,6 +33,8 @@ class Kind(IntEnum):
     """Equal, or one of them 1."""
     REACH = 2
     """The left one at least as large as the right one: indices reach so far. More than that, nothing would read."""
+    BRANCH = 3
+    """Equal where a body runs of which it is not known whether it does: never a contradiction."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ class Shapes:
     """Integer tensors of known range: one more than the largest element, for all or for each index of the last axis."""
     equations: list[Equation] = field(default_factory=list)
     node: str = ""
+    given: Mapping[str, Size] = field(default_factory=dict)
+    """Numbers of names, for what only numbers decide: which branch runs, how many windows fit."""
+    assume: bool = False
+    """Whether an If that nothing decides takes its first branch, as in what exporters make of an optional squeeze."""
+    undecided: bool = False
+    """Whether there was such an If."""
+    follow: Callable[[ir.Graph], None] = lambda graph: None
+    """Enters the nodes of a body."""
 
     def shape(self, value: ir.Value | None) -> Dims | None:
         """The shape of a value as far as it is known."""
@@ -75,7 +86,9 @@ class Shapes:
             return None
         if value not in self.numbers:
             tensor = constant_tensor(value)
-            if tensor is None or tensor.size > _SHORT or not tensor.dtype.is_integer():
+            if tensor is None or tensor.size > SHORT:
+                return None
+            if not tensor.dtype.is_integer() and tensor.dtype != ir.DataType.BOOL:
                 return None
             self.numbers[value] = tuple(Size.of(int(v)) for v in np.ravel(tensor.numpy()))
         return self.numbers[value]
@@ -98,6 +111,28 @@ class Shapes:
             last = data[0].number
             self.reaches[value] = (Size.of(-last) if last is not None and last < 0 else data[0] + Size.of(1),)
         return self.reaches[value]
+
+    def truth(self, value: ir.Value | None) -> bool | None:
+        """Whether a flag holds; None where that is not known."""
+        data = self.data(value)
+        if data is None or len(data) != 1 or data[0] is None:
+            return None
+        number = data[0].at(self.given).number
+        return None if number is None else bool(number)
+
+    def grid(self, value: ir.Value | None) -> np.ndarray | None:
+        """The elements of a short integer tensor in its shape, as an array of sizes; None where either is not known."""
+        data, dims = self.data(value), self.shape(value)
+        if data is None or dims is None:
+            return None
+        lengths = (
+            [len(data)]
+            if len(dims) == 1
+            else [-1 if size is None or size.number is None else size.number for size in dims]
+        )
+        cells = np.empty(len(data), object)
+        cells[:] = data
+        return cells.reshape(lengths) if min(lengths, default=0) >= 0 and math.prod(lengths) == len(data) else None
 
     def at_least(self, size: Size | None, reach: Size | None) -> None:
         """Indices go up to `reach` in a dim of this size."""
@@ -151,20 +186,35 @@ RULES: dict[str, Rule] = {}
 """The rule of each operator; one that is not the standard's stands under its domain, `com.microsoft.Attention`."""
 
 
-def carry(model: ir.Model, start: dict[ir.Value, Dims]) -> Shapes:
-    """What follows from these shapes of the inputs."""
-    shapes = Shapes()
+def carry(
+    model: ir.Model, start: Mapping[ir.Value, Dims], given: Mapping[str, Size] | None = None, assume: bool = False
+) -> Shapes:
+    """What follows from these shapes of the inputs, where some names have the given numbers."""
+    shapes = Shapes(given=given or {}, assume=assume)
+    shapes.follow = lambda graph: _follow(model, graph, shapes)
     shapes.shapes.update(start)
     _follow(model, model.graph, shapes)
     return shapes
 
 
-def asked(shapes: Shapes) -> list[Equation]:
-    """The equations that nodes ask for, each once."""
+def asked(shapes: Shapes, assumed: Shapes | None = None) -> list[Equation]:
+    """The equations that nodes ask for, each once; those that only an assumed branch asks for are suggestions."""
     distinct: dict[tuple[Size, Size, Kind], Equation] = {}
     for equation in shapes.equations:
         distinct.setdefault((equation.left, equation.right, equation.kind), equation)
+    for equation in suggested(assumed.equations if assumed is not None else ()):
+        if not any((equation.left, equation.right, kind) in distinct for kind in Kind):
+            distinct[equation.left, equation.right, equation.kind] = equation
     return list(distinct.values())
+
+
+def suggested(equations: Sequence[Equation]) -> list[Equation]:
+    """The same as suggestions of a body that may not run; an index that reaches so far suggests no length."""
+    return [
+        replace(equation, kind=Kind.BRANCH, result=None)
+        for equation in equations
+        if equation.kind is not Kind.REACH or equation.right.number is None
+    ]
 
 
 def known(model: ir.Model) -> Shapes:
@@ -196,11 +246,7 @@ def _follow(model: ir.Model, graph: ir.Graph, shapes: Shapes) -> None:
 
 def _call(model: ir.Model, function: ir.Function, node: ir.Node, shapes: Shapes) -> Sequence[Dims | None]:
     """The body with the arguments in place; each call enters anew, so what an earlier one left is forgotten."""
-    for inner in function.graph:
-        for value in inner.outputs:
-            shapes.shapes.pop(value, None)
-            shapes.numbers.pop(value, None)
-            shapes.reaches.pop(value, None)
+    forget(function.graph, shapes)
     for formal, actual in zip(function.inputs, node.inputs, strict=False):
         shapes.shapes[formal] = shapes.shape(actual)
         data = shapes.data(actual)
@@ -214,6 +260,17 @@ def _call(model: ir.Model, function: ir.Function, node: ir.Node, shapes: Shapes)
         if data is not None:
             shapes.numbers[outer] = data
     return [shapes.shape(value) for value in function.outputs]
+
+
+def forget(graph: ir.Graph, shapes: Shapes) -> None:
+    """Drops what is known of the values of a body, which is entered anew with other inputs."""
+    for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]:
+        shapes.shapes.pop(value, None)
+        shapes.numbers.pop(value, None)
+        shapes.reaches.pop(value, None)
+    for node in graph:
+        for inner in graphs(node):
+            forget(inner, shapes)
 
 
 def count(dims: Dims | None) -> Size | None:

@@ -354,3 +354,94 @@ def test_strides_divide_what_they_divide_evenly(model: Callable) -> None:
     made = lambda dims: model([node("Conv", "x w", "y", strides=[2, 2])], {"x": dims}, {"y": None}, weights)
     assert graph.shapes(graph.read(made(["n", 3, 9, 8])))["y"] == ("n", 2, 4, 4)
     assert graph.shapes(graph.read(made(["n", 3, "h", 8])))["y"][2] is None
+
+
+def parsed(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 24]> {text}')
+
+
+SQUEEZED = """g (float[n,4,t] x, float[1,b,6] h, float[1,24,4] w, float[1,24,6] r) => (float[s,d,q,6] y) {
+  shape = Shape<start = -1>(x)
+  one = Constant<value_ints = [1]>()
+  zero = Constant<value_ints = [0]>()
+  last = Constant<value_ints = [-1]>()
+  single = Equal(shape, one)
+  flag = Squeeze(single)
+  flat = If (flag) <
+    then_branch = short () => (a) { a = Squeeze(x, last) },
+    else_branch = long () => (a) { a = Identity(x) }
+  >
+  line = Unsqueeze(flat, zero)
+  c = Identity(h)
+  y = LSTM<hidden_size = 6>(line, w, r, "", "", h, c)
+}"""
+
+
+def test_a_branch_is_followed_as_soon_as_its_condition_is_known() -> None:
+    proto = parsed(SQUEEZED.replace('""', ""))
+    found = {dim.name: dim.follows for dim in graph.dims(graph.read(proto))}
+    assert found == {"n": None, "t": None, "b": "n"}
+    assert bound(proto, {"n": 3, "t": 1})["h"] == (1, 3, 6)
+    assert refusal(proto, {"n": 3, "t": 1, "b": 2}).endswith(
+        "expected n = b\n  found 3 and 2\n  try  other numbers with --dim"
+    )
+
+
+def test_what_both_branches_need_is_certain_and_what_the_second_alone_needs_is_not_asked() -> None:
+    text = """g (bool p, float[a,b] x, float[c,d] k) => (float[m,n] y) {
+      y = If (p) <
+        then_branch = one () => (z) { t = Transpose(k) s = MatMul(x, k)  u = Add(s, s)  z = MatMul(u, t) },
+        else_branch = two () => (z) { s = MatMul(x, k)  z = Concat<axis = 0>(x, k) }
+      >
+    }"""
+    proto = parsed(text)
+    found = {dim.name: dim.follows for dim in graph.dims(graph.read(proto))}
+    assert found == {"a": None, "b": None, "c": "b", "d": None}
+    assert "expected b = c" in refusal(proto, {"a": 1, "b": 2, "c": 3, "d": 4})
+    assert bound(proto, {"a": 1, "b": 2, "d": 2})["k"] == (2, 2)
+
+
+def test_the_body_of_a_scan_is_followed() -> None:
+    text = """g (float[b,h] s, float[t,n,h2] x, float[5,k] w) => (float[f,g] last, float[u,v,q] rows) {
+      last, rows = Scan<num_scan_inputs = 1, body = turn (float[e,i] state, float[j,l] row) => (next, out) {
+        both = Add(state, row)
+        next = MatMul(both, w)
+        out = Identity(next)
+      }>(s, x)
+    }"""
+    proto = parsed(text)
+    model = graph.read(proto)
+    found = {dim.name: dim.follows for dim in graph.dims(model)}
+    assert found == {"b": None, "h": "5", "t": None, "n": "b", "h2": "5", "k": "5"}
+    assert graph.shapes(model)["rows"] == ("t", "b", 5)
+    assert bound(proto, {"b": 2, "t": 3})["x"] == (3, 2, 5)
+
+
+@pytest.mark.parametrize("turns", [3, None])
+def test_the_body_of_a_loop_is_followed(turns: int | None) -> None:
+    """Certain where a turn is sure to run, else suggested; state that changes has no known length."""
+    count = f"n = Constant<value_int = {turns}>()" if turns else "n = Cast<to = 7>(count)"
+    text = f"""g (float count, float[b,d] x, float[8,8] w) => (float[e,f] y, float[l,m] all, float[r,q,i] rows) {{
+      {count}
+      y, all, rows = Loop<body = turn (int64 i, bool go, float[o,p] state, float[s,u] longer) => (again, next, more, row) {{
+        again = Identity(go)
+        next = MatMul(state, w)
+        more = Concat<axis = 0>(longer, next)
+        row = Identity(next)
+      }}>(n, , x, x)
+    }}"""
+    proto = parsed(text)
+    model = graph.read(proto)
+    assert {dim.name: dim.follows for dim in graph.dims(model)} == {"b": None, "d": "8"}
+    told = graph.shapes(model)
+    assert (told["y"], told["all"], told["rows"][0]) == (("b", "f"), ("l", "m"), turns or "r")
+    if turns:
+        assert "expected d = 8" in refusal(proto, {"b": 2, "d": 7})
+
+
+def test_a_real_voice_detector_asks_for_one_batch(models: Path) -> None:
+    path = models / "silero_vad_op16" / "model.onnx"
+    found = {dim.name: dim.follows for dim in graph.dims(graph.read(path))}
+    assert found == {"input[0]": None, "input[1]": None, "state[1]": "input[0]"}
+    loaded = graph.load(path, {"input[0]": 2, "input[1]": 576})
+    assert {v.name: graph.shape(v) for v in loaded.graph.inputs}["state"] == (2, 2, 128)
