@@ -205,7 +205,7 @@ def run(
     """Run the nodes of a plan, forgetting every value after its last use; `see` is shown each value and its type."""
     values, types, watch = scope.values, scope.types, scope.watch
     for step, dead in plan.steps:
-        arrays, declared = _outcome(step, scope)
+        arrays, declared = _results(step, scope)
         for value, array, kind in zip(step.outputs, arrays, declared, strict=False):
             if array is None or value in given:
                 continue
@@ -222,11 +222,11 @@ def run(
 def results_of(node: Node, scope: Scope) -> list[tuple[Value, Array, np.dtype | None]]:
     """The node's outputs, each with its array and its declared type."""
     step = step_of(node, scope.opsets, scope.functions)
-    arrays, declared = _outcome(step, scope)
+    arrays, declared = _results(step, scope)
     return [(v, a, t) for v, a, t in zip(step.outputs, arrays, declared, strict=False) if a is not None]
 
 
-def _outcome(step: Step, scope: Scope) -> tuple[list[Array], list[Any]]:
+def _results(step: Step, scope: Scope) -> tuple[list[Array], list[Any]]:
     """The arrays that the node gives, None for what it leaves out, and their declared types."""
     node, function, defaults = step.node, step.function, dict[str, Any]()
     values, types_of = scope.values, scope.types
