@@ -287,6 +287,11 @@ def test_a_port_and_a_check_have_pages_too() -> None:
     assert "different" in page and "&lt;n&gt;" in page
 
 
+@every_page
+def test_figures_in_groups_are_not_shown_as_python_writes_them(page: str) -> None:
+    assert "{&#39;" not in page
+
+
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 PROBE = """<script>
 const seen = [];
