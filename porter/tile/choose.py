@@ -122,9 +122,12 @@ class _Chooser:
 
     def _depth(self, n: Dot) -> int:
         """How much of a dot's sum the matrix unit takes at once."""
-        kinds = {self.form[n.a].dtype, self.form[n.b].dtype}
         if n.scales:
-            return self.limits.block_depth[kinds == {BYTE}]
+            return self.limits.block_depth[{self.form[n.a].dtype, self.form[n.b].dtype} == {BYTE}]
+        beside = [m for i in self.dots if isinstance(m := self.form[i], Dot) and set(m.axes) & set(n.axes)]
+        kinds = [
+            self.form[x].dtype for m in beside for x in (m.a, m.b)
+        ]  # an axis has one tile for all that sum over it
         if self.limits.float8_depth and all(k in FLOAT8 for k in kinds):
             return self.limits.float8_depth
         return self.limits.dot_k[1]

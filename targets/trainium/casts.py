@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from porter.targets.trainium import integers
 from porter.targets.trainium.instructions import DTYPES
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Place
@@ -36,7 +37,7 @@ def cast(e: Emitter, s: Cast, layout: Layout) -> Place:
         whole = e.select._language("trunc", f"{s.name}_whole", lying, "float32", arg)
         return e.select.copy(s.name, layout, new, whole)
     if old != "bool" and not floats and not _holds(new, old):
-        return e.select.wrapped(s.name, lying, new, arg)
+        return integers.wrapped(e.select, s.name, lying, new, arg)
     return e.select.copy(s.name, lying, new, arg)
 
 

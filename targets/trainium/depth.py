@@ -37,15 +37,16 @@ def deepened(program: Program, chip: Chip) -> Deep:
     """The program for products that take more of a sum than there are partitions. Raises CannotEmit for a block that does
     not divide into elements of four codes."""
     within: dict[str, str] = {}
-    for dot in [s for s in walk(program.body) if isinstance(s, Dot)]:
-        axis, inner = _chosen(program, dot, chip)
+    for name in [s.name for s in walk(program.body) if isinstance(s, Dot)]:
+        dot = next(s for s in walk(program.body) if isinstance(s, Dot) and s.name == name)  # with the axes of by now
+        shared = [x for x in dot.axes if x in within.values()] if dot.scales or _is_float8(program, dot) else []
+        axis, inner = (shared[0], 0) if shared else _chosen(program, dot, chip)
         if not axis:
             continue
-        if program.axis(axis).extent != inner:
-            if axis not in within.values():
-                program = _split(program, axis, inner)
+        if not shared and program.axis(axis).extent != inner:
+            program = _split(program, axis, inner)
             axis = _inner(axis)
-        within[dot.name] = axis
+        within[name] = axis
     return Deep(program, within)
 
 
@@ -57,21 +58,25 @@ def doubles(program: Program, dot: Dot, chip: Chip) -> bool:
 def _chosen(program: Program, dot: Dot, chip: Chip) -> tuple[str, int]:
     """The axis to split and its inner lanes; no axis where the product is none of these."""
     kinds = types(program)
-    a, b = kinds[dot.a], kinds[dot.b]
     summed = [program.axis(x) for x in dot.axes]
     if dot.scales:
         place = place_of(kinds, dot)
-        inner = QUAD // (2 if "uint8" in (a.dtype, b.dtype) else 1)
+        inner = QUAD // (2 if "uint8" in (kinds[dot.a].dtype, kinds[dot.b].dtype) else 1)
         block = [x for x in summed if x.name not in kinds[dot.scales[0]].axes and x.name != place]
         fits = [x.name for x in block if x.extent % inner == 0 and x.tile == x.extent]
         if not fits:
             raise CannotEmit(f"blocks over {' x '.join(str(x.extent) for x in block)}: no {inner} of them lie in a row")
         return fits[-1], inner
     lanes = math.prod(min(x.tile, x.extent) for x in summed)
-    if chip.generation < FIRST_DOUBLE or not {a.dtype, b.dtype} <= DOUBLED or lanes <= chip.partitions:
+    if chip.generation < FIRST_DOUBLE or not _is_float8(program, dot) or lanes <= chip.partitions:
         return "", 0
     even = [x for x in summed if x.extent % ROWS == x.tile % ROWS == 0]
     return (max(even, key=lambda x: x.tile).name, ROWS) if even else ("", 0)
+
+
+def _is_float8(program: Program, dot: Dot) -> bool:
+    kinds = types(program)
+    return {kinds[dot.a].dtype, kinds[dot.b].dtype} <= DOUBLED
 
 
 def _inner(axis: str) -> str:

@@ -22,8 +22,9 @@ from porter.targets.trainium.instructions import ALU, DTYPES, TABLE
 from porter.targets.trainium.layout import Layout, Part, Plan
 from porter.targets.trainium.retile import smaller
 from porter.targets.trainium.rows import rows
-from porter.targets.trainium.select import ARITHMETIC, Argument, Pending, Selector, Step
+from porter.targets.trainium.select import Selector
 from porter.targets.trainium.simulator.memory import Chip
+from porter.targets.trainium.steps import ARITHMETIC, Argument, Pending, Step
 from porter.targets.trainium.writer import Place, Writer, steps_of
 from porter.tile.program import (
     Carry,

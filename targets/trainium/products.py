@@ -14,7 +14,7 @@ import numpy as np
 from porter.targets.trainium import blocks, depth, transfer
 from porter.targets.trainium.instructions import TABLE
 from porter.targets.trainium.layout import Layout, Part, blocks_of, lying, sides, summed_order
-from porter.targets.trainium.select import ARITHMETIC
+from porter.targets.trainium.steps import ARITHMETIC
 from porter.targets.trainium.writer import Place, View
 from porter.tile.block_scales import name_of
 from porter.tile.program import Dot, Elementwise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from porter.targets.trainium import transfer
+from porter.targets.trainium import integers, transfer
 from porter.targets.trainium.instructions import DTYPES, REDUCE, TABLE
 from porter.targets.trainium.layout import Layout
 from porter.targets.trainium.writer import Place, View
@@ -67,7 +67,7 @@ def _whole(e: Emitter, s: Reduce, layout: Layout, arg: Place, name: str) -> Plac
     if np.dtype(dtype).kind in "iu" and s.op in ("add", "mul"):
         wide = e.select.copy(f"{s.name}_wide", arg.layout, "int32", arg)
         total = _integers(e, replace(s, type=Tile("int32", s.type.axes)), layout, wide, summed)
-        return e.select.wrapped(s.name, layout, dtype, total)
+        return integers.wrapped(e.select, s.name, layout, dtype, total)
     groups = w.groups((*layout.free, *summed), [arg])
     if any(set(g) & set(summed) and set(g) & set(layout.free) for g in groups):
         groups = tuple((a,) for a in (*layout.free, *summed))

@@ -12,38 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from porter.targets.trainium import integers
 from porter.targets.trainium.bufferize import Buffer
 from porter.targets.trainium.instructions import ALU, COMMUTES, DTYPES, GPSIMD_ONLY, LANGUAGE, TABLE, held
 from porter.targets.trainium.layout import Layout
+from porter.targets.trainium.steps import ARITHMETIC, Argument, Pending, Step
 from porter.targets.trainium.writer import Groups, Place, View, Writer, literal
-from porter.tile.elementwise import COMPARISONS
 from porter.tile.program import Scalar
 from porter.tile.target import CannotEmit
-
-
-@dataclass(frozen=True)
-class Step:
-    """data op operand, or operand op data where `flip`; op is a tile program's."""
-
-    op: str
-    operand: Place | Scalar
-    flip: bool = False
-
-
-@dataclass(frozen=True)
-class Pending:
-    """data, then steps that wait for the instruction that takes them along."""
-
-    data: Place
-    steps: tuple[Step, ...] = ()
-
-
-Argument = Place | Pending | Scalar
-ARITHMETIC = frozenset({"add", "sub", "mul", "max", "min"})
 
 
 @dataclass
@@ -57,31 +37,17 @@ class Selector:
 
     def emit(self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument]) -> Place:
         """The result of an operation in a fresh tile."""
-        kind = np.dtype(dtype).kind
-        operands = [np.dtype(a.dtype).kind for a in args if isinstance(a, Place)]
-        wide = any(_int32(a.dtype) for a in args if isinstance(a, Place)) and all(k in "iu" for k in operands)
         match op:
             case "select":
                 return self._select(name, layout, dtype, *args)
-            case "not" if kind == "b":
-                return self._scalar(name, layout, dtype, args[0], Step("xor", 1))
             case "not":
-                return self._scalar(name, layout, dtype, args[0], Step("xor", -1))
-            case "and" | "or" | "xor" | "shl" | "shr" if kind in "biu":
-                return self._integers(op, name, layout, dtype, args, DTYPES[dtype])
-            case _ if op in COMPARISONS - {"isfinite"} and wide:
-                return self._compare_integers(op, name, layout, dtype, args)
-            case _ if kind in "iu" and op in ALU and _int32(dtype):
-                return self._integers(op, name, layout, dtype, args, DTYPES[dtype])
-            case "add" | "sub" | "mul" | "neg" if kind in "iu" and not _int32(dtype):
-                whole = self.emit(op, f"{name}_wide", layout, "int32", [self._widened(a, name) for a in args])
-                return self.wrapped(name, layout, dtype, whole)
-            case "neg" if kind in "iu":
-                return self._integers("mul", name, layout, dtype, [args[0], -1], DTYPES[dtype])
+                return self.scalar(name, layout, dtype, args[0], Step("xor", 1 if dtype == "bool" else -1))
+            case _ if (made := integers.emit(self, op, name, layout, dtype, args)) is not None:
+                return made
             case "neg":
-                return self._scalar(name, layout, dtype, args[0], Step("mul", -1.0))
+                return self.scalar(name, layout, dtype, args[0], Step("mul", -1.0))
             case "sqrt":
-                return self._scalar(name, layout, dtype, args[0], Step("pow", 0.5))
+                return self.scalar(name, layout, dtype, args[0], Step("pow", 0.5))
             case "rsqrt":
                 return self._rsqrt(name, layout, dtype, args[0])
             case "isfinite":
@@ -115,10 +81,10 @@ class Selector:
         along = bool(layout.free) and not (isinstance(a, Place) and _vector(a))
         if not isinstance(b, Place) or (along and _vector(b) and b.dtype == "float32"):
             assert not isinstance(b, Pending)
-            return self._scalar(name, layout, dtype, a, Step(op, b, flip and op not in COMMUTES))
+            return self.scalar(name, layout, dtype, a, Step(op, b, flip and op not in COMMUTES))
         return self._tensors(op, name, layout, dtype, a, b, flip and op not in COMMUTES)
 
-    def _scalar(self, name: str, layout: Layout, dtype: str, data: Argument, step: Step) -> Place:
+    def scalar(self, name: str, layout: Layout, dtype: str, data: Argument, step: Step) -> Place:
         """tensor_scalar, the waiting step first."""
         assert isinstance(data, Place | Pending)
         if step.op in GPSIMD_ONLY or step.op == "pow":
@@ -197,7 +163,7 @@ class Selector:
             else:
                 bias = self._negative(s.operand, name)
         if bias is not None and not isinstance(bias, Place) and self.generation < 3:
-            bias = self._constant(float(bias), pending.data.layout.part, f"{name}_bias")
+            bias = self.constant(float(bias), pending.data.layout.part, f"{name}_bias")
         return scale, bias
 
     def _negative(self, x: Place | Scalar, name: str) -> Place | Scalar:
@@ -209,7 +175,7 @@ class Selector:
             self.negatives[x.buffer, x.dtype] = out
         return self.negatives[x.buffer, x.dtype]
 
-    def _constant(self, value: Scalar, part: tuple[str, ...], name: str, dtype: str = "float32") -> Place:
+    def constant(self, value: Scalar, part: tuple[str, ...], name: str, dtype: str = "float32") -> Place:
         out = self.w.buffer(name, Layout(part, ()), dtype)
         self.w.call("memset", dst=out.view, value=value)
         return out
@@ -218,7 +184,7 @@ class Selector:
         """Emit what waits."""
         *first, last = pending.steps
         layout = Layout(pending.data.layout.part, pending.data.layout.free)
-        return self._scalar(f"{name}_arg", layout, "float32", Pending(pending.data, tuple(first)), last)
+        return self.scalar(f"{name}_arg", layout, "float32", Pending(pending.data, tuple(first)), last)
 
     def takes(self, op: str, pending: Pending, step: Step, others: Sequence[Argument]) -> bool:
         """Whether the operation `op`, whose other arguments these are, can take data with these steps along."""
@@ -270,7 +236,7 @@ class Selector:
     def _divide(self, name: str, layout: Layout, dtype: str, a: Argument, b: Argument) -> Place:
         """The engines have no division: a times the reciprocal, which the Vector engine computes in float32."""
         if not isinstance(b, Place | Pending):
-            return self._scalar(name, layout, dtype, a, Step("mul", float(np.float32(1) / np.float32(b))))
+            return self.scalar(name, layout, dtype, a, Step("mul", float(np.float32(1) / np.float32(b))))
         b = self.settle(b, layout, f"{name}_divisor") if isinstance(b, Pending) else b
         whole = not isinstance(a, Place | Pending) and float(a) == 1.0
         inverse = self.w.buffer(name if whole else f"{name}_inverse", b.layout, dtype if whole else "float32")
@@ -340,57 +306,6 @@ class Selector:
             return
         groups = self.w.groups(out.layout.free, [out, x])
         self.w.call("tensor_copy", dst=self.w.view(out, groups), src=self.w.view(x, groups))
-
-    # integers: exact where everything is 32 bits wide and in SBUF
-
-    def _widened(self, x: Argument, name: str) -> Argument:
-        if not isinstance(x, Place):
-            return x
-        return self.copy(f"{name}_wide", Layout(x.layout.part, x.layout.free), "int32", x)
-
-    def wrapped(self, name: str, layout: Layout, dtype: str, x: Place) -> Place:
-        """The lowest bits of integers as another integer type: a copy would hold them at the ends of its range."""
-        kind = np.dtype(DTYPES[dtype])
-        x = self.w.evicted(x)
-        if np.dtype(DTYPES[x.dtype]).itemsize < max(kind.itemsize, 2):
-            x = self.copy(f"{name}_wide", layout, "int32", x)
-        if np.dtype(DTYPES[x.dtype]).itemsize == kind.itemsize:
-            return replace(x, dtype=dtype, bits=True)
-        low = Step("and", (1 << 8 * kind.itemsize) - 1)
-        if kind.kind == "u":
-            return self._scalar(name, layout, dtype, x, low)
-        half = 1 << (8 * kind.itemsize - 1)  # ((x & 255) ^ 128) - 128
-        turned = self._scalar(f"{name}_low", layout, x.dtype, Pending(x, (low,)), Step("xor", half))
-        return self._scalar(name, layout, dtype, turned, Step("sub", half))
-
-    def _integers(
-        self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument], spelled: str
-    ) -> Place:
-        """tensor_tensor of tiles of one integer type."""
-        part = layout.part
-        tiles = []
-        for i, a in enumerate(args):
-            if not isinstance(a, Place):
-                assert not isinstance(a, Pending)
-                tiles.append(self._constant(held(a, dtype), part, f"{name}_{'ab'[i]}", dtype))
-            elif DTYPES[a.dtype] != spelled:
-                tiles.append(self.copy(f"{name}_cast", Layout(part, a.layout.free), dtype, a))
-            else:
-                tiles.append(self.w.evicted(a))
-        out = self.w.buffer(name, layout, dtype)
-        groups = self.w.groups(layout.free, tiles)
-        first, second = (self.w.view(t, groups) for t in tiles)
-        self.w.call("tensor_tensor", dst=self.w.view(out, groups), data1=first, data2=second, op=f"nl.{ALU[op]}")
-        return out
-
-    def _compare_integers(self, op: str, name: str, layout: Layout, dtype: str, args: Sequence[Argument]) -> Place:
-        """Compared as 32-bit integers, exactly; the Vector engine would compare them as float32."""
-        wide = self._integers(op, f"{name}_wide", layout, "int32", args, "int32")
-        return self.copy(name, layout, dtype, wide)
-
-
-def _int32(dtype: str) -> bool:
-    return DTYPES.get(dtype) in ("int32", "uint32")
 
 
 def _vector(x: Argument) -> bool:

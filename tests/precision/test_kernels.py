@@ -83,6 +83,25 @@ def test_every_scheme_on_every_kind_of_device(tmp_path: Path, precision: str, ta
     assert document["kernels"]["host"] == 0
 
 
+@pytest.mark.parametrize("precision, target", [
+    ("fp8", "trainium:trn2"),
+    *(pytest.param(p, t, marks=pytest.mark.slow) for p, t in [
+        ("fp8", "trainium:trn3"), ("mxfp8", "trainium:trn3"), ("mxfp4", "trainium:trn3"), ("mxfp4a8", "gpu:b200"),
+    ]),
+])  # fmt: skip
+def test_a_decoder_is_multiplied_as_asked_in_every_layer(tmp_path: Path, precision: str, target: str) -> None:
+    """Kernels of several products: gated ones sum two of them over one axis."""
+    model = Path(__file__).parents[1] / "models" / "decoder" / "prefill.onnx"
+    result = port(
+        model, targets=[load_device(target)], out=tmp_path / "o", precision=precision, dims={"batch": 1, "seq": 16}
+    )
+    found = result.to_json()["targets"][0]
+    assert found["status"] == "ok", found["message"]
+    product = multiplies(scheme_of(precision), load_device(target))
+    product = {"trainium:trn2": "float8_e4m3"}.get(target, product)
+    assert all(product in kind.split("+") for kind in audit_of(found)["multiply_adds"])
+
+
 def test_fp8_on_trn2_is_multiplied_under_the_name_of_its_own_e4m3(tmp_path: Path) -> None:
     document, out = ported(tmp_path, "trainium:trn2", "fp8")
     assert audit_of(document)["multiply_adds"] == {"float8_e4m3": 1.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from porter.targets.trainium import target
 from porter.targets.trainium.signatures import check
 from porter.tile import interpret
 from porter.tile.program import Param, Program
-from porter.tile.text import parse
+from porter.tile.text import parse, show
+from porter.tile.tiler import tile
 
 E8M0 = np.dtype(ml_dtypes.float8_e8m0fnu)
 ROUNDING = 2.0**-18  # of sums in another order, to the largest result
@@ -141,6 +143,35 @@ def test_codes_of_eight_bits_lie_in_the_order_of_bytes_of_two(m: int, k: int, n:
 def test_a_long_sum_of_float8_runs_two_rows_at_once(on: str, m: int, k: int, n: int, tile: int, batch: int) -> None:
     text = agrees(float8(m, k, n, tile, batch), on)
     assert "perf_mode=nisa.matmul_perf_mode.double_row" in text
+
+
+def gated(second: str, on: str) -> Program:
+    """Two products with one activation, of which the second multiplies in another type; as the tiler has them."""
+
+    def meaning(x, g, u):  # type: ignore[no-untyped-def]
+        up = x.astype(second).astype("float32") @ u.astype("float32")
+        return (x.astype("float32") @ g.astype("float32")) * up
+
+    kinds = ((5, 640), "float8_e4m3fn"), ((640, 96), "float8_e4m3fn"), ((640, 96), second)
+    made = jax.make_jaxpr(meaning)(*(jax.ShapeDtypeStruct(shape, kind) for shape, kind in kinds))
+    return tile(made, target.limits(device(on)), name="k")
+
+
+@pytest.mark.parametrize("on", ["trn2", "trn3"])
+def test_two_products_of_one_sum_share_its_two_rows(on: str) -> None:
+    assert agrees(gated("float8_e4m3fn", on), on).count("double_row") == 2
+
+
+def test_a_sum_that_bfloat16_walks_as_well_is_as_deep_as_bfloat16_takes() -> None:
+    p = gated("bfloat16", "trn3")
+    assert "double_row" not in agrees(p) and lowered(p, "trn3").products == ("bfloat16", "float8_e4m3fn")
+
+
+@pytest.mark.parametrize("codes", ["float8_e4m3fn", "uint8"])
+def test_two_products_of_blocks_share_their_axes(codes: str) -> None:
+    text = show(scaled(codes, 6, 256, 64, 8))
+    again = re.sub(r"v9: (.*)", r"v9a: \1\n  v9b: \1\n  v9: float32<m, n> = mul v9a, v9b", text)
+    assert agrees(parse(again)).count("nc_matmul_mx") == 2
 
 
 @pytest.mark.parametrize("k, tile, on", [(128, 128, "trn2"), (129, 43, "trn2"), (256, 128, "trn1")])
