@@ -14,6 +14,9 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from porter.xla import windows
 
 NARROW = {"int64": "int32", "uint64": "uint32"}
 _PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -94,7 +97,7 @@ def _evaluate(
                     inputs, params["preferred_element_type"] = narrow, np.dtype("float32")
                 elif precision is not None and params["precision"] is None:
                     params["precision"] = (precision, precision)
-            found = e.primitive.bind(*inputs, **params)
+            found = _bound(e.primitive, inputs, params)
             outputs = list(found) if e.primitive.multiple_results else [found]
         values.update(zip(e.outvars, outputs, strict=True))
         kinds = (inputs[0].dtype, outputs[0].dtype) if e.primitive.name == "convert_element_type" else None
@@ -103,6 +106,15 @@ def _evaluate(
         elif e.primitive.name in _MOVEMENT and not isinstance(e.invars[0], jex.Literal) and e.invars[0] in before:
             before[e.outvars[0]] = e.primitive.bind(before[e.invars[0]], *inputs[1:], **params)
     return [read(v) for v in jaxpr.outvars]
+
+
+def _bound(primitive: Any, inputs: list[Any], params: dict[str, Any]) -> Any:
+    if primitive is lax.conv_general_dilated_p:
+        x, w = inputs
+        axis = windows.long(x, w, params)
+        if axis is not None:
+            return windows.convolution(x, w, axis, params)
+    return primitive.bind(*inputs, **params)
 
 
 def _array(value: Any, dtype: Any, types: Mapping[str, str]) -> Any:

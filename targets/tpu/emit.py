@@ -163,7 +163,8 @@ class _Emitter:
         vmem = sum(2 * self.chip.padded(s, d) for s, d in held) + sum(self.chip.padded(s, d) for _, s, d in scratch)
         largest = sorted((self.chip.padded(s, d) for s, d in body.largest), reverse=True)[:4]
         vmem += sum(largest)
-        limit = max(DEFAULT_VMEM, min(-(-(vmem * 5 // 4) // _MIB) * _MIB, self.chip.vmem))
+        # a limit costs nothing, and what Mosaic makes of a reduction over rows and columns may take as much again (libtpu 0.0.51)
+        limit = max(DEFAULT_VMEM, min(-(-(vmem * 2) // _MIB) * _MIB, self.chip.vmem))
         counts = cost.estimate(p)
         moved = sum(_fetched(o, self.grid) * _block_bytes(o, dtypes[o.param]) for o in blocks)
         kernel = self.names.fresh(f"{self.function}_kernel")
