@@ -4,6 +4,9 @@ Per model, target and precision: the model's own figure (perplexity, top-1, simi
 float64, with weights to nearest and by the weight methods; bytes; the predicted speed-up of its layers over bfloat16; the share of
 multiply-adds that the emitted kernels make as asked. Beside them, in the same run, a rounding with one scale per tensor and
 onnxruntime's quantizers. Graph arithmetic is measured once for targets that make the same of a precision.
+
+Rows are kept in build/precision as they come, with their commit and day, and a later run goes on where one stopped; --again
+measures what it is asked for anew. Rows that matter most come first, and the page names those that did not run.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +42,15 @@ from porter.precision.schemes import SCHEMES, legal, multiplies, scheme_of
 from porter.precision.search import applied, seconds
 from porter.tile.target import target_of
 
-TARGETS = ("gpu:h200", "gpu:b200", "tpu:v6e", "trainium:trn2", "maia:200")
-FEW = ("bf16", "int8w", "int8", "fp8", "mxfp8", "int4w", "nvfp4w")  # of a model that is large for this
+TARGETS = ("gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200", "gpu:b200")
+FIRST = ("bf16", "fp8", "mxfp4a8", "nvfp4a8", "fp8w", "int8", "int4w")  # the rest of the schemes follows
+ALL = (*FIRST, *(s for s in SCHEMES if s not in FIRST))
+FEW = ("bf16", "fp8", "int8", "int8w", "int4w", "nvfp4w")  # of a model that is large for this
 MODELS: dict[str, tuple[Callable[[Path], Subject], Sequence[str]]] = {
-    "decoder": (lambda _: decoder(), ("bf16", *SCHEMES)),
-    "outliers": (outliers, ("bf16", "int8", "fp8", "int4w", "mxfp4a8", "nvfp4")),
-    "digits": (digits, ("bf16", *SCHEMES)),
+    "decoder": (lambda _: decoder(), ALL),
     "minilm": (lambda _: minilm(), FEW),
+    "digits": (digits, ALL),
+    "outliers": (outliers, ("bf16", "int8", "fp8", "int4w", "mxfp4a8", "nvfp4")),
 }
 KEPT = ROOT / "build" / "precision"
 PAGE = ROOT / "docs" / "precision.md"
@@ -58,11 +64,11 @@ def methods(precision: str) -> str:
 class Bench:
     """One model: its truth, and what was measured so far."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, known: dict[str, dict[str, Any]]) -> None:
         self.subject, self.model = subject, subject.load()
         self.truth = [self._first(self.model, x, ops.float64) for x in subject.samples]
         self.base = subject.figure(subject.samples, self.truth)
-        self.known: dict[str, dict[str, Any]] = {}
+        self.known = known
 
     def _first(self, model: Model, inputs: Arrays, xp: Any) -> np.ndarray:
         name = str(model.graph.outputs[0].name)
@@ -155,64 +161,99 @@ def per_tensor(model: Model, format: str) -> Model:
     return made
 
 
-def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool) -> None:
+def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool, again: bool) -> None:
     """Adds rows to what is kept of a model, one after another: a run that is stopped has what it came to."""
     make, precisions = MODELS[name]
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{name}.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {"rows": {}, "others": []}
+    empty: dict[str, Any] = {"rows": {}, "others": {}, "known": {}}
+    kept = json.loads(path.read_text()) if path.is_file() else empty
+    wanted = [p for p in only if p != "none"] if only else precisions
+    left = [(p, t) for p in wanted for t in targets if again or f"{p} {t}" not in kept["rows"]]
+    rivals_left = rival and (again or not kept.get("rivals"))
+    if not left and not rivals_left:
+        return
     with tempfile.TemporaryDirectory() as folder:
         subject = make(Path(folder))
-        bench = Bench(subject)
+        bench = Bench(subject, {} if again else kept["known"])
         kept |= {"model": subject.name, "task": subject.task, "base": bench.base}
-        for precision in precisions if not only else [p for p in only if p != "none"]:
-            for target in targets:
-                began = time.perf_counter()
-                kept["rows"][f"{precision} {target}"] = bench.row(target, precision)
-                path.write_text(json.dumps(kept, indent=1))
-                print(
-                    f"{subject.name} {target} {precision}: {time.perf_counter() - began:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        if rival:
+
+        def keep(kind: str, key: str, began: float, row: dict[str, Any]) -> None:
+            kept[kind][key] = row | {"at": _now()}
+            kept["known"] = bench.known
+            path.write_text(json.dumps(kept, indent=1))
+            print(f"{subject.name} {key}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+
+        def others() -> None:
             ready = pipeline.run(bench.model, plans.FIRST, load_device(TARGETS[0]), checks=False).model
-            kept["others"] = [
-                {"name": f"{f}, one scale per tensor", **bench.measured(per_tensor(ready, f)), "bytes": None}
-                for f in ("int8", "float8_e4m3fn", "int4", "float4_e2m1fn")
-            ]
+            for f in ("int8", "float8_e4m3fn", "int4", "float4_e2m1fn"):
+                began = time.perf_counter()
+                keep(
+                    "others",
+                    f"{f}, one scale per tensor",
+                    began,
+                    bench.measured(per_tensor(ready, f)) | {"bytes": None},
+                )
+            began = time.perf_counter()
             for title, outputs, size in rivals.all_of(subject, Path(folder)):
-                kept["others"].append({"name": title, **bench.judged(outputs), "bytes": size})
+                keep("others", title, began, bench.judged(outputs) | {"bytes": size})
+                began = time.perf_counter()
+            kept["rivals"] = True
             path.write_text(json.dumps(kept, indent=1))
 
+        soon = [(p, t) for p, t in left if p in FIRST]
+        for part in (soon, None, [pair for pair in left if pair not in soon]):
+            if part is None:
+                if rivals_left:
+                    others()
+                continue
+            for precision, target in part:
+                began = time.perf_counter()
+                keep("rows", f"{precision} {target}", began, bench.row(target, precision))
 
-def tables(found: Sequence[dict[str, Any]]) -> str:
+
+def _now() -> str:
+    """The commit and the day of a row."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return f"{said.stdout.strip() or 'no commit'}, {time.strftime('%Y-%m-%d')}"
+
+
+def tables(found: Mapping[str, dict[str, Any]]) -> str:
     """The measured part of the page."""
     lines: list[str] = []
-    for model in found:
+    for name, model in found.items():
         task = model["task"]
         lines += [f"### {model['model']}", "", f"{task[0].upper()}{task[1:]} in float64: {model['base']:.4f}.", ""]
         head = (
             "target", "precision", f"{task} lost, nearest", "methods", "KL, nearest", "methods", "dB, nearest", "methods", "bytes",
-            "predicted speed-up", "realized",
+            "predicted speed-up", "realized", "measured",
         )  # fmt: skip
         lines += [_line(head), _line("---" for _ in head)]
-        order = [f"{p} {target}" for p in ("bf16", *SCHEMES) for target in TARGETS]
+        order = [f"{p} {target}" for p in ALL for target in TARGETS]
         for r in (model["rows"][key] for key in order if key in model["rows"]):
             if "refused" in r:
-                lines.append(_line((r["target"], r["precision"], r["refused"], *[""] * 8)))
+                lines.append(_line((r["target"], r["precision"], r["refused"], *[""] * 8, r["at"])))
                 continue
             pair = [r["nearest"], r["methods"]]
             share = "" if "realized" not in r else f"{r['realized']:.0%}" + (f" ({r['why']})" if r.get("why") else "")
             lines.append(_line((
                 r["target"], r["precision"], *(f"{p['loss']:+.2%}" for p in pair),
                 *("" if p["kl"] is None else f"{p['kl']:.2g}" for p in pair), *(f"{p['db']:.1f}" for p in pair),
-                f"{pair[0]['bytes']}", f"{r['speedup']:.2f}", share,
+                f"{pair[0]['bytes']}", f"{r['speedup']:.2f}", share, r["at"],
             )))  # fmt: skip
-        lines += ["", _line(("for comparison", f"{task} lost", "KL", "dB", "bytes")), _line(["---"] * 5)]
-        for o in model["others"]:
+        absent = [
+            f"{p} ({', '.join(left)})"
+            for p in MODELS[name][1]
+            if (left := [t for t in TARGETS if f"{p} {t}" not in model["rows"]])
+        ]
+        lines += ["", f"Did not run: {'; '.join(absent)}."] if absent else []
+        lines += ["", _line(("for comparison", f"{task} lost", "KL", "dB", "bytes", "measured")), _line(["---"] * 6)]
+        for title, o in model["others"].items():
             divergence = "" if o["kl"] is None else f"{o['kl']:.2g}"
-            lines.append(_line((o["name"], f"{o['loss']:+.2%}", divergence, f"{o['db']:.1f}", f"{o['bytes'] or ''}")))
+            size = f"{o['bytes'] or ''}"
+            lines.append(_line((title, f"{o['loss']:+.2%}", divergence, f"{o['db']:.1f}", size, o["at"])))
         lines.append("")
     return "\n".join(lines)
 
@@ -223,17 +264,18 @@ def _line(cells: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help="measure these, take the others from the last run")
+    parser.add_argument("--models", default=",".join(MODELS), help="measure these, take the others from earlier runs")
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--precisions", default="", help="these alone; none for the rivals alone")
     parser.add_argument(
         "--rivals", action=argparse.BooleanOptionalAction, default=True, help="what others make of the models"
     )
+    parser.add_argument("--again", action="store_true", help="measure anew what an earlier run has")
     asked = parser.parse_args()
     only = [p for p in asked.precisions.split(",") if p]
     for name in filter(None, asked.models.split(",")):
-        measure(name, asked.targets.split(","), only, asked.rivals)
-    found = [json.loads(p.read_text()) for p in (KEPT / f"{name}.json" for name in MODELS) if p.is_file()]
+        measure(name, asked.targets.split(","), only, asked.rivals, asked.again)
+    found = {n: json.loads(p.read_text()) for n in MODELS if (p := KEPT / f"{n}.json").is_file()}
     text = tables(found)
     page = PAGE.read_text()
     marks = ("<!-- measured -->", "<!-- /measured -->")
