@@ -25,6 +25,10 @@ from porter.precision.schemes import E4M3, block_products, flavour, legal, multi
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 INTEGER = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}  # and which input is the weight
 KERNEL = "porter.kernel"  # the domain of a partitioned model's launches
+LANES = {"vector"}  # what a kernel says that sums products of lanes; others say nothing
+FEWEST = (
+    32  # terms of a sum that every unit takes: of codes of 8 bits, the longest of the least (porter/triton/dots.py)
+)
 SHOWN = 3  # layers that a message names
 
 
@@ -95,7 +99,7 @@ def audit(
             continue
         scheme = formats.of(layer.name)
         first = layer.name.partition("+")[0]
-        made = tuple(built.get(first, ()))
+        made = built.get(first)
         kinds = stored.get(str(layer.weight.name), [])
         coding = "bfloat16" if scheme == WIDE else scheme_of(scheme).weight.format
         product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
@@ -107,7 +111,7 @@ def audit(
                 wrong = f"weight '{layer.weight.name}' decoded into {wide} by a kernel of its own: memory holds it wide"
         if not rule and not wrong and scheme != WIDE and scheme_of(scheme).product != product:
             rule = "; ".join(legal(scheme_of(scheme), device).why)
-        found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", made, layer.macs, rule, wrong))
+        found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", made or (), layer.macs, rule, wrong))
     for tensor in after.graph.initializers.values():
         held = constant_tensor(tensor)
         kind = dtype(tensor)
@@ -141,13 +145,18 @@ def _judged(
     coding: str,
     product: str,
     kinds: list[str],
-    built: tuple[str, ...],
+    built: tuple[str, ...] | None,
     device: Device,
     compiled: Sequence[str],
 ) -> tuple[str, str]:
     if kinds != [coding]:
         return "", f"weight '{layer.weight.name}' asked as {coding}, stored as {' and '.join(kinds) or 'nothing'}"
-    if not built or product in built or (product in E4M3 and str(flavour(device)) in built):
+    if built is None:
+        return "", "no kernel carries the layer"
+    if set(built) <= LANES:
+        rule = _lanes(layer)
+        return rule, "" if rule else f"product asked as {product}, none in its kernel"
+    if product in built or (product in E4M3 and str(flavour(device)) in built):
         widened = next((c for c in compiled if c.endswith(".f16")), None) if product in FLOAT8 else None
         rule = f"{product} widened to float16 by the toolchain: fewer rows than a warpgroup's 64" if widened else ""
         return rule, ""
@@ -166,6 +175,17 @@ def _judged(
         rule = f"{product} multiplied as bfloat16: fp8 runs at the bf16 rate on {device.name}, and every code is exact"
         return rule, ""
     return "", f"product asked as {product}, built as {' and '.join(built)}"
+
+
+def _lanes(layer: Layer) -> str:
+    """The rule for a kernel that multiplies lane by lane, in float32, where every code is exact: what such a layer multiplies is
+    no matrix, or sums fewer terms than a unit takes. '' for a layer that should be on the unit."""
+    rows, columns, terms = layer.sides
+    if rows == 1:
+        return "one row, multiplied lane by lane: no matrix"
+    if columns == 1:
+        return "one column, multiplied lane by lane: no matrix"
+    return f"a sum over {terms}, multiplied lane by lane: fewer than a unit takes" if terms < FEWEST else ""
 
 
 _KNOWN = {"int2", "uint2", "int4", "uint4", "float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn"}

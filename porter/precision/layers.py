@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from porter.graph import Function, Model, Node, Value, attributes, called, constant_tensor, dtype, shape, source_name
+from porter.graph import (
+    Function,
+    Model,
+    Node,
+    Reference,
+    Value,
+    attributes,
+    called,
+    constant_tensor,
+    dtype,
+    shape,
+    source_name,
+)
 from porter.tile.block_scales import SHORTEST
 
 PLAIN = ("", "ai.onnx")
@@ -28,6 +40,7 @@ class Layer:
     sums                   the weight's axis that the contraction sums over
     axis                   the activation's axis that the contraction sums over
     batched                whether the weight is a stack of matrices
+    groups                 of a convolution: parts of the channels that never meet
     """
 
     node: Node
@@ -39,11 +52,20 @@ class Layer:
     batched: bool = False
     macs: int = 0
     axis: int = -1
+    groups: int = 1
 
     @property
     def name(self) -> str:
         """The source model's layer."""
         return source_name(self.node)
+
+    @property
+    def sides(self) -> tuple[int, int, int]:
+        """Rows, columns and terms of each of its products as a matrix unit would have them."""
+        dims = shape(self.weight) or (1,)
+        whole, columns = int(np.prod(dims)), dims[self.channels] if self.channels is not None else 1
+        stack = dims[0] if self.batched else 1
+        return self.macs // max(whole, 1), columns // self.groups, whole // max(columns * stack, 1)
 
     @property
     def is_table(self) -> bool:
@@ -120,7 +142,8 @@ def _of(inner: Node, outer: Outer, node: Node) -> list[Layer]:
             // (dims[0] if len(dims) > 2 and inner.op_type == "MatMul" else 1)
         )
         batched = inner.op_type == "MatMul" and len(dims) > 2
-        return [Layer(node, value, activation, position, channels, sums, batched, macs, _summed(inner, place))]
+        groups = _groups(inner, node) if inner.op_type == "Conv" else 1
+        return [Layer(node, value, activation, position, channels, sums, batched, macs, _summed(inner, place), groups)]
     return []
 
 
@@ -142,6 +165,12 @@ def _weight_axes(inner: Node) -> dict[int, tuple[int, int]]:
             return {1: (0, 1)}
         case _:
             return {}
+
+
+def _groups(inner: Node, node: Node) -> int:
+    """A convolution's groups; in a function, those of its call where it refers to them."""
+    found = attributes(inner).get("group", 1)
+    return int(attributes(node).get(found.name, 1) if isinstance(found, Reference) else found)  # type: ignore[call-overload]
 
 
 def _summed(inner: Node, place: int) -> int:

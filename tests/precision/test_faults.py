@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from porter import graph, ops, pipeline
+from porter.check import draw
 from porter.device import load_device
 from porter.errors import PorterError
 from porter.formats import scaling
 from porter.graph import Model
 from porter.graph.edit import remember_sources
 from porter.graph.values import SOURCE
-from porter.precision import audit, blocks
+from porter.porting import lowering
+from porter.porting.kernels import program_of
+from porter.precision import audit, blocks, plans
 from porter.precision.contract import Formats
 from porter.precision.layers import layers
+from porter.tile.target import target_of
 from tests.precision.test_pitfalls import linear, narrowed
 
 E4M3FN = np.dtype(ml_dtypes.float8_e4m3fn)
@@ -248,3 +252,67 @@ def test_a_wrong_product_of_a_sum_shorter_than_a_block() -> None:
     assert "/short: product asked as bfloat16, built as float8_e4m3fn" in said(
         lambda: audited(short(), after, "nvfp4w", "float8_e4m3fn", "gpu:h200")
     )
+
+
+def one_weight(call: str, x: str, w: tuple[int, ...], y: str) -> Model:
+    """A model of one layer named /layer."""
+    shape = ",".join(map(str, w))
+    model = graph.parse(
+        f'<ir_version: 10, opset_import: ["": 24]>\ng (float[{x}] x, float[{shape}] w) => (float[{y}] y) {{ {call} }}'
+    )
+    value = model.graph.inputs[1]
+    made = graph.add_initializer(model, "held", np.random.default_rng(0).standard_normal(w).astype(np.float32))
+    value.replace_all_uses_with(made)
+    model.graph.inputs.remove(value)
+    made.name = "w"
+    model.graph.node(0).metadata_props[SOURCE] = "/layer"
+    ops.infer(model)
+    return model
+
+
+def judged(model: Model, built: dict[str, tuple[str, ...]]) -> audit.Row:
+    device = load_device("gpu:h200")
+    after = pipeline.run(model, "quantization.narrow{scheme=fp8w}", device, checks=False).model
+    (row,) = audit.audit(model, after, Formats("fp8w"), device, built, {}).rows
+    return row
+
+
+LAYERS = {
+    "one row": ("y = MatMul (x, w)", "1,64", (64, 64), "1,64"),
+    "one column": ("y = MatMul (x, w)", "8,2048", (2048, 1), "8,1"),
+    "one column: depthwise": ("y = Conv <group=128, pads=[1,1,1,1]> (x, w)", "1,128,8,8", (128, 1, 3, 3), "1,128,8,8"),
+    "a sum over 27": ("y = Conv <pads=[1,1,1,1]> (x, w)", "1,3,8,8", (64, 3, 3, 3), "1,64,8,8"),
+    "": ("y = MatMul (x, w)", "8,64", (64, 64), "8,64"),
+}
+
+
+@pytest.mark.parametrize("rule", LAYERS)
+@pytest.mark.parametrize("product", [(), ("vector",)])
+def test_a_kernel_without_a_product_needs_a_rule_that_names_the_layers_shape(
+    rule: str, product: tuple[str, ...]
+) -> None:
+    row = judged(one_weight(*LAYERS[rule]), {"/layer": product})
+    if rule:
+        assert row.rule.startswith(rule.partition(":")[0]) and not row.wrong
+    else:
+        assert (row.rule, row.wrong) == ("", "product asked as bfloat16, none in its kernel")
+
+
+@pytest.mark.parametrize("rule", LAYERS)
+def test_a_layer_in_no_kernel_fails_whatever_its_shape(rule: str) -> None:
+    assert judged(one_weight(*LAYERS[rule]), {}).wrong == "no kernel carries the layer"
+    assert judged(one_weight(*LAYERS[rule]), {"/layer": ("host",)}).wrong == "product asked as bfloat16, built as host"
+
+
+@pytest.mark.parametrize("device", ["gpu:h200", "trainium:trn2", "maia:200"])
+@pytest.mark.parametrize("rule", LAYERS)
+def test_what_the_targets_really_build_of_such_layers_has_a_product_or_its_rule(rule: str, device: str) -> None:
+    model, place = one_weight(*LAYERS[rule]), load_device(device)
+    plan = plans.plan("int8w", (), model, place, dict(draw(model)))
+    final = pipeline.run(model, plan.stages, place, checks=False).model
+    program = program_of(final)
+    rows: list[audit.Row] = []
+    lowered = lowering.emit(program, target_of(place.family), place)
+    plans.audited(plan, plans.narrowed(plan, model, place), place, final, lowering.products(program, lowered), rows)
+    (row,) = rows
+    assert not row.wrong and (row.rule or "bfloat16" in row.product)
