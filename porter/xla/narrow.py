@@ -126,6 +126,8 @@ def _parameter(value: Any, precision: Any, types: Mapping[str, str]) -> Any:
     if isinstance(value, jex.ClosedJaxpr):
         given = [jax.ShapeDtypeStruct(v.aval.shape, narrow_dtype(v.aval.dtype, types)) for v in value.jaxpr.invars]
         return jax.make_jaxpr(lambda *x: _evaluate(value.jaxpr, value.consts, list(x), precision, types))(*given)
+    if isinstance(value, jex.Jaxpr):  # what a scatter does with two numbers
+        return _parameter(jex.ClosedJaxpr(value, ()), precision, types).jaxpr
     if isinstance(value, tuple) and any(isinstance(x, jex.ClosedJaxpr) for x in value):
         return tuple(_parameter(x, precision, types) for x in value)
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
