@@ -55,7 +55,7 @@ class Local:
     After `decide`: `same` values are the same expression, `tried` pairs were regions, `pairs` those of them that
     agreed and are distinct; `rounded` is a constant of the second that is another by no more than rounding, where a
     region differs in nothing else: no larger one will agree. `exhausted` where every region could be tried: then values
-    that both name are no help to the models as a whole either.
+    that both name are no help to the models as a whole either, and there is little hope for it.
     """
 
     before: Model
@@ -172,7 +172,23 @@ class Local:
             apart |= more
         if not apart and not self.rounded:
             self.rounded = rounded_otherwise((one, self._sample(one)), (two, self._sample(two)))
+        if b.is_graph_output() and not apart and not self.rounded:
+            return self._deeper(one, two, seed) or found
         return found
+
+    def _deeper(self, one: Region, two: Region, seed: int) -> Agreement | None:
+        """The agreement of an output's regions past the values where both start, which may hang on each other."""
+        through = one.varying | two.varying
+        for _ in range(DEEPER):
+            left = region_of(self.one, one.target, self.two.first, through)
+            right = region_of(self.two, two.target, self.one.first, through)
+            if left is None or right is None or (left.reads, right.reads) == (one.reads, two.reads):
+                break
+            one, two, through = left, right, through | left.varying | right.varying
+            found = self._agreement(one, two, seed)
+            if found is not None and found.equal:
+                return found
+        return None
 
     def _agreement(self, one: Region, two: Region, seed: int) -> Agreement | None:
         """What the field says of two regions; None where a type is not known."""

@@ -137,7 +137,8 @@ def check(
         if local.rounded and not agreement.equal:  # what a region cannot, no larger one can
             agreement = Agreement(None, reason=f"constant '{local.rounded}' is rounded otherwise in the second")
         elif not agreement.equal:
-            agreement = agree(before, after, seed=seed, renews=ALONE if local.exhausted else tuple(Renews))
+            if method == "field" or not local.exhausted:
+                agreement = agree(before, after, seed=seed, renews=ALONE if local.exhausted else tuple(Renews))
         elif inputs is None and local.settled(seed):
             samples = samples[:1]
     if method == "field" and not agreement.equal:

@@ -30,7 +30,7 @@ from porter.rewrite import Rewrite
 sys.path.insert(0, str(Path(__file__).parent))
 from sizes import bindings
 
-MODELS = Path(__file__).parents[3].parent / "shared" / "models"
+MODELS = Path(__file__).parents[3] / "shared" / "models"
 LEAST = 0.95
 
 

@@ -94,6 +94,16 @@ def test_a_region_follows_a_value_from_which_one_side_starts(model):
     assert Local(one, two, [check.draw(one)]).decide().equal
 
 
+def test_values_that_hang_on_each_other_are_followed_too(model):
+    """Both sides read s and t, which are no two variables: t is 2 s."""
+    text = "g (float[2,8] x) => (float[2,8] y, float[2,8] s, float[2,8] t) {{ s = Add (x, c)  t = Add (s, s)  {} }}"
+    more = {"quarter": np.float32([0.25])}
+    sums = "p = Mul (s, s)  q = Mul (t, t)  r = Mul (q, quarter)  y = Add (p, r)"
+    one, two = model(text.format("y = Mul (t, s)"), W), model(text.format(sums), W | more)
+    local = Local(one, two, [check.draw(one)])
+    assert local.decide().equal and local.exhausted
+
+
 def test_a_constant_that_is_rounded_otherwise_is_named(model):
     """And only such a one: it says that no larger region will agree."""
     text = "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (a, c)  y = Relu (b) }"
