@@ -250,6 +250,9 @@ def _check_arity(node: ir.Node, definition: onnx.defs.OpSchema) -> None:
         raise PorterError(title, expected=f"num_outputs = {len(node.outputs)}, one per output", found=str(parts.value))
 
 
+_COUNTS = frozenset({"strides", "dilations", "kernel_shape"})  # onnx's inference divides by some of them
+
+
 def _check_attributes(node: ir.Node, definition: onnx.defs.OpSchema) -> None:
     title = f"node '{source_name(node)}' ({node.op_type})"
     for name, attribute in node.attributes.items():
@@ -260,6 +263,10 @@ def _check_attributes(node: ir.Node, definition: onnx.defs.OpSchema) -> None:
         if attribute.type.name != want:
             raise PorterError(
                 title, expected=f"attribute '{name}' of type {want.lower()}", found=attribute.type.name.lower()
+            )
+        if name in _COUNTS and not attribute.is_ref() and min(attribute.value, default=1) < 1:
+            raise PorterError(
+                title, expected=f"attribute '{name}' of numbers from 1 on", found=str(list(attribute.value))
             )
     for name, formal in definition.attributes.items():
         if formal.required and name not in node.attributes:

@@ -336,9 +336,9 @@ def windows(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         channels = weight[0] if weight and node.op_type == "Conv" else None
         known = [size.number for size in weight[2:] if size is not None] if weight else []
         kernel = known if len(known) == len(image) and None not in known else None
-    if kernel is None or node.op_type == "ConvTranspose":
-        return [(dims[0], channels, *(None for _ in image))]
     strides, dilations = (read(node, name) or [1] * len(image) for name in ("strides", "dilations"))
+    if kernel is None or node.op_type == "ConvTranspose" or min(strides, default=1) < 1:
+        return [(dims[0], channels, *(None for _ in image))]
     pads = read(node, "pads") or [0] * (2 * len(image))
     auto, up = read(node, "auto_pad", "NOTSET"), bool(read(node, "ceil_mode", 0))
     places = []

@@ -276,6 +276,10 @@ def test_shapes_that_do_not_fit(model: Callable) -> None:
             "expected attribute 'alpha' of type float\n  found int",
         ),
         (helper.make_node("Concat", ["x", "x"], ["y"], name="n"), "expected an attribute 'axis'\n  found none"),
+        (
+            helper.make_node("MaxPool", ["x"], ["y"], name="n", kernel_shape=[2], strides=[0]),
+            "expected attribute 'strides' of numbers from 1 on\n  found [0]",
+        ),
     ],
     ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
 )
@@ -286,6 +290,16 @@ def test_nodes_that_their_operator_does_not_allow(node: onnx.NodeProto, ending: 
     assert str(error.value) == f"node 'n' ({node.op_type})\n  {ending}"
     with pytest.raises(PorterError):
         graph.load(proto)
+
+
+def test_a_stride_of_0_is_no_division(model: Callable) -> None:
+    """Dims are worked out before attributes are checked."""
+    node = helper.make_node(
+        "MaxPool", ["x"], ["y"], name="n", kernel_shape=[2, 2], strides=[0, 1], auto_pad="SAME_UPPER"
+    )
+    expected = "node 'n' (MaxPool)\n  expected attribute 'strides' of numbers from 1 on\n  found [0, 1]"
+    assert refusal(model([node], {"x": [1, 1, "h", 4]}, {"y": None})).startswith("the inputs")
+    assert refusal(model([node], {"x": [1, 1, 4, 4]}, {"y": None})) == expected
 
 
 def test_a_huge_tensor_without_data_takes_no_memory(model: Callable) -> None:
