@@ -139,21 +139,18 @@ class Numpy:
         return np.take_along_axis(x, order, axis), order
 
     def einsum(self, equation: str, *operands: np.ndarray) -> np.ndarray:
-        terms, out = expand(equation, [x.ndim for x in operands])
+        terms, out = expand(equation, tuple(x.ndim for x in operands))
         roles = pair(terms[0], terms[1], out) if len(terms) == 2 else None
         if roles is None or operands[0].dtype.kind != "f":
             return np.einsum(",".join(terms) + "->" + out, *operands, optimize=len(operands) > 2)
         # as a matrix product, which BLAS does; numpy's own einsum loops where there are batch axes
-        a, b = operands
-        batch = np.broadcast_shapes(*(tuple(x.shape[i] for i in r) for x, r in zip(operands, roles.batch, strict=True)))
         kept = [tuple(x.shape[i] for i in r) for x, r in zip(operands, roles.kept, strict=True)]
-        a, b = (
-            np.broadcast_to(v, (*batch, *v.shape[len(batch) :]))
-            for v in (
-                a.transpose(roles.batch[0] + roles.kept[0] + roles.summed[0]),
-                b.transpose(roles.batch[1] + roles.summed[1] + roles.kept[1]),
-            )
-        )
+        batch, other = (tuple(x.shape[i] for i in r) for x, r in zip(operands, roles.batch, strict=True))
+        a = operands[0].transpose(roles.batch[0] + roles.kept[0] + roles.summed[0])
+        b = operands[1].transpose(roles.batch[1] + roles.summed[1] + roles.kept[1])
+        if batch != other:  # an axis of one is repeated
+            batch = np.broadcast_shapes(batch, other)
+            a, b = (np.broadcast_to(v, (*batch, *v.shape[len(batch) :])) for v in (a, b))
         depth = math.prod(operands[0].shape[i] for i in roles.summed[0])
         left = a.reshape((*batch, math.prod(kept[0]), depth))
         right = b.reshape((*batch, depth, math.prod(kept[1])))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from porter.errors import PorterError
 
@@ -18,7 +18,8 @@ class Pair:
     turn: tuple[int, ...]
 
 
-def expand(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+@cache
+def expand(equation: str, ranks: tuple[int, ...]) -> tuple[tuple[str, ...], str]:
     """Operand and result subscripts with the ellipsis spelled out in upper-case letters, the result made explicit."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -36,9 +37,10 @@ def expand(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
         spelled.append(term.replace("...", dots[most - own :] if own else ""))
         if len(spelled[-1]) != rank:
             raise PorterError("Einsum", expected=f"an operand of rank {len(spelled[-1])}", found=f"rank {rank}")
-    return spelled, right.replace("...", dots)
+    return tuple(spelled), right.replace("...", dots)
 
 
+@cache
 def pair(a: str, b: str, out: str) -> Pair | None:
     """The roles of the axes, or None where this is not one dot (a diagonal, or a letter summed in one operand)."""
     if len(set(a)) < len(a) or len(set(b)) < len(b):

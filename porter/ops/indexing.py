@@ -12,6 +12,8 @@ from porter.ops.registry import op
 def in_range(xp, indices, n):
     """Indices in [0, n): negative ones counted from the end. n is a length, or one per last coordinate."""
     if isinstance(indices, np.ndarray):
+        if isinstance(n, int) and indices.size and indices.min() >= 0 and indices.max() < n:
+            return indices
         if indices.size and ((indices < -np.asarray(n)) | (indices >= np.asarray(n))).any():
             bad = indices[(indices < -np.asarray(n)) | (indices >= np.asarray(n))].reshape(-1)[0]
             raise PorterError("indices", expected=f"indices within {n}", found=str(int(bad)))

@@ -284,7 +284,7 @@ class Jax(Indexing, Control):
         return self.reshape(y, (*y.shape[:-2], *keep))
 
     def einsum(self, equation: str, *operands: Any) -> Any:
-        terms, out = expand(equation, [x.ndim for x in operands])
+        terms, out = expand(equation, tuple(x.ndim for x in operands))
         roles = pair(terms[0], terms[1], out) if len(terms) == 2 else None
         if roles is None:
             return jax.numpy.einsum(",".join(terms) + "->" + out, *operands, precision=_HIGHEST)

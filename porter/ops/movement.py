@@ -49,8 +49,9 @@ def squeeze(xp, data, axes=None):
 @op("Unsqueeze", since=13, static=("axes",), moves=True)
 def unsqueeze(xp, data, axes):
     """With new axes of length 1 at the named places of the result."""
-    rank = data.ndim + np.size(axes)
-    new = normals(ints(axes), rank)
+    places = ints(axes)
+    rank = data.ndim + len(places)
+    new = normals(places, rank)
     kept = iter(data.shape)
     return xp.reshape(data, tuple(1 if i in new else next(kept) for i in range(rank)))
 

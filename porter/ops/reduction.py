@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from porter.ops.registry import op
 
 def _axes(x: Any, axes: Any, noop: int) -> tuple[int, ...] | None:
     """The axes to reduce; all of them where none are named, or none at all (None) where the node asks for that."""
-    if axes is None or np.size(axes) == 0:
+    if axes is None or not (axes.size if isinstance(axes, np.ndarray) else len(axes)):
         return None if noop else tuple(range(x.ndim))
     return normals(ints(axes) if isinstance(axes, np.ndarray) else axes, x.ndim)
 
@@ -52,7 +53,7 @@ def _extreme(kind: str) -> Callable[..., Any]:
 
 def mean(xp: Any, x: Any, axes: tuple[int, ...], keepdims: bool = True) -> Any:
     """sum / number of elements; integers divide towards zero."""
-    count = int(np.prod([x.shape[a] for a in axes]))
+    count = math.prod(x.shape[a] for a in axes)
     total = xp.sum(x, axis=axes, keepdims=keepdims)
     return total / float(count) if is_float(x.dtype) else xp.truncated_divide(total, xp.full((), count, x.dtype))
 
