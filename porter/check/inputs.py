@@ -4,7 +4,8 @@
     for name, words in inputs.why.items(): print(name, words)
 
 Token ids lie in the vocabulary, masks are 0 and 1 with padding at the right and never a row without a one, lengths lie
-in range, denominators are away from zero. Floats that nothing constrains are standard normal.
+in range, denominators are away from zero, what is clipped lies on both sides of its bounds, what becomes a byte fits
+one. Floats that nothing constrains are standard normal.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def settled(model: Model, value: Value) -> Role:
     bounded = [r for r in found if r.kind in ("index", "length", "count") and r.high is not None]
     words = set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
     integer = dtype.kind in "iu"
-    if bounded and integer:
+    if bounded and (integer or is_float(dtype)):  # a float becomes an index by a Cast
         high = min(r.high for r in bounded if r.high is not None)
         tightest = min(bounded, key=lambda r: r.high if r.high is not None else math.inf)
         return Role(tightest.kind, max(r.low for r in bounded), high, tightest.why)
@@ -99,7 +100,7 @@ def settled(model: Model, value: Value) -> Role:
         return choice
     if "mask" in words and not is_float(dtype):
         return next((r for r in found if r.kind == "mask"), Role("mask", why="it is called a mask"))
-    for kind in ("mask", "flag", "bias_mask", "positive", "denominator"):
+    for kind in ("mask", "flag", "bias_mask", "positive", "denominator", "range"):
         role = next((r for r in found if r.kind == kind), None)
         if role is not None and (kind != "mask" or integer or dtype == np.bool_ or "mask" in words):
             return role
@@ -122,7 +123,7 @@ def _random(
     match role.kind:
         case "choice":
             return np.full(shape, role.low, dtype), f"{role.low}: {role.why}"
-        case "index" | "length" | "count" if dtype.kind in "iu":
+        case "index" | "length" | "count" if _counts(dtype):
             high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1)
             return rng.integers(role.low, high, shape).astype(dtype), f"{role.low} to {high - 1}: {role.why}"
         case "mask":
@@ -135,6 +136,10 @@ def _random(
         case "positive" | "denominator" if is_float(dtype):
             x = rng.uniform(0.5, 2.0, shape)
             return _cast(x, dtype), f"0.5 to 2: {role.why}"
+        case "range" if _counts(dtype):
+            least, most = role.span
+            beyond = (most - least) / 8 if role.why.startswith("cut") else 0.0
+            return _between(rng, shape, dtype, least - beyond, most + beyond), f"{least:g} to {most:g}: {role.why}"
         case "denominator" if dtype.kind in "iu":
             return rng.integers(1, UNBOUNDED, shape).astype(dtype), f"1 to {UNBOUNDED - 1}: {role.why}"
     if dtype == np.bool_:
@@ -154,7 +159,7 @@ def _random(
 
 def _constant(shape: tuple[int, ...], dtype: np.dtype, role: Role, fill: int | None) -> tuple[np.ndarray, str]:
     """`fill` brought into the range of the role; None is the upper end of it."""
-    if role.kind in ("index", "length", "count", "choice") and dtype.kind in "iu":
+    if role.kind in ("index", "length", "count", "choice") and _counts(dtype):
         high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1) - 1
         value = high if fill is None else min(max(fill, role.low), high)
         return np.full(shape, value, dtype), f"all {value}: {role.why}"
@@ -167,6 +172,9 @@ def _constant(shape: tuple[int, ...], dtype: np.dtype, role: Role, fill: int | N
         return np.zeros(shape, dtype), "nothing masked"
     if role.kind == "flag" and dtype == np.bool_:
         return np.ones(shape, dtype), "true"
+    if role.kind == "range" and _counts(dtype):
+        end = role.span[1] if fill is None else min(max(fill, role.span[0]), role.span[1])
+        return np.full(shape, end).astype(dtype), f"all {end:g}: {role.why}"
     if role.kind in ("positive", "denominator"):
         return np.full(shape, 2 if fill is None else 1).astype(dtype), f"all {2 if fill is None else 1}: {role.why}"
     constant: float = fill if fill is not None else 1 if dtype == np.bool_ else 3
@@ -179,7 +187,10 @@ def _constant(shape: tuple[int, ...], dtype: np.dtype, role: Role, fill: int | N
 def _both_ends(name: str, shape: tuple[int, ...], dtype: np.dtype, role: Role) -> tuple[np.ndarray, str]:
     known = formats.FORMATS.get(dtype.name)
     turned = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape) % 3 == 1
-    if role.kind in ("index", "length", "count") and dtype.kind in "iu":
+    if role.kind == "range" and _counts(dtype):
+        ends = f"{role.span[0]:g} and {role.span[1]:g}: {role.why}"
+        return np.where(turned, *role.span).astype(dtype), ends
+    if role.kind in ("index", "length", "count") and _counts(dtype):
         high = max(role.high if role.high is not None else UNBOUNDED, role.low + 1) - 1
         return np.where(turned, role.low, high).astype(dtype), f"{role.low} and {high}: {role.why}"
     free = role.kind == "plain" and known is not None and (known.is_float or known.bits <= 16)
@@ -187,6 +198,22 @@ def _both_ends(name: str, shape: tuple[int, ...], dtype: np.dtype, role: Role) -
         return _constant(shape, dtype, role, None)
     least, largest = (x if known.is_float else int(x) for x in (known.min, known.max))
     return np.where(turned, least, largest).astype(dtype), f"{least:g} and {largest:g}"
+
+
+def _counts(dtype: np.dtype) -> bool:
+    """Whether whole numbers of a role can be of this type."""
+    return dtype.kind in "iu" or is_float(dtype)
+
+
+def _between(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype, least: float, most: float
+) -> np.ndarray:
+    """Uniform numbers of the type, whole ones where it has no others."""
+    if is_float(dtype):
+        return _cast(rng.uniform(least, most, shape), dtype)
+    ends = np.iinfo(dtype)
+    low, high = max(math.floor(least), int(ends.min)), min(math.ceil(most), int(ends.max))
+    return rng.integers(low, high + 1, shape).astype(dtype)
 
 
 def _mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

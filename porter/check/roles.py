@@ -20,18 +20,23 @@ from porter.graph import Model, Node, Value
 class Role:
     """Values an input may take: integers low..high-1 of an index or a length, or a kind with values of its own.
 
-    kind   'index', 'length', 'count', 'choice' (one number), 'mask', 'bias_mask', 'flag', 'positive', 'denominator', 'plain'
+    kind   'index', 'length', 'count', 'choice' (one number), 'mask', 'bias_mask', 'flag', 'positive', 'denominator',
+           'range', 'plain'
     why    a few words for people
+    span   the smallest and the largest number of a 'range', both in it
     """
 
     kind: str
     low: int = 0
     high: int | None = None
     why: str = ""
+    span: tuple[float, float] = (0.0, 0.0)
 
     def shifted(self, by: int) -> Role:
         """The role of x when `self` is the role of x + by; a lower bound never falls below zero."""
-        return replace(self, low=max(self.low - by, 0), high=None if self.high is None else self.high - by)
+        least, most = self.span
+        high = None if self.high is None else self.high - by
+        return replace(self, low=max(self.low - by, 0), high=high, span=(least - by, most - by))
 
 
 KEEP = frozenset(
@@ -40,6 +45,7 @@ KEEP = frozenset(
 )
 # operator -> input that must be positive, or away from zero
 POSITIVE = {("Log", 0), ("Sqrt", 0), ("Pow", 0), ("Reciprocal", 0), ("BatchNormalization", 4)}
+WIDE = 1e6  # a Clip to more than this bounds nothing that a model means
 DEEP = 24  # uses are followed through this many operators
 
 
@@ -61,7 +67,8 @@ def roles(model: Model, value: Value) -> list[Role]:
             role = _role(node, index)
             if role is not None:
                 found.append(role.shifted(shift))
-                continue
+                if node.op_type != "Cast":  # what becomes an integer may yet be an index
+                    continue
             pending.extend((v, shift + by, depth + 1) for v, by in _onward(node, index))
     return found
 
@@ -116,11 +123,35 @@ def _role(node: Node, index: int) -> Role | None:
             return Role("mask", why=f"chooses in {at}")
         case ("Div" | "Mod", 1):
             return Role("denominator", why=f"the denominator of {at}")
+        case ("Clip", 0) if (span := _clipped(node)) is not None:
+            return Role("range", why=f"cut to it by {at}", span=span)
+        case ("Cast", 0) if (span := _held(node)) is not None:
+            return Role("range", why=f"what {at} holds", span=span)
         case ("Sub", 1) if _is_one(node.inputs[0]):  # 1 - mask, the way BERT spells an additive mask
             return Role("mask", why=f"1 - x in {at}")
         case (op, i) if (op, i) in POSITIVE and not (op == "Pow" and _is_integer(node.inputs[1])):
             return Role("positive", why=f"the operand of {at}")
     return None
+
+
+def _clipped(node: Node) -> tuple[float, float] | None:
+    """The constant bounds of a Clip, where it has both and they say something."""
+    bounds = [graph.constant(v) for v in node.inputs[1:3]]
+    if len(bounds) < 2 or any(b is None or b.size != 1 for b in bounds):
+        return None
+    least, most = (float(b.reshape(-1)[0]) for b in bounds if b is not None)
+    return (least, most) if least < most and most - least <= WIDE else None
+
+
+def _held(node: Node) -> tuple[float, float] | None:
+    """The integers of eight bits, or without a sign, that a float is cast to: what others become is nobody's promise."""
+    given, made = graph.dtype(node.inputs[0]) if node.inputs[0] is not None else None, graph.dtype(node.outputs[0])
+    if given is None or made is None or given.kind in "iub" or made.kind not in "iu":
+        return None
+    if made.kind == "i" and made.itemsize > 1:
+        return None
+    ends = np.iinfo(made)
+    return float(ends.min), float(min(ends.max, 255))
 
 
 def _choice(node: Node, index: int) -> int | None:

@@ -119,3 +119,45 @@ def test_lengths_of_nothing_and_of_one_are_edges_of_recurrent_layers(model):
     steps = {inputs.label: inputs["steps"].tolist() for inputs in check.edges(lstm)}
     assert steps == {"zeros": [0, 0], "ones": [1, 1], "upper end": [3, 3]}
     assert check(lstm, lstm).verdict == "equivalent"
+
+
+def test_what_is_clipped_is_drawn_on_both_sides_of_its_bounds(model):
+    m = model("""g (float[400] x, int64[400] i, float[9,2] table) => (float[400] y, float[400,2] z) {
+      low = Constant <value_float = -3.0> ()
+      high = Constant <value_float = 250.0> ()
+      zero = Constant <value_int = 0> ()
+      last = Constant <value_int = 8> ()
+      y = Clip (x, low, high)
+      at = Clip (i, zero, last)
+      z = Gather (table, at) }""")  # fmt: skip
+    inputs = check.draw(m, 0)
+    assert inputs["x"].min() < -3 and inputs["x"].max() > 250 and np.ptp(inputs["x"]) < 400
+    assert set(range(9)) <= set(inputs["i"].tolist()) <= set(range(-1, 11))
+    assert inputs.why["x"] == "-3 to 250: cut to it by Clip '/clip_4'"
+    ends = {label: drawn["x"][0] for drawn in check.edges(m) for label in [drawn.label]}
+    assert ends == {"zeros": 0, "ones": 1, "upper end": 250}
+    assert set(extremes(m)["x"].tolist()) == {-3.0, 250.0}
+
+
+def test_bounds_that_say_nothing_leave_floats_normal(model):
+    m = model("""g (float[40] x) => (float[40] y) {
+      low = Constant <value_float = -3.4e38> ()
+      high = Constant <value_float = 3.4e38> ()
+      y = Clip (x, low, high) }""")  # fmt: skip
+    assert check.draw(m, 0).why["x"] == "standard normal"
+
+
+def test_floats_that_become_indices_or_bytes_are_in_range(model):
+    m = model("""g (float[300] ids, float[300] pixels, float[300] classes, float[5,2] table) =>
+        (float[300,2] y, uint8[300] b, float[300,4] h) {
+      whole = Cast <to = 7> (ids)
+      y = Gather (table, whole)
+      b = Cast <to = 2> (pixels)
+      depth = Constant <value_int = 4> ()
+      ends = Constant <value_floats = [0.0, 1.0]> ()
+      h = OneHot (classes, depth, ends) }""")  # fmt: skip
+    for inputs in (check.draw(m, 0), extremes(m), *check.edges(m)):
+        assert inputs["ids"].min() >= 0 and inputs["ids"].max() <= 4 and inputs["ids"].dtype == np.float32
+        assert inputs["pixels"].min() >= 0 and inputs["pixels"].max() <= 255
+        assert inputs["classes"].min() >= 0 and inputs["classes"].max() <= 3
+    assert check.draw(m, 0)["pixels"].max() > 200 and len(set(check.draw(m, 0)["classes"].tolist())) == 4
