@@ -22,6 +22,8 @@ _NUMPY = frozenset(
     take take_along_axis log1p expm1""".split()
 )
 
+_LONG = 4096  # elements from which two more passes cost less than wrong guesses
+
 
 class Numpy:
     """numpy under the names of `porter.ops.namespace`; `double` computes every float in float64."""
@@ -86,7 +88,11 @@ class Numpy:
     def erf(self, x: np.ndarray) -> np.ndarray:
         from scipy.special import erf  # numpy has none, jax brings scipy along; a fifth of a second to import
 
-        return erf(x)
+        if x.size < _LONG:
+            return erf(x)
+        # an odd function to the bit: of |x| it takes no branch on the sign, which a processor would guess wrong half the time
+        y = np.abs(x)
+        return np.copysign(erf(y, y), x, out=y)
 
     def round(self, x: np.ndarray) -> np.ndarray:
         return np.rint(x)

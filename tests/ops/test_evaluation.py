@@ -165,9 +165,17 @@ def test_a_range_that_would_not_end_is_refused(kind, number):
 def test_erf_is_exact_to_the_last_bit_or_two():
     import math
 
-    x = np.linspace(-7, 7, 4001)
+    x = np.linspace(-7, 7, 10001)
     want = np.array([math.erf(v) for v in x])
     assert np.abs(Numpy("any", double=True).erf(x) - want).max() <= 2 * np.finfo(np.float64).eps
+
+
+def test_erf_of_many_has_the_bits_of_erf_of_few():
+    for kind in (np.float32, np.float64):
+        x = np.concatenate([np.linspace(-7, 7, 9001), [0.0, -0.0, np.inf, -np.inf, 1e-40, -1e-40]]).astype(kind)
+        few = np.concatenate([ops.source.erf(part) for part in np.array_split(x, 20)])
+        assert ops.source.erf(x).tobytes() == few.tobytes()
+    assert np.isnan(ops.source.erf(np.full(9001, np.nan, np.float32))).all()
 
 
 PLUMBING = """
