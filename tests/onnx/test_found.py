@@ -36,13 +36,6 @@ FOUND = {
           y = ScatterND <reduction = "min"> (x, at, u)
         }""",
     ),
-    "a sum of 64-bit integers at places": (
-        "tpu",
-        """<ir_version: 10, opset_import: ["" : 18]>
-        g (int64[5,2] x, int64[3,2] u) => (int64[5,2] y) <int64[3,2] at = {1, 1, 4, 0, 1, 2}> {
-          y = ScatterElements <reduction = "add"> (x, at, u)
-        }""",
-    ),
     "a pad of a constant without elements": (
         "gpu",
         """<ir_version: 10, opset_import: ["" : 18]>

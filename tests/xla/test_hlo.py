@@ -117,3 +117,15 @@ def test_a_product_of_widened_bf16_is_the_narrow_product() -> None:
     mixed = [bf16[0], jax.ShapeDtypeStruct((4, 8), "float32")]
     text, _ = narrowed(lambda a, b: a.astype(jnp.float32) @ b.T, mixed, lax.Precision.HIGHEST)
     assert "precision = [HIGHEST, HIGHEST]" in text and "(tensor<4x8xf32>, tensor<8x4xf32>)" in text
+
+
+def test_a_scatter_adds_in_32_bits() -> None:
+    """Its arithmetic is a jaxpr of its own, whose types are narrowed as well."""
+    x, u, at = np.arange(10).reshape(5, 2), np.ones((3, 2), np.int64), np.array([1, 1, 4])
+    with jax.enable_x64(True):
+        closed = jax.make_jaxpr(lambda x, u: x.at[at].add(u))(x, u)
+    with jax.enable_x64(False):
+        given = [jax.ShapeDtypeStruct(a.shape, np.int32) for a in (x, u)]
+        text = hlo.stablehlo(narrow.narrowed(closed), given, "tpu")
+    [y] = hlo.run_text(text, [x.astype(np.int32), u.astype(np.int32)])
+    assert y.tolist() == [[0, 1], [4, 5], [4, 5], [6, 7], [9, 10]]
