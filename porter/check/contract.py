@@ -56,6 +56,10 @@ class Budget:
         """Whether a measured value keeps the budget; NaN never does."""
         return value >= self.limit if METRICS.get(self.metric, False) else value <= self.limit
 
+    def worse(self, a: float, b: float) -> float:
+        """Of two measured values the one nearer to a miss."""
+        return min(a, b) if METRICS.get(self.metric, False) else max(a, b)
+
     def judges(self, output: str) -> bool:
         """Whether the limit holds for an output."""
         if self.output is None:

@@ -139,7 +139,7 @@ def command(
 
 def show(document: dict[str, Any]) -> str:
     """The report for people: per target one line of the port, and below it the steps that did not pass."""
-    rows, below = [], []
+    rows, below, searched = [], [], []
     for t in document["targets"]:
         k, e, estimate, tool = t.get("kernels"), t.get("end_to_end"), t.get("estimate"), t.get("toolchain")
         rows.append(
@@ -154,6 +154,12 @@ def show(document: dict[str, Any]) -> str:
                 f"{seconds(estimate['latency_s'])}, {estimate['bound']} ({estimate['origin']})" if estimate else "-",
             )
         )
+        if (s := t.get("search")) is not None:
+            reached = (e or {}).get("budgets", s["reached"])
+            kept = ", ".join(f"{n} {v:.4g}" for n, v in reached.items())
+            schemes = ", ".join(f"{n} {c}" if n != "default" else str(c) for n, c in s["schemes"].items())
+            times = (seconds(s[k]) for k in ("predicted_s", "bf16_s", "bound_s"))
+            searched.append((t["target"], *times, kept, schemes))
         for step in t.get("steps", ()):
             if step["status"] != "ok":
                 metric = ", ".join(f"{n} {amount(v) if isinstance(v, float) else v}" for n, v in step["metric"].items())
@@ -165,7 +171,11 @@ def show(document: dict[str, Any]) -> str:
         if t["target"].startswith("maia"):
             below.append(f"{t['target']}: Maia-like model, assumed parameters")
     head = ("target", "status", "kernels checked", "languages", "host", "end to end", "toolchain", "estimated latency")
-    parts = [table(rows, head), "\n".join(below)]
+    parts = [table(rows, head)]
+    if searched:
+        titles = ("target", "layers predicted", "in bf16", "lower bound", "reached", "formats")
+        parts.append(table(searched, titles))
+    parts.append("\n".join(below))
     if document.get("changes"):
         changed = [
             (c["target"], c["figure"], *(f"{v:.4g}" if isinstance(v, float) else v for v in (c["before"], c["after"])),

@@ -151,9 +151,9 @@ def _graph_only(model: Model) -> bytes:
 
 
 def _timeless(document: Any) -> Any:
-    """Without seconds and places: equal ports give equal bytes."""
+    """Without seconds, places, and how formats were searched: equal ports give equal bytes."""
     if isinstance(document, dict):
-        return {k: _timeless(v) for k, v in document.items() if k not in ("seconds", "bundle")}
+        return {k: _timeless(v) for k, v in document.items() if k not in ("seconds", "bundle", "search")}
     return [_timeless(v) for v in document] if isinstance(document, list) else document
 
 

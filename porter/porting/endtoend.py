@@ -99,8 +99,10 @@ class Judge:
     def _growth(self) -> float:
         return max((c.tile.get("growth", 1.0) for c in self.lowered.checks.values()), default=1.0)
 
-    def _judged(self, got: Mapping[str, np.ndarray], what: str, run: Run, alike: Run | None = None) -> dict[str, float]:
-        """Distances of the worst output: max_abs and max_rel to the witness, the rest to float64."""
+    def _judged(self, got: Mapping[str, np.ndarray], what: str, run: Run, alike: Run | None = None) -> dict[str, Any]:
+        """Distances of the worst output: max_abs and max_rel to the witness, the rest to float64; and of each budget what
+        was reached."""
+        reached: dict[str, float] = {}
         worst = {"max_abs": 0.0, "max_rel": 0.0, "sqnr_db": 300.0, "cosine": 1.0}
         for name, value in got.items():
             exact = np.asarray(self.truth[name])
@@ -111,11 +113,14 @@ class Judge:
             judged = (
                 within(self.budgets, name, exact, value) if self.budgets else self._rounding(name, value, run, alike)
             )
+            for b in (b for b in self.budgets if b.metric in judged.values and b.judges(name)):
+                found_here = judged.values[b.metric]
+                reached[b.metric] = b.worse(found_here, reached.get(b.metric, found_here))
             if not judged.ok:
                 found = f"{judged.distance.max_abs:.3g} at worst, {judged.distance.sqnr_db:.1f} dB; {judged.limit}"
                 where = f"{self.device.name}: output '{name}' of {what}"
                 raise CheckFailed(where, expected="an error within the gate", found=found)
-        return worst
+        return {**worst, "budgets": reached} if reached else worst
 
     def _rounding(self, name: str, value: np.ndarray, run: Run, alike: Run | None) -> Judged:
         """The three-way gate. An output of few numbers shows little of either error, and what fails by less than four times

@@ -62,6 +62,9 @@ class TargetReport:
     inputs: dict[str, str] = field(default_factory=dict)  # what the checks ran on, and why
     coverage: list[dict[str, Any]] = field(default_factory=list)  # what the checks of each kernel covered
     ledger: list[dict[str, Any]] = field(default_factory=list)  # the final error, by step and output
+    search: dict[str, Any] | None = (
+        None  # of --precision auto: predicted seconds, bf16's, the bound, the metric in the graph
+    )
     message: str = ""
     unchecked: str = ""  # what could not be checked here, and the extra that would
     found: Found | None = None  # with details=True
@@ -100,6 +103,7 @@ class TargetReport:
         }
         return {
             **document,
+            **({"search": self.search} if self.search else {}),
             **({"message": self.message} if self.message else {}),
             **({"unchecked": self.unchecked} if self.unchecked else {}),
         }
@@ -225,6 +229,7 @@ def _port_one(
     plan = plans.plan(
         options.precision, options.budgets, model, device, sample, options.calibrate, progress, options.methods
     )
+    report.search = plan.found.json() if plan.found is not None else None
     result = pipeline.run(
         model, plan.stages, device, keep=kept, save=evidence.with_name(f"{evidence.name}-steps") if options.save_steps else None,
         no_cache=not options.cache, inputs=sample, progress=lambda name, n, of: progress(f"{device.name} {name}", n, of),

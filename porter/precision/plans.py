@@ -123,9 +123,4 @@ def audited(
     if rows is not None:
         rows += found.rows
     found.settle(device)
-    extra = (
-        {"seconds_bf16": plan.found.seconds_bf16, "seconds": plan.found.seconds, "bound": plan.found.bound}
-        if plan.found
-        else {}
-    )
-    return {**found.metric(), **extra}
+    return found.metric()

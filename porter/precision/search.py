@@ -11,9 +11,11 @@ its linear relaxation): no mixture of these schemes saves more, as far as costs 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +61,15 @@ class Found:
     seconds_bf16: float
     seconds: float
     bound: float
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "predicted_s": self.seconds,
+            "bf16_s": self.seconds_bf16,
+            "bound_s": self.bound,
+            "reached": dict(self.reached),
+            "schemes": {"default": self.formats.default, **Counter(self.formats.patterns.values())},
+        }
 
 
 @dataclass(frozen=True)
