@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from porter import graph
 from porter.check import budgets, draw
-from porter.device import load_device
+from porter.device import default_devices, load_device
 from porter.errors import PorterError
 from porter.porting.port import port
 from porter.precision.contract import Formats, methods
@@ -49,20 +51,55 @@ def test_a_port_says_what_its_formats_cost_each_layer(saved: Path, tmp_path: Pat
     assert {"layer", "predicted_db", "observed_db"} <= step["metric"]["most"][0].keys()
 
 
+def searched(document: dict[str, Any], metric: str) -> float:
+    """What a target's search reached in the program, its figures held to their order."""
+    assert document["status"] == "ok", document["message"]
+    found = document["search"]
+    assert found["bound_s"] <= found["predicted_s"] * (1 + 1e-9) and found["predicted_s"] < found["bf16_s"]
+    return float(document["end_to_end"]["budgets"][metric])
+
+
 def test_auto_keeps_its_budget_and_its_contract_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
-    given = {"calibrate": [dict(draw(linear(), seed)) for seed in range(3)], "methods": "clip=mse,rounding=gptq"}
-    first = ported(saved, tmp_path / "a", precision="auto", budgets=budgets(["sqnr_db=24"]), **given)
-    assert first["end_to_end"]["sqnr_db"] >= 24
-    contract = tmp_path / "a" / "precision.toml"
-    kept = Formats.read(contract)
-    assert kept.budgets == {"sqnr_db": 24.0} and kept.methods == {"clip": "mse", "rounding": "gptq"}
-    (tmp_path / "mine.toml").write_text(contract.read_text())
-    ported(saved, tmp_path / "b", precision=str(tmp_path / "mine.toml"), calibrate=given["calibrate"])
-    a, b = content(tmp_path / "a"), content(tmp_path / "b")
-    assert {n for n in a if a[n] != b.get(n)} <= {"manifest.json", "report.json"} and a.keys() == b.keys()
-    assert a["precision.toml"] == b["precision.toml"]
-    manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in "ab"]
-    assert [m["precision"] for m in manifests] == ["precision.toml"] * 2  # the file that lies in the bundle
+    given: dict[str, Any] = {"calibrate": [dict(draw(linear(), seed)) for seed in range(3)], "cache": False}
+    methods = "clip=mse,rounding=gptq"
+    devices = [load_device(d) for d in ("gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200")]
+    limits = budgets(["sqnr_db=24"])
+    first = port(
+        saved, targets=devices, out=tmp_path / "all", precision="auto", budgets=limits, methods=methods, **given
+    )
+    for device, target in zip(devices, first.to_json()["targets"], strict=True):
+        assert searched(target, "sqnr_db") >= 24
+        made = tmp_path / "all" / device.slug
+        kept = Formats.read(made / "precision.toml")
+        assert kept.budgets == {"sqnr_db": 24.0} and kept.methods == {"clip": "mse", "rounding": "gptq"}
+        mine = tmp_path / f"{device.slug}.toml"
+        mine.write_text((made / "precision.toml").read_text())
+        port(saved, targets=[device], out=tmp_path / device.slug, precision=str(mine), **given)
+        assert content(made) == content(tmp_path / device.slug)
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["precision"] == "precision.toml"  # the file that lies in the bundle
+
+
+@pytest.mark.slow
+def test_the_decoder_is_searched_for_every_target_by_one_command(tmp_path: Path) -> None:
+    """`--precision auto --budget kl=0.02 --target all`: within the budget for each, and each contract gives the same bytes."""
+    model = Path(__file__).parent.parent / "models" / "decoder" / "prefill.onnx"
+    given = ["port", str(model), "--dim", "batch=1", "--dim", "seq=32", "--json"]
+
+    def ran(*words: str) -> list[dict[str, Any]]:
+        done = subprocess.run([sys.executable, "-m", "porter.cli", *given, *words], capture_output=True, text=True)
+        assert done.returncode in (0, 3), done.stdout + done.stderr  # 3: some target's toolchain is not installed here
+        return list(json.loads(done.stdout)["targets"])
+
+    targets = ran("--precision", "auto", "--budget", "kl=0.02", "--target", "all", "-o", str(tmp_path / "all"))
+    assert [t["target"] for t in targets] == list(default_devices())
+    for t in targets:
+        assert searched(t, "kl") <= 0.02
+        slug = t["target"].replace(":", "-")
+        mine = tmp_path / f"{slug}.toml"
+        mine.write_text((tmp_path / "all" / slug / "precision.toml").read_text())
+        ran("--precision", str(mine), "--target", t["target"], "-o", str(tmp_path / slug))
+        assert content(tmp_path / "all" / slug) == content(tmp_path / slug)
 
 
 def test_samples_may_come_from_an_iterator(saved: Path, tmp_path: Path) -> None:
