@@ -144,24 +144,28 @@ class Evaluator:
         key = scope.xp, wanted, given, frozenset(shapes)
         ready = self.plans.ready.get(key)
         if ready is not None:
+            if ready.plan is None:
+                ready.plan = self._shorter(scope.xp, wanted, given, ready)
             scope.values, scope.types = ready.values | arrays, ready.types | scope.types
             return run(ready.plan, scope, given)
         plan = self.plans.of(self.graph, self.opsets, self.functions, wanted, given)
         fixed = plan.fixed_by_shapes(given) if len(shapes) == len(given) else frozenset[Value]()
-        kept: dict[Value, tuple[Array, Any]] = {}
+        ready = self.plans.ready[key] = Ready()
 
         def keep(value: Value, array: Array, declared: np.dtype | None) -> None:
             if value in fixed and value.name not in wanted and array.size <= SHORT:
-                kept[value] = array, declared
+                ready.values[value], ready.types[value] = array, declared
 
-        run(plan, scope, given, keep)
-        plan = self.plans.of(self.graph, self.opsets, self.functions, wanted, given.union(kept))
+        return run(plan, scope, given, keep)
+
+    def _shorter(self, xp: Any, wanted: frozenset[str | None], given: frozenset[Value], ready: Ready) -> Plan:
+        """The plan without what is ready already, to which the short constants that are left are added."""
+        plan = self.plans.of(self.graph, self.opsets, self.functions, wanted, given.union(ready.values))
         for value in plan.constants:
             stored = self.plans.constant(value)
-            if stored is not None and stored.size <= SHORT and value not in kept:
-                kept[value] = scope.xp.settle(stored, None), stored.dtype
-        self.plans.ready[key] = Ready(plan, {v: a for v, (a, _) in kept.items()}, {v: t for v, (_, t) in kept.items()})
-        return None
+            if stored is not None and stored.size <= SHORT:
+                ready.values[value], ready.types[value] = xp.settle(stored, None), stored.dtype
+        return plan
 
 
 def _shown(on_value: Callable[[str, Array], None]) -> Callable[[Value, Array, Any], None]:

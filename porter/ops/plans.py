@@ -138,9 +138,12 @@ class Plan:
 
 @dataclass
 class Ready:
-    """A plan with values that its runs start with, since one before them has computed or read them, and their types."""
+    """Values that runs start with, since one before them has computed or read them, their types, and the plan of the rest.
 
-    plan: Plan
+    The plan is made by the second run: many graphs run once.
+    """
+
+    plan: Plan | None = None
     values: dict[Value, Any] = field(default_factory=dict)
     types: dict[Value, np.dtype | None] = field(default_factory=dict)
 
