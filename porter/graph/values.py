@@ -48,8 +48,10 @@ def constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
         if attribute.is_ref():
             return None
         match name:
+            case "value" if attribute.type == ir.AttributeType.TENSOR:
+                return attribute.value  # as_tensor() asks whether it has all of a tensor's methods, each time
             case "value":
-                return attribute.as_tensor()
+                return attribute.as_tensor()  # raises
             case "value_float" | "value_floats":
                 return ir.tensor(np.asarray(attribute.value, np.float32))
             case "value_int" | "value_ints":
