@@ -28,6 +28,7 @@ from porter.check.ledger import Taken, ledger
 from porter.check.local import Local
 from porter.check.measure import distance, is_float
 from porter.check.numeric import compare, finding, matched_outputs, renamed
+from porter.check.tables import pointed
 from porter.check.verdict import Finding, Verdict, message
 from porter.errors import PorterError, Undecided
 from porter.graph import Model
@@ -119,6 +120,8 @@ def check(
     if limits is not None and method == "field":
         raise PorterError("a budget with the field method", expected="method auto or numeric", found="field")
     samples = _samples(known, inputs, seed)
+    if inputs is None and (rows := pointed(before, after, samples[0], dict(_paired_inputs(before, after)))) is not None:
+        samples = [rows, *samples]  # first, so that the field's integers are these too
     asked = method != "numeric" and limits is None
     pair, contract = (known, Subject(after)), limits or rounding
     agreement = Agreement(None, reason="not asked")

@@ -135,3 +135,14 @@ def test_what_is_silent_on_normal_inputs_is_found_on_larger_ones(model):
     text = "g (float[2,8] x) => (float[2,8] y) {{ h = Constant <value_float = {}> ()  y = Min (x, h) }}"
     result = check(model(text.format("20.0")), model(text.format("30.0")))
     assert result.verdict == "different" and "times as large" in result.draws[-1], result
+
+
+def test_a_row_of_a_large_table_that_differs_is_looked_up(model):
+    """Of 5000 rows the draws meet 16 or so; the field too would only speak of those."""
+    text = "g (int64[2,4] ids) => (float[2,4,8] y) { h = Gather (table, ids)  y = Neg (h) }"
+    table = np.random.default_rng(0).standard_normal((5000, 8)).astype(np.float32)
+    changed = table.copy()
+    changed[4321, 5] *= np.float32(1.01)
+    result = check(model(text, {"table": table}), model(text, {"table": changed}))
+    assert (result.verdict, result.draws[-1]) == ("different", "rows that differ"), result
+    assert check(model(text, {"table": table}), model(text, {"table": table})).verdict == "equivalent"
