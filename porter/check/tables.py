@@ -28,15 +28,12 @@ def pointed(
         own = [(a, t) for n, a, t in old if n == named.get(name, name)]
         if any(a == axis and graph.content_hash(t) == graph.content_hash(table) for a, t in own):
             continue
-        for a, t in own:
-            if (a, t.shape.numpy(), t.dtype) != (axis, table.shape.numpy(), table.dtype) or t.nbytes > LARGEST:
-                continue
-            apart = np.moveaxis(np.asarray(t.numpy() != table.numpy()), axis, 0)
-            rows = np.flatnonzero(apart.reshape(apart.shape[0], -1).any(axis=1))
-            x = sample[named.get(name, name)]
-            if rows.size and x.size:
-                made[named.get(name, name)] = np.resize(rows, x.shape).astype(x.dtype)
-                break
+        alike = [t for a, t in own if (a, t.shape.numpy(), t.dtype) == (axis, table.shape.numpy(), table.dtype)]
+        apart = [_apart(t, table, axis) for t in alike if t.nbytes <= LARGEST]
+        rows = min(apart, key=len, default=np.zeros(0, int))  # of several tables the most alike
+        x = sample[named.get(name, name)]
+        if 0 < rows.size < table.shape.numpy()[axis] and x.size:
+            made[named.get(name, name)] = np.resize(rows, x.shape).astype(x.dtype)
     if not made:
         return None
     why = dict(getattr(sample, "why", {}))
@@ -46,6 +43,12 @@ def pointed(
     ordered.update((n, made[n]) for n in sample)
     ordered.why = why
     return ordered
+
+
+def _apart(a: Any, b: Any, axis: int) -> np.ndarray:
+    """The places along the axis where two tables differ."""
+    other = np.moveaxis(np.asarray(a.numpy() != b.numpy()), axis, 0)
+    return np.flatnonzero(other.reshape(other.shape[0], -1).any(axis=1))
 
 
 def _tables(model: Model) -> Iterator[tuple[str, int, Any]]:
