@@ -1,6 +1,7 @@
 """Quantized operands of a dot: scales without a summed axis move behind it, and the codes meet as the unit takes them.
 
     dot(cast(codes) * scale, x)              ->  dot(cast(codes), x) * scale
+    select(inside, cast(code(v)) * scale, 0) ->  cast(code(select(inside, v, 0))) * scale   the border of a convolution
     dot(cast(bfloat16), cast(codes))         ->  dot(bfloat16, cast(codes to bfloat16))     every code is exact there
     dot(cast(int8), cast(int8))              ->  cast(dot(int8, int8) in int32)             where the unit has that product
     dot(cast(int8), cast(int4))              ->  cast(dot(int8, cast(int4 to int8)) in int32)
@@ -47,6 +48,11 @@ def _unscaled(form: Form, operand: int, summed: tuple[str, ...]) -> tuple[int, l
     """The cast of codes below scales, and those scales; the operand itself where it is anything else."""
     factors: list[int] = []
     core = operand
+    padded = form[operand]
+    if isinstance(padded, Elementwise) and padded.op == "select" and form[padded.args[2]] == Const(0.0, "float32"):
+        core, factors = _unscaled(form, padded.args[1], summed)
+        bordered = _bordered(form, padded, core) if factors else None
+        return (bordered, factors) if bordered is not None else (operand, [])
     while isinstance(inner := form[core], Elementwise) and inner.op == "mul":
         free = [i for i in inner.args if not form.axes_of(i) & set(summed)]
         held = [i for i in inner.args if i not in free]
@@ -55,6 +61,18 @@ def _unscaled(form: Form, operand: int, summed: tuple[str, ...]) -> tuple[int, l
         factors.append(free[0])
         core = held[0]
     return (core, factors) if _codes(form, core) else (operand, [])
+
+
+def _bordered(form: Form, select: Elementwise, core: int) -> int | None:
+    """Codes that are made in the form, of what is selected before; None for others, whose dtype may have no select."""
+    cast = form[core]
+    made = form[cast.arg] if isinstance(cast, Cast) else None
+    if not isinstance(made, Cast) or made.bits or made.dtype not in CODES:
+        return None
+    if (kind := form[made.arg].dtype) not in ("float32", "int32"):
+        return None
+    chosen = form.ew("select", select.args[0], made.arg, form.const(0, kind))
+    return form.add(Cast(form.add(Cast(chosen, made.dtype)), "float32"))
 
 
 def _codes(form: Form, node: int) -> str:
@@ -95,6 +113,11 @@ def joined(form: Form, node: Node, *, integer: Collection[str] = ()) -> Node | i
     return replace(node, a=operands[0], b=operands[1])
 
 
+def _within(made: Callable[[Any], Any], value: Any, limit: float) -> bool:
+    d = made(value)
+    return isinstance(d, Const | program.Full) and abs(float(d.value)) <= limit
+
+
 def clamped(made: Callable[[Any], Any], value: Any, limit: float) -> bool:
     """Whether every number of a value lies within +-limit (or is NaN): min(max(x, -limit), limit), perhaps beside a NaN
     that a select lets through. `made` is what defines a value: a node of a form, a statement of a tile program."""
@@ -108,6 +131,8 @@ def clamped(made: Callable[[Any], Any], value: Any, limit: float) -> bool:
         return False
     if d.op == "select":
         test = made(d.args[0])
+        if all(clamped(made, a, limit) or _within(made, a, limit) for a in d.args[1:]):
+            return True
         if not isinstance(test, Elementwise | program.Elementwise) or test.op != "ne" or test.args[0] != test.args[1]:
             return False
         return test.args[0] in d.args[1:] and any(clamped(made, a, limit) for a in d.args[1:])

@@ -18,6 +18,7 @@ from porter.device import default_devices, load_device
 from porter.errors import PorterError
 from porter.porting.port import port
 from porter.precision.contract import Formats, methods
+from tests.precision.test_faults import one_weight
 from tests.precision.test_pitfalls import linear
 
 H200 = load_device("gpu:h200")
@@ -123,3 +124,19 @@ def test_a_floor_follows_the_models_own_layers() -> None:
 
     assert least("int8w", 40) == pytest.approx(least("int8w") - 6.02, abs=0.01)
     assert least("bf16", 1000) == 30 and np.isfinite(least("fp8", 0))
+
+
+@pytest.mark.parametrize("device, scheme, product", [
+    ("gpu:h200", "fp8", "float8_e4m3fn"), ("gpu:h200", "int8", "int8"), ("trainium:trn2", "fp8", "float8_e4m3"),
+    ("maia:200", "fp8", "float8_e4m3fn"),
+])  # fmt: skip
+def test_a_convolution_with_a_border_multiplies_codes(device: str, scheme: str, product: str, tmp_path: Path) -> None:
+    """Outside the picture the pad is a code of 0: scales do not stay with the terms for its sake."""
+    model = one_weight("y = Conv <pads=[1,1,1,1]> (x, w)", "2,16,8,8", (32, 16, 3, 3), "2,32,8,8")
+    graph.save(model, tmp_path / "conv.onnx")
+    where = tmp_path / "out"
+    done = port(tmp_path / "conv.onnx", targets=[load_device(device)], out=where, precision=scheme, emulate=True)
+    (target,) = done.to_json()["targets"]
+    assert target["status"] == "ok", target["message"]
+    (audited,) = (s["metric"] for s in target["steps"] if s["name"] == "audit")
+    assert audited["multiply_adds"] == {product: 1.0}
