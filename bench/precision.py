@@ -173,13 +173,14 @@ def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool,
     rivals_left = rival and (again or not kept.get("rivals"))
     if not left and not rivals_left:
         return
+    at = _now()
     with tempfile.TemporaryDirectory() as folder:
         subject = make(Path(folder))
         bench = Bench(subject, {} if again else kept["known"])
         kept |= {"model": subject.name, "task": subject.task, "base": bench.base}
 
         def keep(kind: str, key: str, began: float, row: dict[str, Any]) -> None:
-            kept[kind][key] = row | {"at": _now()}
+            kept[kind][key] = row | {"at": at}
             kept["known"] = bench.known
             path.write_text(json.dumps(kept, indent=1))
             print(f"{subject.name} {key}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
