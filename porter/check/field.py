@@ -36,7 +36,7 @@ from porter.ops.residue_values import NeedsExponents, Renews
 from porter.ops.residues import P, hashed
 
 SEEDS = 2  # at least
-MOST = 6
+MOST = 16  # where a clip hides what it clips, a trial does not count
 ENOUGH = 1e-9  # chance of error below which no further seed is tried
 TOO_MUCH = 1e-3  # and above which agreement decides nothing
 ALONE = (Renews.NOTHING,)  # of two that share no value but their inputs: nothing would be renewed
@@ -144,7 +144,7 @@ def decide(
         if renewed is Renews.EXPONENTS and not exponents:
             continue  # the same as nothing
         verdict = None
-        chance = 1.0
+        chance, counted = 1.0, 0
         for trial in range(seed, seed + MOST):
             try:
                 try:
@@ -164,12 +164,15 @@ def decide(
                 )
                 verdict = Agreement(None if reason else False, first=first, reason=reason)
                 break
+            if field.collapsed:
+                continue
+            counted += 1
             degree = field.degree + _degree(one.outputs) + _degree(two.outputs)
             chance *= min(1.0, max(degree, 1) / P)
-            if trial + 1 >= seed + seeds and chance <= ENOUGH:
+            if counted >= seeds and chance <= ENOUGH:
                 break
         if verdict is None:
-            tried = trial + 1 - seed
+            tried = counted
             if chance > TOO_MUCH:
                 return Agreement(
                     None,

@@ -43,6 +43,7 @@ class Values:
         self.seed = seed
         self.exponents = exponents
         self.degree = 0
+        self.collapsed = False
         self.divisions = 0
 
     def __repr__(self) -> str:

@@ -288,3 +288,13 @@ def test_functions_of_a_model_are_compared_with_weights_as_they_are(model):
     inputs = [np.zeros((2, 4), np.float32), Constant(w)]
     assert agree_on(left.graph, right.graph, inputs).equal
     assert agree_on(left.graph, wrong.graph, inputs).equal is False
+
+
+@pytest.mark.parametrize("low, high", [(0, 255), (-128, 127), (0, 6), (-0.5, 0.5)])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_a_clip_hides_is_not_equal(model, low, high, seed):
+    """In every second field its ends are hashed the wrong way round, and all is one number: that proves nothing."""
+    text = """g (float[4,8] x) => (float[4,8] y) {{
+      lo = Constant <value_float = {}> ()  hi = Constant <value_float = {}> ()  h = {}  y = Clip (h, lo, hi) }}"""
+    one, two = (model(text.format(float(low), float(high), h)) for h in ("Identity (x)", "Add (x, x)"))
+    assert not agree(one, two, seed=seed).equal
