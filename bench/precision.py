@@ -214,11 +214,13 @@ def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool,
 
 
 def _now() -> str:
-    """The commit and the day of a row."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return f"{said.stdout.strip() or 'no commit'}, {time.strftime('%Y-%m-%d')}"
+    """The commit and the day of a row; '+' where files other than the page, which a run writes, differ from the commit's."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "-uno", "--", ".", f":!{PAGE.relative_to(ROOT)}")
+    return f"{git('rev-parse', '--short', 'HEAD') or 'no commit'}{'+' if changed else ''}, {time.strftime('%Y-%m-%d')}"
 
 
 def tables(found: Mapping[str, dict[str, Any]]) -> str:
