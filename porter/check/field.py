@@ -36,8 +36,9 @@ from porter.ops.residue_values import NeedsExponents, Renews
 from porter.ops.residues import P, hashed
 
 SEEDS = 2  # at least
-MOST = 16  # where a clip hides what it clips, a trial does not count
+MOST = 32
 ENOUGH = 1e-9  # chance of error below which no further seed is tried
+LITTLE = 1e-4  # the same where constants hide a part of what they are held against
 TOO_MUCH = 1e-3  # and above which agreement decides nothing
 ALONE = (Renews.NOTHING,)  # of two that share no value but their inputs: nothing would be renewed
 
@@ -144,7 +145,7 @@ def decide(
         if renewed is Renews.EXPONENTS and not exponents:
             continue  # the same as nothing
         verdict = None
-        chance, counted = 1.0, 0
+        chance, tried = 1.0, 0
         for trial in range(seed, seed + MOST):
             try:
                 try:
@@ -164,15 +165,15 @@ def decide(
                 )
                 verdict = Agreement(None if reason else False, first=first, reason=reason)
                 break
-            if field.collapsed:
-                continue
-            counted += 1
+            tried = trial + 1 - seed
             degree = field.degree + _degree(one.outputs) + _degree(two.outputs)
-            chance *= min(1.0, max(degree, 1) / P)
-            if counted >= seeds and chance <= ENOUGH:
+            hidden = 1 - field.visible**0.5  # of one side: both took part
+            chance *= min(1.0, max(max(degree, 1) / P, hidden))
+            if tried >= seeds and (chance <= ENOUGH or (hidden and chance <= LITTLE)):
                 break
+            if tried >= seeds and chance ** (MOST / tried) > TOO_MUCH:
+                break  # nor will more seeds do
         if verdict is None:
-            tried = counted
             if chance > TOO_MUCH:
                 return Agreement(
                     None,

@@ -216,11 +216,9 @@ class Field(Values):
     def _choose(self, a: Any, b: Any, keep: Callable[..., np.ndarray]) -> Residues:
         a, b = self.lift(a), self.lift(b)
         self.degree += a.degree + b.degree
-        first = keep(self.order(a), self.order(b))
-        if (b.known is not None and a.known is None and not first.any()) or (
-            a.known is not None and b.known is None and first.all()
-        ):
-            self.collapsed = True  # hashed so, a constant hides all it is held against: what agrees here says little
+        first = np.asarray(keep(self.order(a), self.order(b)))
+        if (a.known is None) != (b.known is None) and first.size:  # a constant hides what it is held against
+            self.visible *= float(np.mean(first if a.known is None else ~first))
         return self.where(first, a, b)
 
     def _compare(self, name: str, a: Any, b: Any) -> np.ndarray:

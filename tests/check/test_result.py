@@ -19,7 +19,8 @@ def test_the_same_function_is_proved_and_checked(model):
     by_max = RELU.replace("Relu (t)", "Max (z, t)").replace("y)", "y) <float z = {0.0}>")
     result = check(model(RELU, W), model(by_max, W))
     assert (result.verdict, result.method, result.exit_code) == ("equivalent", "field+numeric", 0)
-    assert 0 < result.chance < 1e-12 and "chance of error" in result.message
+    # of one element a maximum with 0 shows half the differences in a seed: some fourteen seeds
+    assert 0 < result.chance < 1e-4 and "chance of error" in result.message
     assert set(result.json()) >= {"verdict", "method", "outputs", "first_divergence"}
     assert result.json()["first_divergence"] is None and result.draws == ("draw 0",)
     result = check(model(RELU, W), model(by_max, W), method="numeric")
