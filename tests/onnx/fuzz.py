@@ -113,15 +113,21 @@ def _model(d: Draft, feeds: dict[str, np.ndarray]) -> onnx.ModelProto:
 class Stochastic(Numpy):
     """float64 in which every result of a float type is moved, element by element, by at most a step of that type.
 
-    inner: the step of what an operator computes inside in; exp is moved by it, since Elu, Celu and Selu are given as
-    exp(x) - 1 and lose near 0 what a type has."""
+    inner: the step of what an operator computes inside in. exp is moved by it, since Elu, Celu and Selu are given as
+    exp(x) - 1 and lose near 0 what a type has, and so are the terms of a sum, which may cancel."""
 
     def __init__(self, seed: int, inner: float) -> None:
         super().__init__("stochastic", double=True)
         self._rng, self._inner = np.random.default_rng(seed), inner
 
     def exp(self, x: Any) -> np.ndarray:
-        return np.exp(x) * (1 + self._inner * self._rng.uniform(-1, 1, np.shape(x)))
+        return self._moved(np.exp(x))
+
+    def sum(self, x: Any, axis: Any = None, keepdims: Any = False) -> np.ndarray:
+        return super().sum(self._moved(x) if x.dtype.kind == "f" else x, axis, keepdims)
+
+    def _moved(self, x: np.ndarray) -> np.ndarray:
+        return x * (1 + self._inner * self._rng.uniform(-1, 1, np.shape(x)))
 
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
         y = super().settle(x, dtype)
