@@ -41,5 +41,6 @@ def test_it_becomes_gathers(name: str) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     (other,) = ort.InferenceSession(proto.SerializeToString(), options).run(None, {"x": x})
-    step = 2.0**-9 if x.dtype == np.float16 else 2.0**-20  # onnxruntime's places are float32
+    # onnxruntime's places are float32: n of them are off by n 2**-23 along each axis, and weights with them, whose slope is about 1
+    step = 2.0**-9 if x.dtype == np.float16 else 2 * max(shape) * 2.0**-23
     assert np.abs(after.astype(np.float64) - other).max() <= step * np.abs(x.astype(np.float64)).max()
