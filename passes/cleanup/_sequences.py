@@ -21,6 +21,7 @@ from porter.graph import (
     constant,
     inherit,
     insert_before,
+    integer,
     new_node,
     remove,
     replace_uses,
@@ -119,7 +120,7 @@ def _cut(node: Node, cuts: Cuts) -> list[Value] | None:
     known = None if split is None else constant(split)
     if whole is None or dims is None or (split is not None and known is None):
         return None
-    axis = int(given.get("axis", 0)) % max(len(dims), 1)  # type: ignore[call-overload]
+    axis = integer(node, "axis") % max(len(dims), 1)
     size = dims[axis]
     if known is not None and known.ndim:
         sizes = [int(n) for n in known]
@@ -162,7 +163,7 @@ def _read(node: Node, cuts: Cuts) -> list[Value] | None:
     if not contents:
         return None
     given = attributes(node)
-    axis = int(given["axis"])  # type: ignore[call-overload]
+    axis = integer(node, "axis")
     if given.get("new_axis", 0):
         where = _number(node, "axis", [axis])
         contents = [_put(node, "Unsqueeze", [part, where]) for part in contents]

@@ -16,7 +16,6 @@ from porter.graph import (
     Node,
     Value,
     add_initializer,
-    attributes,
     blank,
     called,
     constant_tensor,
@@ -25,6 +24,7 @@ from porter.graph import (
     inherit,
     insert_after,
     insert_before,
+    integer,
     is_unread,
     names,
     new_node,
@@ -185,7 +185,7 @@ def _decoded(value: Value, *, blocked: bool) -> bool:
         "uint4",
         "float4_e2m1fn",
     )  # two in a byte: decoded like blocks
-    return (packed or bool(int(attributes(node).get("block_size", 0)))) == blocked  # type: ignore[call-overload]
+    return (packed or integer(node, "block_size") != 0) == blocked
 
 
 def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:

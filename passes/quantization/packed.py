@@ -17,7 +17,6 @@ from porter.graph import (
     Node,
     Value,
     add_initializer,
-    attributes,
     blank,
     constant,
     constant_tensor,
@@ -26,6 +25,7 @@ from porter.graph import (
     inherit,
     insert_after,
     insert_before,
+    integer,
     names,
     new_node,
     new_value,
@@ -212,11 +212,11 @@ def _packing(node: Node, whole: bool) -> Packing | None:
 def _axis(node: Node) -> int:
     codes = node.inputs[0]
     rank = len((shape(codes) if codes is not None else None) or ())
-    return int(attributes(node).get("axis", 1)) % max(rank, 1)  # type: ignore[call-overload]
+    return integer(node, "axis", 1) % max(rank, 1)
 
 
 def _block(node: Node) -> int:
-    return int(attributes(node).get("block_size", 0))  # type: ignore[call-overload]
+    return integer(node, "block_size")
 
 
 def _replace(model: Model, node: Node, made: Packing, used: set[str], done: dict[Value, Value]) -> None:

@@ -79,16 +79,16 @@ def _role(node: Node, index: int) -> Role | None:
     match node.op_type, index:
         case ("Gather" | "GatherElements" | "ScatterElements", 1):
             data = _shape(node, 0)
-            axis = _int(node, "axis", 0)
+            axis = graph.integer(node, "axis", 0)
             return None if not data else Role("index", 0, data[axis], f"indexes axis {axis} of {list(data)} in {at}")
         case ("GatherND" | "ScatterND", 1):
             data, indices = _shape(node, 0), _shape(node, 1)
             if not data or not indices:
                 return None
-            start = _int(node, "batch_dims", 0) if node.op_type == "GatherND" else 0
+            start = graph.integer(node, "batch_dims", 0) if node.op_type == "GatherND" else 0
             return Role("index", 0, min(data[start : start + indices[-1]]), f"indexes {list(data)} in {at}")
         case ("TensorScatter", 2):
-            cache, update, axis = _shape(node, 0), _shape(node, 1), _int(node, "axis", -2)
+            cache, update, axis = _shape(node, 0), _shape(node, 1), graph.integer(node, "axis", -2)
             if not cache or not update:
                 return None
             circular = graph.attributes(node).get("mode") == "circular"
@@ -107,12 +107,16 @@ def _role(node: Node, index: int) -> Role | None:
             return None if not keys else Role("length", 1, keys[-2] + 1, f"keys that count in {at}")
         case ("LSTM" | "GRU" | "RNN", 4) | ("ReverseSequence", 1):
             data = _shape(node, 0)
-            axis = _int(node, "time_axis", 0) if node.op_type == "ReverseSequence" else 0
+            axis = graph.integer(node, "time_axis", 0) if node.op_type == "ReverseSequence" else 0
             least = 1 if node.op_type == "ReverseSequence" else 0
             return None if not data else Role("length", least, data[axis] + 1, f"steps that count in {at}")
         case ("TopK", 1):
             data = _shape(node, 0)
-            return None if not data else Role("count", 1, data[_int(node, "axis", -1)] + 1, f"how many {at} keeps")
+            return (
+                None
+                if not data
+                else Role("count", 1, data[graph.integer(node, "axis", -1)] + 1, f"how many {at} keeps")
+            )
         case ("Loop", 0):
             return Role("count", 1, 5, f"iterations of {at}")
         case ("Loop" | "If", 0 | 1) if _is_bool(node.inputs[index]):
@@ -184,11 +188,6 @@ def _onward(node: Node, index: int) -> Iterator[tuple[Value, int]]:
             offset = 0 if node.op_type == "Loop" else len(body.inputs) - len(node.inputs)
             if 0 <= index + offset < len(body.inputs):
                 yield body.inputs[index + offset], 0
-
-
-def _int(node: Node, name: str, default: int) -> int:
-    value = graph.attributes(node).get(name, default)
-    return value if isinstance(value, int) else default
 
 
 def _shape(node: Node, index: int) -> tuple[int, ...] | None:

@@ -61,8 +61,7 @@ def _tables(model: Model) -> Iterator[tuple[str, int, Any]]:
         source = _source(indices)
         if tensor is None or source is None or not tensor.dtype.is_floating_point():
             continue
-        axis = graph.attributes(node).get("axis", 0)
-        yield source.name or "", int(axis) % len(tensor.shape.numpy()), tensor  # type: ignore[call-overload]
+        yield source.name or "", graph.integer(node, "axis") % len(tensor.shape.numpy()), tensor
 
 
 def _source(value: Value | None) -> Value | None:

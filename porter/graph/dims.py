@@ -9,9 +9,7 @@ from difflib import get_close_matches
 import onnx_ir as ir
 
 from porter.errors import PorterError
-from porter.graph import body_rules as _bodies  # noqa: F401  (rules are entered by being imported)
-from porter.graph import part_rules as _parts  # noqa: F401
-from porter.graph import shape_rules as _rules  # noqa: F401
+from porter.graph import body_rules, part_rules, shape_rules  # noqa: F401  they enter their rules by being imported
 from porter.graph.repair import note
 from porter.graph.sizes import Size, parse
 from porter.graph.symbolic import Dims, Equation, Kind, Shapes, asked, carry

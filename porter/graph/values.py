@@ -101,6 +101,12 @@ def attributes(node: ir.Node, bound: Mapping[str, object] | None = None) -> dict
     return result
 
 
+def integer(node: ir.Node, name: str, default: int = 0) -> int:
+    """An integer attribute that stands in the node itself; the default where there is none, or where a function's call has it."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else attribute.as_int()
+
+
 def plain(attribute: ir.Attr) -> object:
     """The value of one attribute as int, float, str, tuple, np.ndarray or Graph; types stay `TypeAndShape`."""
     kinds = ir.AttributeType

@@ -14,7 +14,7 @@ import numpy as np
 from porter.device import Device
 from porter.errors import CheckFailed
 from porter.formats import scaling
-from porter.graph import Model, Node, Value, attributes, constant, dtype, shape, source_name
+from porter.graph import Model, Node, Value, attributes, constant, dtype, integer, shape, source_name
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
 from porter.precision.schemes import block_products, scheme_of
@@ -48,7 +48,7 @@ def along_the_sum(model: Model, device: Device) -> None:
             continue
         assert maker is not None
         rank = len(shape(source) or ())
-        mine = int(attributes(maker).get("axis", 1)) % max(rank, 1)  # type: ignore[call-overload]
+        mine = integer(maker, "axis", 1) % max(rank, 1)
         if mine != moved:
             codes = maker.inputs[0]
             raise CheckFailed(

@@ -16,6 +16,7 @@ from porter.graph import (
     called,
     constant_tensor,
     dtype,
+    integer,
     shape,
     source_name,
 )
@@ -114,7 +115,7 @@ def _called(node: Node, function: Function) -> list[Layer]:
 def _of(inner: Node, outer: Outer, node: Node) -> list[Layer]:
     if inner.op_type == "Gather":
         table = _outer(inner.inputs[0], outer)
-        axis = int(attributes(inner).get("axis", 0))  # type: ignore[call-overload]
+        axis = integer(inner, "axis")
         found = None if table is None else _weight(outer[table[0]][1], table[1])
         return [Layer(node, found[0], None, None, 0, 1)] if found is not None and not found[1] and axis == 0 else []
     axes = _weight_axes(inner)
@@ -169,8 +170,8 @@ def _weight_axes(inner: Node) -> dict[int, tuple[int, int]]:
 
 def _groups(inner: Node, node: Node) -> int:
     """A convolution's groups; in a function, those of its call where it refers to them."""
-    found = attributes(inner).get("group", 1)
-    return int(attributes(node).get(found.name, 1) if isinstance(found, Reference) else found)  # type: ignore[call-overload]
+    found = attributes(inner).get("group")
+    return integer(node, found.name, 1) if isinstance(found, Reference) else integer(inner, "group", 1)
 
 
 def _summed(inner: Node, place: int) -> int:

@@ -9,9 +9,9 @@ otherwise (a load's pad, a mask's identity).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
 from porter.tile.affine import Affine
 
@@ -230,6 +230,15 @@ class Program:
     def ordered(self, axes: set[str] | frozenset[str]) -> tuple[str, ...]:
         """These axes in the program's order."""
         return tuple(a.name for a in self.axes if a.name in axes)
+
+
+def rebuilt(thing: Any, change: Callable[[Any], Any]) -> Any:
+    """A program, or any part of one, with `change` applied to every part of it, innermost first, to itself last."""
+    if isinstance(thing, tuple):
+        return tuple(rebuilt(x, change) for x in thing)
+    if not is_dataclass(thing) or isinstance(thing, type):
+        return thing
+    return change(replace(thing, **{f.name: rebuilt(getattr(thing, f.name), change) for f in fields(thing)}))
 
 
 def walk(body: tuple[Statement, ...]) -> Iterator[Statement]:

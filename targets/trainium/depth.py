@@ -10,14 +10,14 @@ is nothing to the unit as long as both operands have the same.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from porter.targets.trainium.instructions import DOUBLED
 from porter.targets.trainium.simulator.memory import Chip
 from porter.tile.affine import Affine
 from porter.tile.block_scales import place_of
-from porter.tile.program import Axis, Dot, Program, Tile, types, walk
+from porter.tile.program import Axis, Dot, Program, Reduce, Tile, rebuilt, types, walk
 from porter.tile.target import CannotEmit
 
 ROWS = 2  # of a sum in one row of the array, in double_row mode
@@ -88,27 +88,20 @@ def _split(program: Program, axis: str, lanes: int) -> Program:
     inner = _inner(axis)
     where = {axis: Affine.of(axis, lanes) + Affine.of(inner)}
 
-    def changed(thing: Any) -> Any:
-        match thing:
+    def changed(part: Any) -> Any:
+        match part:
             case Affine():
-                return thing.substitute(where)
-            case tuple():
-                return tuple(changed(x) for x in thing)
+                return part.substitute(where)
             case Axis(name=name) if name == axis:
-                return replace(thing, extent=thing.extent // lanes, tile=max(thing.tile // lanes, 1))
-            case Tile(axes=axes):
-                return replace(thing, axes=_both(axes))
-            case _ if is_dataclass(thing):
-                made: dict[str, Any] = {f.name: changed(getattr(thing, f.name)) for f in fields(thing)}
-                if "axes" in made and not isinstance(thing, Program):  # of a sum
-                    made["axes"] = _both(made["axes"])
-                return replace(thing, **made)  # type: ignore[type-var]
+                return replace(part, extent=part.extent // lanes, tile=max(part.tile // lanes, 1))
+            case Tile() | Dot() | Reduce():
+                return replace(part, axes=_both(part.axes))
             case _:
-                return thing
+                return part
 
     def _both(axes: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(y for x in axes for y in ((x, inner) if x == axis else (x,)))
 
-    made = changed(program)
+    made = rebuilt(program, changed)
     axes = [y for x in made.axes for y in ((x, Axis(inner, lanes, lanes, "resident")) if x.name == axis else (x,))]
     return replace(made, axes=tuple(axes))

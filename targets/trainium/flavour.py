@@ -6,31 +6,23 @@ there (porter.precision.audit.flavours holds it), so that only the name changes.
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from porter.targets.trainium.simulator.memory import Chip
-from porter.tile.program import Dot, Param, Program, Tile, walk
+from porter.tile.program import Dot, Param, Program, Tile, rebuilt, walk
 
 OCP, LEGACY = "float8_e4m3fn", "float8_e4m3"
 FIRST_WITH_OCP = 4  # the generation of the core that multiplies float8_e4m3fn
-T = TypeVar("T")
 
 
 def flavoured(program: Program, chip: Chip) -> Program:
     """The program with E4M3 as the chip's matrix unit has it; without a product there is no such unit to please."""
     if chip.generation >= FIRST_WITH_OCP or not any(isinstance(s, Dot) for s in walk(program.body)):
         return program
-    return _renamed(program)
+    renamed: Program = rebuilt(program, _renamed)
+    return renamed
 
 
-def _renamed(thing: T) -> T:
-    """The dataclass with every parameter's and every tile's E4M3 renamed."""
-    if isinstance(thing, tuple):
-        return tuple(_renamed(x) for x in thing)  # type: ignore[return-value]
-    if not is_dataclass(thing):
-        return thing
-    changed: dict[str, Any] = {f.name: _renamed(getattr(thing, f.name)) for f in fields(thing)}
-    if isinstance(thing, Param | Tile) and thing.dtype == OCP:
-        changed["dtype"] = LEGACY
-    return replace(thing, **changed)  # type: ignore[type-var]
+def _renamed(part: Any) -> Any:
+    return replace(part, dtype=LEGACY) if isinstance(part, Param | Tile) and part.dtype == OCP else part

@@ -14,9 +14,10 @@ from porter.check.expressions import Expressions
 from porter.check.local import Local
 from porter.ops import evaluation
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
-from equal_layers import decoder  # noqa: E402
-from equivalents import rename  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+from equal_layers import decoder
+from equivalents import rename
 
 LAYER = "g (float[2,8] x) => (float[2,8] y) { a = MatMul (x, w)  b = Add (a, c)  y = Relu (b) }"
 W = {"w": np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8), "c": np.linspace(0, 1, 8, dtype=np.float32)}

@@ -12,9 +12,10 @@ import pytest
 from porter import check
 from porter.check.matching import matches
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "faults")]
-from equal_layers import decoder  # noqa: E402
-from equivalents import rename  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
+from equal_layers import decoder
+from equivalents import rename
 
 X = "g (float[4,8] x) => (float[4,8] y) {{ {} }}"
 W = {"w": np.random.default_rng(2).standard_normal((8, 8)).astype(np.float32)}

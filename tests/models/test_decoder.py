@@ -12,11 +12,11 @@ import pytest
 from porter import graph, ops
 from porter.check.measure import perplexity
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))
+from corpus import held_back, library, training
+from decoder import DECODER
 
-from corpus import held_back, library, training  # noqa: E402
-from decoder import DECODER  # noqa: E402
+HERE = Path(__file__).parent
 
 
 def session(stem: str) -> onnxruntime.InferenceSession:

@@ -198,7 +198,7 @@ def tried(seed: int, targets: Sequence[str] = ("toy",), text: bool = False) -> l
         ops.infer(typed)
         inner, steps = inner_step(typed), step_of(typed)
         runs = [ops.evaluate(graph.read(model), feeds, Stochastic(n, inner)) for n in range(RUNS)]
-    except Exception as e:
+    except Exception as e:  # whatever it is, it is the finding
         return [Finding(seed, "stochastic", _said(e))]
     declared = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.output}
     sides: dict[str, Callable[[], Arrays]] = {

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from porter.graph.shape_rules import read
 from porter.graph.sizes import Size
 from porter.graph.symbolic import RULES, Dims, Rule, Shapes
 
@@ -37,11 +37,6 @@ def rule(*op_types: str, types: tuple[int | ir.DataType, ...] = (0,)) -> Callabl
 
 def _shape(shapes: Shapes, node: ir.Node, index: int) -> Dims | None:
     return shapes.shape(node.inputs[index]) if index < len(node.inputs) else None
-
-
-def _attribute(node: ir.Node, name: str, default: Any = None) -> Any:
-    attribute = node.attributes.get(name)
-    return default if attribute is None or attribute.is_ref() else attribute.value
 
 
 def _plus(left: Size | None, right: Size | None) -> Size | None:
@@ -106,7 +101,7 @@ def concat(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     known = [part for part in parts if part is not None]
     if len(known) != len(parts) or not known:
         return [None]
-    axis = int(_attribute(node, "axis", 0)) % len(known[0])
+    axis = int(read(node, "axis", 0)) % len(known[0])
     result = list(known[0])
     for part in known[1:]:
         for index, size in enumerate(part):
@@ -121,8 +116,8 @@ def reduce_mean(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     dims = _shape(shapes, node, 0)
     if dims is None:
         return [None]
-    gone = {int(axis) % len(dims) for axis in _attribute(node, "axes", ())}
-    kept = _attribute(node, "keepdims", 1)
+    gone = {int(axis) % len(dims) for axis in read(node, "axes", ())}
+    kept = read(node, "keepdims", 1)
     return [tuple(Size.of(1) if i in gone else size for i, size in enumerate(dims) if i not in gone or kept)]
 
 
@@ -133,7 +128,7 @@ def global_pool(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     if dims is None:
         return [None]
     ones = (Size.of(1),) * (len(dims) - 2)
-    return [(dims[0], *ones, dims[-1]) if _attribute(node, "channels_last", 0) else (*dims[:2], *ones)]
+    return [(dims[0], *ones, dims[-1]) if read(node, "channels_last", 0) else (*dims[:2], *ones)]
 
 
 @rule("QLinearAveragePool")
@@ -142,7 +137,7 @@ def pool(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     dims = _shape(shapes, node, 0)
     if dims is None:
         return [None]
-    last = _attribute(node, "channels_last", 0)
+    last = read(node, "channels_last", 0)
     return [(dims[0], *(None for _ in dims[2:]), dims[-1]) if last else (*dims[:2], *(None for _ in dims[2:]))]
 
 
@@ -154,7 +149,7 @@ def conv(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         return [None]
     channels = weight[0] if weight else None
     image = (None for _ in dims[2:])
-    return [(dims[0], *image, channels) if _attribute(node, "channels_last", 0) else (dims[0], channels, *image)]
+    return [(dims[0], *image, channels) if read(node, "channels_last", 0) else (dims[0], channels, *image)]
 
 
 @rule("FusedMatMul", "TransposeMatMul")
@@ -165,9 +160,9 @@ def fused_matmul(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 
 
 def _transposed(dims: Dims | None, node: ir.Node, side: str) -> Dims | None:
-    if dims is not None and len(dims) > 2 and _attribute(node, f"transBatch{side}", 0):
+    if dims is not None and len(dims) > 2 and read(node, f"transBatch{side}", 0):
         dims = (*dims[1:-1], dims[0], dims[-1])
-    if dims is not None and len(dims) > 1 and _attribute(node, f"trans{side}", 0):
+    if dims is not None and len(dims) > 1 and read(node, f"trans{side}", 0):
         dims = (*dims[:-2], dims[-1], dims[-2])
     return dims
 
@@ -189,7 +184,7 @@ def fused_gemm(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
 
 
 def _transposed_matrix(dims: Dims | None, node: ir.Node, side: str) -> Dims | None:
-    return dims[::-1] if dims is not None and _attribute(node, f"trans{side}", 0) else dims
+    return dims[::-1] if dims is not None and read(node, f"trans{side}", 0) else dims
 
 
 @rule("MatMulIntegerToFloat", types=(2,))
@@ -205,8 +200,8 @@ def matmul_n_bits(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     dims = _shape(shapes, node, 0)
     if dims is None:
         return [None]
-    shapes.equal(dims[-1], Size.of(int(_attribute(node, "K", 0))))
-    return [(*dims[:-1], Size.of(int(_attribute(node, "N", 0))))]
+    shapes.equal(dims[-1], Size.of(int(read(node, "K", 0))))
+    return [(*dims[:-1], Size.of(int(read(node, "N", 0))))]
 
 
 @rule("GatherBlockQuantized", types=(2,))
@@ -218,9 +213,9 @@ def gather_block_quantized(shapes: Shapes, node: ir.Node) -> Sequence[Dims | Non
     data = node.inputs[0]
     if data is not None and data.dtype == ir.DataType.UINT8:
         last = dims[-1]
-        bits = int(_attribute(node, "bits", 4))
+        bits = int(read(node, "bits", 4))
         dims = (*dims[:-1], None if last is None else last * Size.of(8 // bits))
-    axis = int(_attribute(node, "gather_axis", 0)) % len(dims)
+    axis = int(read(node, "gather_axis", 0)) % len(dims)
     return [(*dims[:axis], *indices, *dims[axis + 1 :])]
 
 
@@ -230,7 +225,7 @@ def attention(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     x, weights, mask, past = (_shape(shapes, node, index) for index in (0, 1, 3, 4))
     if x is None or len(x) != 3:
         return [None]
-    sizes, heads = _attribute(node, "qkv_hidden_sizes"), int(_attribute(node, "num_heads", 1))
+    sizes, heads = read(node, "qkv_hidden_sizes"), int(read(node, "num_heads", 1))
     width = weights[1] if weights is not None else None
     size = Size.of(int(sizes[2])) if sizes else width.over(Size.of(3)) if width is not None else None
     total = x[1]
@@ -255,7 +250,7 @@ def _masked(shapes: Shapes, mask: Dims | None, batch: Size | None, length: Size 
 def multi_head_attention(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
     """Keys and values are equally long, with what is past; all have one batch."""
     query, key, value, mask, past = (_shape(shapes, node, index) for index in (0, 1, 2, 4, 6))
-    heads = Size.of(int(_attribute(node, "num_heads", 1)))
+    heads = Size.of(int(read(node, "num_heads", 1)))
     if query is None:
         return [None]
     if len(query) == 5:  # queries, keys and values packed
@@ -288,7 +283,7 @@ def group_query_attention(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None
     query, key, past, lengths = (_shape(shapes, node, index) for index in (0, 1, 3, 5))
     if query is None or len(query) != 3:
         return [None]
-    heads, shared = int(_attribute(node, "num_heads", 1)), int(_attribute(node, "kv_num_heads", 1))
+    heads, shared = int(read(node, "num_heads", 1)), int(read(node, "kv_num_heads", 1))
     batch, length, width = query
     size = None if width is None else width.over(Size.of(heads if key is not None else heads + 2 * shared))
     if key is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import ml_dtypes  # noqa: F401  registers bfloat16 and the float8 types with numpy
 import numpy as np
+from numpy.typing import DTypeLike
 
 from porter.errors import CheckFailed
 
@@ -194,9 +195,9 @@ class Tensor:
             raise refuse(f"reshape of {self}", "a layout that needs no copy", f"strides {self.array.strides}") from None
         return view
 
-    def view(self, dtype: object) -> Tensor:
+    def view(self, dtype: DTypeLike) -> Tensor:
         """The same bits as another type; of another width, the last dimension grows or shrinks."""
-        kind = np.dtype(dtype)  # type: ignore[call-overload]
+        kind = np.dtype(dtype)
         if kind.itemsize == self.dtype.itemsize:
             return self._with(self.array.view(kind))
         if self.array.shape[-1] > 1 and self.array.strides[-1] != self.dtype.itemsize:

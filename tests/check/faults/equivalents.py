@@ -161,7 +161,7 @@ def changed_for_onnxruntime(before: onnx.ModelProto, after: Path, inputs: dict[s
         try:
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             results.append(session.run(None, {i.name: inputs[i.name] for i in session.get_inputs()}))
-        except Exception:
+        except Exception:  # onnxruntime has a class of its own for every status
             return isinstance(model, str)  # without the first there is no witness
     for a, b in zip(*results, strict=False):
         x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)

@@ -42,12 +42,14 @@ from porter.check.execution import SOURCE, Subject, run
 from porter.errors import PorterError
 from porter.pipeline.cache import Cache
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from equivalents import KINDS, NotApplicable, changed_for_onnxruntime
+from pairs import pairs
+from planted import Site, chosen, graphs, harmless, sites
+from sizes import SIZES, bindings
+
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-from equivalents import KINDS, NotApplicable, changed_for_onnxruntime  # noqa: E402
-from pairs import pairs  # noqa: E402
-from planted import Site, chosen, graphs, harmless, sites  # noqa: E402
-from sizes import SIZES, bindings  # noqa: E402
 
 ROOT = HERE.parents[2]
 MODELS = ROOT.parent / "shared" / "models"
@@ -205,7 +207,7 @@ def _planted_at(
         except PorterError as error:
             invalid = str(error).replace("\n", " ")[:150]
             continue
-        except Exception as error:
+        except Exception as error:  # whatever it is: a crash of the checker is what is looked for
             return ["crashed", f"{what}: {type(error).__name__}: {error}"]
         if result.verdict == "different":
             first = result.first_divergence or next((f for f in result.outputs if not f.ok), None)
@@ -221,7 +223,7 @@ def _types(proto: onnx.ModelProto) -> dict[str, Any]:
     """Type and shape of what inference knows, weights among it, as text."""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    except Exception:
+    except onnx.shape_inference.InferenceError:
         inferred = proto.graph
     found = {t.name: f"weight {t.data_type} {list(t.dims)}" for g in graphs(inferred) for t in g.initializer}
     for g in graphs(inferred):
@@ -294,7 +296,7 @@ def _pair(path: Path, dims: dict[str, int], original: Subject, samples: list, ki
 def _broken(made: Path) -> bool:
     try:
         onnx.checker.check_model(str(made), full_check=True)
-    except Exception:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         return True
     return False
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
+from pathlib import Path
 
 import jax
-import ml_dtypes  # noqa: F401  (numpy learns the codes)
 import numpy as np
 import pytest
 
@@ -15,7 +15,9 @@ from porter.targets.tpu.toolchain import compile
 from porter.tile.target import Emitted, Kernel
 from porter.tile.tiler import tile
 
-needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="the tpu extra is not installed")
+sys.path.insert(0, str(Path(__file__).parent))
+from tpu_support import needs_libtpu
+
 WAYS = [("int8", "int8", "int8"), ("int8", "int4", "int8"), ("int4", "int8", "int8"), ("int4", "int4", "int4")]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -17,9 +16,7 @@ from porter.tile.target import Emitted, Kernel
 from porter.tile.text import parse
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tpu_support import CASES, TIGHT, V6E, emitted
-
-needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="the tpu extra is not installed")
+from tpu_support import CASES, TIGHT, V6E, emitted, needs_libtpu
 
 
 @needs_libtpu

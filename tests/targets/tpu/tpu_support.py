@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from porter.device import load_device
 from porter.targets.tpu import target
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tile"))
 from kernels import CASES as COMMON
 from kernels import Case, _attention, _causal_grouped, _f32, _layernorm, _log_softmax
 
+needs_libtpu = pytest.mark.skipif(find_spec("libtpu") is None, reason="the tpu extra is not installed")
 V6E = load_device("tpu:v6e")
 FULL = target.limits(V6E)
 # The smallest legal tiles: every axis that can be cut is, so that grids, loops and ragged edges appear in small

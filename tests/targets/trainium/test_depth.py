@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -148,7 +149,7 @@ def test_a_long_sum_of_float8_runs_two_rows_at_once(on: str, m: int, k: int, n: 
 def gated(second: str, on: str) -> Program:
     """Two products with one activation, of which the second multiplies in another type; as the tiler has them."""
 
-    def meaning(x, g, u):  # type: ignore[no-untyped-def]
+    def meaning(x: Any, g: Any, u: Any) -> Any:
         up = x.astype(second).astype("float32") @ u.astype("float32")
         return (x.astype("float32") @ g.astype("float32")) * up
 
