@@ -22,8 +22,8 @@ from porter.check.inputs import draw
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Model, Node, Value
 from porter.ops.arrays import Numpy
-from porter.ops.evaluation import Scope, results_of
 from porter.ops.residues import hashed, key_of
+from porter.ops.running import Scope, results_of
 
 MOVEMENT = frozenset(
     """Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Concat Gather GatherElements GatherND Expand

@@ -28,10 +28,10 @@ from porter.graph import (
     shape,
     source_name,
 )
-from porter.ops.evaluation import Scope, results_of
 from porter.ops.lax import jax_namespace
 from porter.ops.namespace import NotKnown
 from porter.ops.registry import find
+from porter.ops.running import Scope, results_of
 from porter.ops.sequences import plumbing
 from porter.ops.types import check, result_types, signature
 

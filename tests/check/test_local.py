@@ -12,7 +12,7 @@ import pytest
 from porter import check, graph
 from porter.check.expressions import Expressions
 from porter.check.local import Local
-from porter.ops import evaluation
+from porter.ops import running
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
@@ -149,15 +149,15 @@ def test_a_tool_that_renamed_everything_is_decided_region_by_region(tmp_path):
 
 def evaluations(monkeypatch, work):
     """How many nodes are evaluated meanwhile."""
-    count, real = [0], evaluation._results
+    count, real = [0], running._results
 
     def counted(*args, **options):
         count[0] += 1
         return real(*args, **options)
 
-    monkeypatch.setattr(evaluation, "_results", counted)
+    monkeypatch.setattr(running, "_results", counted)
     result = work()
-    monkeypatch.setattr(evaluation, "_results", real)
+    monkeypatch.setattr(running, "_results", real)
     assert count[0]
     return count[0], result
 

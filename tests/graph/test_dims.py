@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from refused import refusal
 
 from porter import graph
-from porter.errors import PorterError
 from porter.graph.sizes import Size, parse
 
 
@@ -44,12 +44,6 @@ def cache(model: Callable) -> onnx.ModelProto:
 def bound(proto: onnx.ModelProto, dims: Mapping[str, int]) -> dict[str, tuple[int, ...] | None]:
     loaded = graph.load(proto, dims)
     return {value.name or "": graph.shape(value) for value in [*loaded.graph.inputs, *loaded.graph.outputs]}
-
-
-def refusal(proto: onnx.ModelProto, dims: Mapping[str, int]) -> str:
-    with pytest.raises(PorterError) as error:
-        graph.load(proto, dims)
-    return str(error.value)
 
 
 def test_dims_are_listed_with_their_places_and_what_they_follow(cache: onnx.ModelProto) -> None:

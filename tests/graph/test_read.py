@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,22 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from refused import message, refusal
 
 from porter import graph, ops
 from porter.errors import PorterError
 
 RELU = helper.make_node("Relu", ["x"], ["y"], name="act")
-
-
-def message(call: Callable[[], object]) -> str:
-    with pytest.raises(PorterError) as error:
-        call()
-    assert error.value.exit_code == 2
-    return str(error.value)
-
-
-def refusal(proto: onnx.ModelProto) -> str:
-    return message(lambda: graph.load(proto))
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -342,190 +331,3 @@ def test_sparse_constants(model: Callable) -> None:
     proto = model([RELU], {"x": [3]}, {"y": [3]})
     proto.graph.sparse_initializer.append(sparse)
     assert refusal(proto).endswith("expected dense weights\n  found the sparse weight 'v'\n  try  export it dense")
-
-
-# external data
-
-
-@pytest.fixture
-def outside(tmp_path: Path, model: Callable) -> Callable[..., Path]:
-    """A model beside weights.bin of 64 bytes, its tensor's entry changed."""
-
-    def write(**entries: str) -> Path:
-        folder = tmp_path / "model"
-        folder.mkdir(exist_ok=True)
-        (folder / "weights.bin").write_bytes(np.arange(16, dtype=np.float32).tobytes())
-        proto = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": [4]}, {"y": [4]})
-        tensor = proto.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[4])
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in ({"location": "weights.bin", "offset": "16", "length": "16"} | entries).items():
-            tensor.external_data.add(key=key, value=value)
-        (folder / "m.onnx").write_bytes(proto.SerializeToString())
-        return folder / "m.onnx"
-
-    return write
-
-
-def test_external_data_is_mapped(outside: Callable) -> None:
-    loaded = graph.load(outside())
-    array = graph.constant(loaded.graph.initializers["w"])
-    assert array is not None and array.tolist() == [4, 5, 6, 7]
-    assert not array.flags.owndata and not array.flags.writeable
-
-
-@pytest.mark.parametrize("constant", [False, True])
-def test_shapes_that_lie_in_a_file_are_read(constant: bool, model: Callable, tmp_path: Path) -> None:
-    """Weights, or values of Constant nodes, all of them moved to a file: the rules need those that are shapes."""
-    held = numpy_helper.from_array(np.array([2, -1]), "shape")
-    nodes = [helper.make_node("Constant", [], ["shape"], value=held)] if constant else []
-    nodes.append(helper.make_node("Reshape", ["x", "shape"], ["y"]))
-    proto = model(nodes, {"x": [4, 3]}, {"y": None}, {} if constant else {"shape": np.array([2, -1])})
-    options = {"save_as_external_data": True, "size_threshold": 0, "convert_attribute": constant}
-    onnx.save_model(proto, tmp_path / "m.onnx", location="w.bin", **options)
-    loaded = graph.load(tmp_path / "m.onnx")
-    assert (tmp_path / "w.bin").stat().st_size == 16
-    assert graph.shape(loaded.graph.outputs[0]) == (2, 6)
-
-
-def test_a_model_read_by_a_relative_path(outside: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = outside(location="../secret.bin")
-    (path.parent.parent / "secret.bin").write_bytes(bytes(64))
-    monkeypatch.chdir(path.parent)
-    assert "which leads out of it" in message(lambda: graph.read("m.onnx"))
-
-
-@pytest.mark.parametrize(
-    "entries, ending",
-    [
-        ({"location": "/etc/hostname"}, "external data in the model's folder\n  found the path '/etc/hostname'"),
-        (
-            {"location": "../weights.bin"},
-            "external data in the model's folder\n  found '../weights.bin', which leads out of it",
-        ),
-        ({"location": "a/../../b"}, "external data in the model's folder\n  found 'a/../../b', which leads out of it"),
-        ({"location": ""}, "the name of a file beside the model\n  found external data without a location"),
-        ({"location": "gone.bin"}, "its data in 'gone.bin' beside the model\n  found no such file"),
-        (
-            {"offset": "52"},
-            "bytes 52 to 68 of 'weights.bin'\n  found a file of 64 bytes\n  try  fetch or export the weights again",
-        ),
-        ({"offset": "-4"}, "a byte offset of its external data\n  found '-4'"),
-        ({"length": "12"}, "16 bytes of external data for shape [4]\n  found length 12"),
-    ],
-)  # fmt: skip
-def test_external_data_that_is_missing_short_or_elsewhere(entries: dict, ending: str, outside: Callable) -> None:
-    path = outside(**entries)
-    assert message(lambda: graph.read(path)) == f"{os.path.realpath(path)}: tensor 'w'\n  expected {ending}"
-
-
-def test_a_link_out_of_the_folder(outside: Callable) -> None:
-    path = outside(location="link.bin")
-    target = path.parent.parent / "elsewhere.bin"
-    target.write_bytes(bytes(64))
-    (path.parent / "link.bin").symlink_to(target)
-    assert f"found 'link.bin', a link to '{target}'" in message(lambda: graph.read(path))
-
-
-def test_a_link_within_the_folder(outside: Callable) -> None:
-    path = outside(location="link.bin")
-    (path.parent / "link.bin").symlink_to("weights.bin")
-    value = graph.read(path).graph.initializers["w"]
-    assert graph.constant(value).tolist() == [4, 5, 6, 7]  # type: ignore[union-attr]
-
-
-def test_external_data_of_a_constant_is_confined_too(outside: Callable, model: Callable) -> None:
-    path = outside()
-    tensor = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value="../weights.bin")
-    path.write_bytes(model([helper.make_node("Constant", [], ["y"], value=tensor)], {}, {"y": [4]}).SerializeToString())
-    assert "tensor 'c'" in message(lambda: graph.read(path))
-
-
-def test_external_data_without_a_folder(outside: Callable) -> None:
-    content = outside().read_bytes()
-    assert message(lambda: graph.read(content)).endswith("try  give the path of the model's file")
-
-
-# repairs
-
-
-def test_nodes_out_of_order_are_sorted_and_said(model: Callable, witness: Callable) -> None:
-    nodes = [
-        helper.make_node("Neg", ["a"], ["y"], name="last"),
-        helper.make_node("Relu", ["x"], ["a"], name="first"),
-    ]
-    loaded = graph.load(model(nodes, {"x": [2]}, {"y": [2]}))
-    assert [node.name for node in loaded.graph] == ["first", "last"]
-    assert graph.notes(loaded) == ("1 node before what they read; the nodes were put in order",)
-    assert witness(graph.to_proto(loaded), {"x": np.float32([-1, 2])})[0].tolist() == [0, -2]
-
-
-def test_names_are_made_unique_and_said(model: Callable) -> None:
-    nodes = [
-        helper.make_node("Relu", ["x"], ["a"], name="n"),
-        helper.make_node("Abs", ["a"], ["b"], name="n"),
-        helper.make_node("Neg", ["b"], ["y"]),
-        helper.make_node("Exp", ["b"], ["n_1"], name="n_1"),
-    ]
-    loaded = graph.read(model(nodes, {"x": [2]}, {"y": [2]}))
-    assert [node.name for node in loaded.graph] == ["n", "n_2", "Neg_y", "n_1"]
-    assert [graph.source_name(node) for node in loaded.graph] == ["n", "n_2", "Neg_y", "n_1"]
-    assert graph.notes(loaded) == (
-        "1 node had no name; named after operator and output",
-        "1 node shared a name with another; a number was added",
-    )
-
-
-def test_weights_listed_as_inputs_are_weights(model: Callable) -> None:
-    node = helper.make_node("Add", ["x", "w"], ["y"], name="n")
-    weights = {"w": np.ones(3, np.float32)}
-    for ir_version, notes in ((3, ()), (8, ("1 input with a default value, kept as weights: 'w'",))):
-        proto = model([node], {"x": [3], "w": [3]}, {"y": [3]}, weights, opset=8, ir_version=ir_version)
-        loaded = graph.load(proto)
-        assert [value.name for value in loaded.graph.inputs] == ["x"]
-        assert graph.notes(loaded) == notes
-
-
-def test_a_name_of_a_subgraph_that_hides_one_outside_is_changed(model: Callable, witness: Callable) -> None:
-    branches = [
-        helper.make_graph(
-            [helper.make_node(op, ["x"], ["a"], name=op)],
-            op,
-            [],
-            [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])],
-        )
-        for op in ("Neg", "Exp")
-    ]
-    nodes = [
-        helper.make_node("Relu", ["x"], ["a"], name="r"),
-        helper.make_node("If", ["c"], ["b"], name="if", then_branch=branches[0], else_branch=branches[1]),
-        helper.make_node("Add", ["a", "b"], ["y"], name="s"),
-    ]
-    loaded = graph.load(model(nodes, {"x": [2], "c": []}, {"y": [2]}, types={"c": TensorProto.BOOL}))
-    assert "2 values of subgraphs had the name of a value outside, the first 'a'; renamed" in graph.notes(loaded)
-    feeds = {"x": np.float32([1, -2]), "c": np.asarray(True)}
-    assert witness(graph.to_proto(loaded), feeds)[0].tolist() == [0, 2]
-
-
-def test_a_wrongly_declared_output_is_said(model: Callable) -> None:
-    loaded = graph.load(model([RELU], {"x": [3]}, {"y": [4]}))
-    assert graph.notes(loaded) == ("output 'y' was declared as [4], but the graph gives [3]",)
-    assert graph.shape(loaded.graph.outputs[0]) == (3,)
-
-
-def test_a_word_for_a_domain_is_the_standards(model: Callable) -> None:
-    proto = model([helper.make_node("Relu", ["x"], ["y"], domain="ai.onnx")], {"x": [3]}, {"y": [3]})
-    proto.opset_import[0].domain = "ai.onnx"
-    assert graph.load(proto).opset_imports == {"": graph.HOME_OPSET}
-
-
-def test_domains_that_no_node_uses_leave(model: Callable) -> None:
-    proto = model([RELU], {"x": [3]}, {"y": [3]})
-    proto.opset_import.add(domain="com.microsoft", version=1)
-    assert graph.load(proto).opset_imports == {"": graph.HOME_OPSET}
-
-
-def test_fewer_parts_than_outputs_are_refused_before_inference(model: Callable) -> None:
-    split = helper.make_node("Split", ["x"], ["y", "z"], name="s", num_outputs=1)
-    with pytest.raises(PorterError, match="expected num_outputs = 2, one per output"):
-        graph.load(model([split], {"x": [4]}, {"y": [2], "z": [2]}))

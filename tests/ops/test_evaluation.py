@@ -11,7 +11,7 @@ from onnx import parser
 
 from porter import graph, ops
 from porter.errors import PorterError
-from porter.ops import evaluation
+from porter.ops import running
 from porter.ops.arrays import Numpy
 
 
@@ -199,10 +199,8 @@ g (float[N,M] x, int64[K] i) => (float[A,B] y, int64[C] found) {
 
 def test_what_shapes_fix_is_computed_once_and_what_elements_fix_at_every_run(monkeypatch):
     ran = []
-    inner = evaluation.compute
-    monkeypatch.setattr(
-        evaluation, "compute", lambda step, *rest: (ran.append(step.node.op_type), inner(step, *rest))[1]
-    )
+    inner = running.compute
+    monkeypatch.setattr(running, "compute", lambda step, *rest: (ran.append(step.node.op_type), inner(step, *rest))[1])
     ready = ops.Evaluator(read(PLUMBING))
     at = np.array([1], np.int64)
     for x, found, expected in (

@@ -233,23 +233,11 @@ def test_a_wrong_product_of_a_sum_shorter_than_a_block() -> None:
     """Such a layer has one scale per channel, which excuses how it is decoded and never what it is multiplied as."""
 
     def short() -> Model:
-        model = graph.parse(
-            """<ir_version: 10, opset_import: ["": 24]>
-            g (float[8,8] x, float[8,256] w) => (float[8,256] y) { y = MatMul (x, w) }"""
-        )
-        value = model.graph.inputs[1]
-        codes = np.random.default_rng(0).standard_normal((8, 256)).astype(np.float32)
-        made = graph.add_initializer(model, "held", codes)
-        value.replace_all_uses_with(made)
-        model.graph.inputs.remove(value)
-        made.name = "w"
-        model.graph.node(0).metadata_props[SOURCE] = "/short"
-        ops.infer(model)
-        return model
+        return one_weight("y = MatMul (x, w)", "8,8", (8, 256), "8,256")
 
     after = narrowed("gpu:h200", "nvfp4w", short())
     audited(short(), after, "nvfp4w", "bfloat16", "gpu:h200")
-    assert "/short: product asked as bfloat16, built as float8_e4m3fn" in said(
+    assert "/layer: product asked as bfloat16, built as float8_e4m3fn" in said(
         lambda: audited(short(), after, "nvfp4w", "float8_e4m3fn", "gpu:h200")
     )
 

@@ -66,3 +66,18 @@ def snippet(body: str, *inputs: np.ndarray, on: str = "trn2") -> list[np.ndarray
     machine.load(text, "kernel")["kernel"](*given, out)
     machine.memories.check_capacity("kernel")
     return [out.array]
+
+
+def drawn(p: Program) -> list[np.ndarray]:
+    """Inputs for a program: numbers, small integers that may be places, and flags."""
+    rng = np.random.default_rng(3)
+    made = []
+    for x in p.inputs:
+        dtype = np.dtype(x.dtype)
+        if dtype.kind == "b":
+            made.append(rng.integers(0, 4, x.shape) > 0)
+        elif dtype.kind in "iu":
+            made.append(rng.integers(0, 45, x.shape).astype(dtype))
+        else:
+            made.append(rng.standard_normal(x.shape).astype(dtype))
+    return made
