@@ -15,7 +15,7 @@ import numpy as np
 
 from porter.errors import PorterError
 from porter.graph import Function, Graph, Node, Value, attributes, dtype, parameters, source_name
-from porter.ops.arrays import source
+from porter.ops.arrays import Numpy, source
 from porter.ops.bodies import body_of
 from porter.ops.namespace import NARROW, NotKnown, fed, is_kernel
 from porter.ops.plans import SHORT, Plan, Plans, Step, options, step_of
@@ -214,7 +214,7 @@ def compute(
     """The definition's function on prepared operands; PorterError where a static input is not known."""
     definition, stored = step.definition, step.stored
     assert definition is not None
-    if xp.lazy:
+    if not isinstance(xp, Numpy):
         _known(definition, xp, args)
     if len(stored) < len(args):
         args = [a if a is None or i in stored else xp.widen(a) for i, a in enumerate(args)]
@@ -239,7 +239,7 @@ def _known(definition: Definition, xp: Any, args: Sequence[Array]) -> None:
                 expected="a value that is known before the model runs",
                 found="one that is computed at run time",
             )
-    if definition.host and not all(a is None or xp.concrete(a) for a in args):
+    if xp.lazy and definition.host and not all(a is None or xp.concrete(a) for a in args):
         raise NotKnown(definition.name, expected="values that are known", found=definition.host)
 
 

@@ -138,6 +138,14 @@ def renamed(model, tmp_path):
     return onnx.load(rename(tmp_path / "b.onnx", tmp_path))
 
 
+def test_what_decides_on_a_shape_is_no_variable(model):
+    """The scales of a Resize are floats that both sides store, as weights are."""
+    text = """g (float[1,1,2,3] x) => (float[1,1,4,6] y) <float[4] s = {{1, 1, 2, 2}}> {{ {}  y = Resize (h, , s) }}"""
+    one, two = (model(text.format(h)) for h in ("a = Neg (x) h = Neg (a)", "h = Identity (x)"))
+    result = check(one, two)
+    assert (result.verdict, result.method) == ("equivalent", "field+numeric")
+
+
 def test_a_tool_that_renamed_everything_is_decided_region_by_region(tmp_path):
     """By value: rewritten layers whose values nobody knows by name, nor by source."""
     before, after = graph.load(decoder(20)), graph.load(renamed(decoder(20, fused=True), tmp_path))
