@@ -62,9 +62,8 @@ class TargetReport:
     inputs: dict[str, str] = field(default_factory=dict)  # what the checks ran on, and why
     coverage: list[dict[str, Any]] = field(default_factory=list)  # what the checks of each kernel covered
     ledger: list[dict[str, Any]] = field(default_factory=list)  # the final error, by step and output
-    search: dict[str, Any] | None = (
-        None  # of --precision auto: predicted seconds, bf16's, the bound, the metric in the graph
-    )
+    #: of --precision auto: predicted seconds, bf16's, the bound, the metric in the graph
+    search: dict[str, Any] | None = None
     message: str = ""
     unchecked: str = ""  # what could not be checked here, and the extra that would
     found: Found | None = None  # with details=True

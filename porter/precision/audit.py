@@ -26,9 +26,8 @@ FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 INTEGER = {"MatMulInteger": 1, "ConvInteger": 1, "QLinearMatMul": 3, "QLinearConv": 3}  # and which input is the weight
 KERNEL = "porter.kernel"  # the domain of a partitioned model's launches
 LANES = {"vector"}  # what a kernel says that sums products of lanes; others say nothing
-FEWEST = (
-    32  # terms of a sum that every unit takes: of codes of 8 bits, the longest of the least (porter/triton/dots.py)
-)
+# terms of a sum that every unit takes: of codes of 8 bits, the longest of the least (porter/triton/dots.py)
+FEWEST = 32
 SHOWN = 3  # layers that a message names
 
 

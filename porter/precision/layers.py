@@ -23,9 +23,8 @@ from porter.graph import (
 from porter.tile.block_scales import SHORTEST
 
 PLAIN = ("", "ai.onnx")
-Outer = dict[
-    Value, tuple[int, Value]
-]  # what a function calls by its own name: the place among the inputs, the graph's value
+# what a function calls by its own name: the place among the inputs, the graph's value
+Outer = dict[Value, tuple[int, Value]]
 Traced = tuple[Value, tuple[int, ...]]  # a value and the permutation that its axes went through; () for none
 CARRY = ("Cast", "Transpose", "Identity", "Reshape", "DequantizeLinear")
 LEAST = 1024  # elements below which a weight is left alone: scales would weigh as much as what they save

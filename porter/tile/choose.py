@@ -14,8 +14,6 @@ from porter.tile.form import Dot, Form, Index, Load, Reduce, children
 from porter.tile.limits import Limits
 from porter.tile.program import Axis, Role
 
-FLOAT8 = ("float8_e4m3fn", "float8_e4m3", "float8_e5m2")
-
 
 def choose(form: Form, limits: Limits) -> tuple[Axis, ...]:
     """The axes of a form with tile sizes and roles, outputs first, in the order of the outputs' dimensions."""
@@ -125,10 +123,9 @@ class _Chooser:
         if n.scales:
             return self.limits.block_depth[{self.form[n.a].dtype, self.form[n.b].dtype} == {BYTE}]
         beside = [m for i in self.dots if isinstance(m := self.form[i], Dot) and set(m.axes) & set(n.axes)]
-        kinds = [
-            self.form[x].dtype for m in beside for x in (m.a, m.b)
-        ]  # an axis has one tile for all that sum over it
-        if self.limits.float8_depth and all(k in FLOAT8 for k in kinds):
+        # an axis has one tile for all that sum over it
+        kinds = [self.form[x].dtype for m in beside for x in (m.a, m.b)]
+        if self.limits.float8_depth and self.limits.float8.issuperset(kinds):
             return self.limits.float8_depth
         return self.limits.dot_k[1]
 

@@ -23,20 +23,17 @@ class Limits:
     resident: int = 4096  # longest axis that may lie in one tile for a reduction
     whole: int = 256  # longest output axis that is kept whole to avoid computing something again
     elementwise: int = 1024  # elements of a tile that only elementwise operations touch
-    multiples: tuple[
-        int, ...
-    ] = ()  # of the last positions of each access, last first: (128, 8) on TPU; or the full extent
+    #: of the last positions of each access, last first: (128, 8) on TPU; or the full extent
+    multiples: tuple[int, ...] = ()
     partitions: int = 0  # lanes of the partition axis where one value axis lies across them (Trainium)
-    ragged_loops: bool = (
-        True  # a loop's last tile may stick out; else its tile divides the extent, or the axis is resident
-    )
+    #: a loop's last tile may stick out; else its tile divides the extent, or the axis is resident
+    ragged_loops: bool = True
     cores: int = 1  # instances that run side by side: a smaller grid leaves some idle
     least: tuple[int, int] = (64, 16)  # rows and columns of a dot's tile that are not halved for that
     grid: int = (1 << 31) - 1  # grid points
     float32_product: str = "fp32"  # how float32 operands of a dot are multiplied (porter.formats.matmul)
-    integer: tuple[
-        str, ...
-    ] = ()  # integers that the matrix unit multiplies into int32, faster than bf16: 'int8', 'int4'
+    #: integers that the matrix unit multiplies into int32, faster than bf16: 'int8', 'int4'
+    integer: tuple[str, ...] = ()
     subbyte: bool = (
         False  # the languages have elements of 4 bits, which lie packed in memory; else bytes hold two codes
     )
@@ -45,7 +42,9 @@ class Limits:
     block_scaled: tuple[str, ...] = ()
     block_depth: tuple[int, int] = (0, 0)  # the depth of such a product: in codes of 8 bits, in bytes of two of 4 bits
     block_rows: int = 0  # its least rows (dot_m's own where 0)
-    float8_depth: int = 0  # the depth of a product of 8-bit floats (dot_k's own where 0)
+    #: the depth of a product of 8-bit floats, and of which ones (dot_k's own for others)
+    float8_depth: int = 0
+    float8: frozenset[str] = frozenset()
     lacking: frozenset[str] = frozenset()  # number formats that the language has no word for: their codes lie in bytes
     saturating: frozenset[str] = frozenset()  # those whose casts saturate where numpy's overflow
 

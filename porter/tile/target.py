@@ -40,9 +40,8 @@ class Emitted:
     language: str  # 'triton', 'pallas', 'stablehlo', 'nki', 'toy'
     text: str  # a module that stands alone; defines a function named as the kernel
     grid: int = 1  # how many instances run
-    program: Program | None = (
-        None  # the tile program as the target's own passes left it; None where the text is not tiled
-    )
+    #: the tile program as the target's own passes left it; None where the text is not tiled
+    program: Program | None = None
     memory: Mapping[str, int] = field(default_factory=dict)  # bytes used per on-chip memory
     products: tuple[str, ...] = ()  # matrix products the text asks for, e.g. ('bf16x6',): read back after compilation
     why: str = ""  # why this language, where the target has a choice

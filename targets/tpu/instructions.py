@@ -46,19 +46,7 @@ PRODUCT = {"HIGHEST": "bf16x6", "HIGH": "bf16x3", "DEFAULT": "bf16"}
 
 # Types in a Pallas kernel. 64-bit integers become 32-bit ones (device indices are int32, checked at the border).
 NARROW = {"int64": "int32", "uint64": "uint32"}
-HELD = (
-    "float32",
-    "bfloat16",
-    "int32",
-    "uint32",
-    "int16",
-    "int8",
-    "uint8",
-    "int4",
-    "bool",
-    "float8_e4m3fn",
-    "float8_e5m2",
-)
+HELD = tuple("float32 bfloat16 int32 uint32 int16 int8 uint8 int4 bool float8_e4m3fn float8_e5m2".split())
 
 TRANSCENDENTAL = frozenset(
     "exp exp2 log log1p sqrt rsqrt sin cos tan tanh erf logistic pow atan2 div".split()

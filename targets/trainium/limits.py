@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from porter.device import Device
-from porter.targets.trainium.instructions import CODES
+from porter.targets.trainium.instructions import CODES, DOUBLED
 from porter.targets.trainium.simulator.memory import Chip
 from porter.tile.block_scales import MIXED
 from porter.tile.limits import Limits
@@ -51,4 +51,5 @@ def limits(device: Device) -> Limits:
         block_scaled=("mxfp8", MIXED) if mx else (),
         block_depth=(mx, mx // 2),
         float8_depth=int(device.get("matrix.double_row.effective_k", 0)),
+        float8=DOUBLED,
     )
