@@ -14,6 +14,7 @@ from porter.targets.tpu import instructions, target, toolchain
 from porter.targets.tpu.toolchain import Piece, Verdict, compile, compile_program, exceeds, kernels_of
 from porter.tile.target import Emitted, Kernel
 from porter.tile.text import parse
+from porter.tile.tiler import tile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tpu_support import CASES, TIGHT, V6E, emitted, needs_libtpu
@@ -25,6 +26,17 @@ def test_kernels_of_both_languages_compile_and_say_what_they_need() -> None:
     assert [(v.ok, v.message) for v in found] == [(True, "")] * 3
     assert all(v.size > 1000 and 0 < v.resources["vmem"] <= V6E["memory.vmem.bytes"] for v in found)
     assert jax.devices()[0].platform == "cpu"  # the caller's jax never saw libtpu
+
+
+@needs_libtpu
+def test_a_reduction_over_rows_and_columns_has_the_memory_that_mosaic_takes() -> None:
+    """The largest of 2 x 2 neighbours, then their mean: two lanes of 128 are used, and twice of what is counted."""
+    meaning = jax.make_jaxpr(lambda x: x.reshape(200, 2, 48, 2).max((1, 3)).mean(1))(
+        jax.ShapeDtypeStruct((200, 2, 96), "float32")
+    )
+    e = target.lower(Kernel("pooled", tile(meaning, target.limits(V6E), name="pooled"), meaning), V6E)
+    assert e.language == "pallas"
+    assert [(v.ok, v.message) for v in compile([e], V6E)] == [(True, "")]
 
 
 @needs_libtpu
