@@ -43,14 +43,14 @@ from porter.precision.search import applied, seconds
 from porter.tile.target import target_of
 
 TARGETS = ("gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200", "gpu:b200")
-FIRST = ("bf16", "fp8", "mxfp4a8", "nvfp4a8", "fp8w", "int8", "int4w")  # the rest of the schemes follows
+FIRST = ("bf16", "fp8", "mxfp4a8", "nvfp4a8", "fp8w", "int8", "int8t", "int4w")  # the rest of the schemes follows
 ALL = (*FIRST, *(s for s in SCHEMES if s not in FIRST))
-FEW = ("bf16", "fp8", "int8", "int8w", "int4w", "nvfp4w")  # of a model that is large for this
+FEW = ("bf16", "fp8", "int8", "int8t", "int8w", "int4w", "nvfp4w")  # of a model that is large for this
 MODELS: dict[str, tuple[Callable[[Path], Subject], Sequence[str]]] = {
     "decoder": (lambda _: decoder(), ALL),
     "minilm": (lambda _: minilm(), FEW),
     "digits": (digits, ALL),
-    "outliers": (outliers, ("bf16", "int8", "fp8", "int4w", "mxfp4a8", "nvfp4")),
+    "outliers": (outliers, ("bf16", "int8", "int8t", "fp8", "int4w", "mxfp4a8", "nvfp4")),
 }
 KEPT = ROOT / "build" / "precision"
 PAGE = ROOT / "docs" / "precision.md"
@@ -58,7 +58,7 @@ PAGE = ROOT / "docs" / "precision.md"
 
 def methods(precision: str) -> str:
     """The weight methods of the second of the two figures."""
-    return "clip=mse,rounding=gptq" + (",smooth=smoothquant" if precision in ("int8", "fp8") else "")
+    return "clip=mse,rounding=gptq" + (",smooth=smoothquant" if precision in ("int8", "fp8", "int8t", "fp8t") else "")
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""An activation as codes with a scale per block of its last axis, each from what is seen when it is seen."""
+"""An activation as codes with a scale per block of its last axis, or per token, each from what is seen when it is seen."""
 
 from __future__ import annotations
 
@@ -61,3 +61,47 @@ def in_blocks_coded(
         output_dtype=int(DataType.from_numpy(kind)),
     )  # fmt: skip
     return (codes, stands), nodes
+
+
+def per_token_coded(
+    graph: Graph, value: Value, coding: Coding, axis: int, used: set[str]
+) -> tuple[tuple[Value, Value], list[Node]]:
+    """The same with one block per token: all of the axis that is summed. Each scale is the token's largest magnitude over the
+    largest code, float32.
+
+    The magnitude is max(max x, -min x): what makes x would store abs x beside it. Where the device has fewer codes than ONNX's
+    type, what is rounded is clamped to them.
+    """
+    dims = shape(value)
+    assert dims is not None
+    one = len(dims) == 1  # a single token: onnxruntime takes no block of a vector
+    scales = () if one else tuple(1 if i == axis % len(dims) else n for i, n in enumerate(dims))
+    nodes: list[Node] = []
+
+    def op(kind: str, name: str, dtype: np.dtype, dims: tuple[int, ...], *inputs: Value, **attributes: object) -> Value:
+        out = new_value(fresh(f"{value.name}/{name}", used), dtype, dims)
+        nodes.append(new_node(kind, list(inputs), attributes, outputs=[out]))
+        return out
+
+    def constant(name: str, array: np.ndarray) -> Value:
+        return add_initializer(graph, fresh(f"{value.name}/{name}", used), array)
+
+    def number(name: str, value: float) -> Value:
+        return constant(name, np.asarray(value, np.float32))
+
+    summed = constant("summed", np.array([axis]))
+    high = op("ReduceMax", "highest", FLOAT, scales, value, summed, keepdims=int(not one))
+    low = op("ReduceMin", "lowest", FLOAT, scales, value, summed, keepdims=int(not one))
+    top = op("Max", "largest", FLOAT, scales, high, op("Neg", "lowest_negated", FLOAT, scales, low))
+    exact = op("Div", "exact_scale", FLOAT, scales, top, number("top", coding.limit or of(coding.format).max))
+    # a token of zeros has codes of 0, not 0 / 0
+    scale = op("Max", "token_scale", FLOAT, scales, exact, number("least", scaling.SMALLEST))
+    kind = np.dtype(of(coding.format).dtype)
+    to: dict[str, object] = {"output_dtype": int(DataType.from_numpy(kind))}
+    if coding.limit:
+        whole = op("Div", "in_codes", FLOAT, dims, value, scale)
+        edges = [number(name, bound) for name, bound in (("low", -coding.limit), ("high", coding.limit))]
+        held = op("Clip", "clamped", FLOAT, dims, whole, *edges)
+        return (op("QuantizeLinear", coding.format, kind, dims, held, number("one", 1.0), **to), scale), nodes
+    to |= {} if one else {"axis": axis, "block_size": dims[axis]}
+    return (op("QuantizeLinear", coding.format, kind, dims, value, scale, **to), scale), nodes

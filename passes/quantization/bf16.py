@@ -162,8 +162,8 @@ def is_rounded(value: Value | None) -> bool:
 def is_narrow(value: Value) -> bool:
     """Whether the value stands for narrower codes that the kernel multiplies as they are, their scale behind the product.
 
-    A scale per block of the sum belongs to the terms: such codes are decoded before they are multiplied, into bfloat16, and so
-    is what meets them. Attention decodes its cache: the queries that meet it are bfloat16.
+    A scale per block of the sum belongs to the terms, unless the block is all of the sum: such codes are decoded before they
+    are multiplied, into bfloat16, and so is what meets them. Attention decodes its cache: the queries that meet it are bfloat16.
     """
     if not _decoded(value, blocked=False):
         return False
@@ -185,7 +185,14 @@ def _decoded(value: Value, *, blocked: bool) -> bool:
         "uint4",
         "float4_e2m1fn",
     )  # two in a byte: decoded like blocks
-    return (packed or integer(node, "block_size") != 0) == blocked
+    return (packed or 0 < integer(node, "block_size") < _length(node)) == blocked
+
+
+def _length(node: Node) -> int:
+    """Of the axis that a DequantizeLinear's blocks lie along: one that fills it has a scale per token, which has no axis of the
+    sum."""
+    dims = (shape(node.inputs[0]) if node.inputs[0] is not None else None) or (1,)
+    return dims[integer(node, "axis", 1)]
 
 
 def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:

@@ -32,7 +32,7 @@ from porter.graph import (
     source_name,
     unread,
 )
-from porter.passes.quantization._blocks import in_blocks_coded
+from porter.passes.quantization._blocks import in_blocks_coded, per_token_coded
 from porter.pipeline import Pass, precision
 from porter.precision.calibrate import Observer, Samples, observe
 from porter.precision.contract import Formats
@@ -40,10 +40,11 @@ from porter.precision.encoding import ROUNDINGS, encode
 from porter.precision.layers import Layer, layers
 from porter.precision.moments import Moments
 from porter.precision.ranges import METHODS, Histogram, Ranges
-from porter.precision.schemes import Coding, Scheme, least, legal, multiplies, scheme_of, whole_blocks
+from porter.precision.schemes import Coding, Scheme, least, legal, multiplies, of_operand, scheme_of, whole_blocks
 from porter.rewrite import Rewrite
 
-Pairs = dict[tuple[Value, str], tuple[Value, Value]]  # an activation in a format: its codes and their scale
+#: an activation in a format, with scales along an axis: its codes and their scale
+Pairs = dict[tuple[Value, str, int], tuple[Value, Value]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Narrow(Pass):
         if self.method not in METHODS:
             raise PorterError(f"calibration method {self.method!r}", expected=", ".join(METHODS))
         fed = [(layer, scheme) for layer, scheme in chosen if layer.activation is not None]
-        ranges = {_input(layer)[0]: Histogram() for layer, scheme in fed if scheme.activation is not None}
+        ranges = {
+            _input(layer)[0]: Histogram() for layer, scheme in fed
+            if scheme.activation is not None and of_operand(layer, scheme.activation).per != "token"
+        }  # fmt: skip
         moments = (
             {_input(layer): Moments(layer.axis) for layer, _ in fed if len(shape(layer.weight) or ()) == 2}
             if self.rounding == "gptq" else {}
@@ -110,7 +114,7 @@ class Narrow(Pass):
             if coding is not None and layer.activation is not None:
                 product = multiplies(scheme_of(name), device)
                 if product == kept.scheme.product and (coding.per != "block" or whole_blocks(layer, coding)):
-                    made += _paired(layer, coding, ranges, used, pairs)
+                    made += _paired(layer, of_operand(layer, coding), ranges, used, pairs)
             yield Rewrite(number, name, tuple(made), (source_name(layer.node),))
 
 
@@ -204,16 +208,20 @@ def _paired(layer: Layer, coding: Coding, ranges: Ranges, used: set[str], pairs:
     if layer.node.inputs[position] is not value:
         return []  # a fused node with two weights (SwiGLU) reads it once, and was given its codes for the first
     nodes: list[Node] = []
-    if (value, str(coding)) not in pairs:
-        assert layer.node.graph is not None
-        pairs[value, str(coding)], nodes = (
-            in_blocks_coded(layer.node.graph, value, coding, ranges, used)
-            if coding.per == "block"
-            else _coded(layer, value, coding, ranges, used)
-        )
-    codes, scale = pairs[value, str(coding)]
-    wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), shape(value))
+    dims, graph = shape(value), layer.node.graph
+    assert dims is not None and graph is not None
     how: dict[str, object] = {"axis": -1, "block_size": coding.block} if coding.per == "block" else {}
+    how |= {"axis": layer.axis, "block_size": dims[layer.axis]} if coding.per == "token" and len(dims) > 1 else {}
+    key = (value, str(coding), layer.axis % len(dims) if coding.per == "token" else -1)
+    if key not in pairs:
+        if coding.per == "block":
+            pairs[key], nodes = in_blocks_coded(graph, value, coding, ranges, used)
+        elif coding.per == "token":
+            pairs[key], nodes = per_token_coded(graph, value, coding, layer.axis, used)
+        else:
+            pairs[key], nodes = _coded(layer, value, coding, ranges, used)
+    codes, scale = pairs[key]
+    wide = new_value(fresh(f"{value.name}/float32", used), np.dtype(np.float32), dims)
     how |= {"output_dtype": int(DataType.FLOAT)} if dtype(scale) != np.float32 else {}
     nodes.append(new_node("DequantizeLinear", [codes, scale], how, outputs=[wide]))
     _place(layer.node, nodes)

@@ -68,6 +68,10 @@ class Layer:
         return self.macs // max(whole, 1), columns // self.groups, whole // max(columns * stack, 1)
 
     @property
+    def is_convolution(self) -> bool:
+        return len(shape(self.weight) or ()) > 2 and not self.batched
+
+    @property
     def is_table(self) -> bool:
         return self.activation is None and self.node.op_type == "Gather"
 
@@ -143,7 +147,10 @@ def _of(inner: Node, outer: Outer, node: Node) -> list[Layer]:
         )
         batched = inner.op_type == "MatMul" and len(dims) > 2
         groups = _groups(inner, node) if inner.op_type == "Conv" else 1
-        return [Layer(node, value, activation, position, channels, sums, batched, macs, _summed(inner, place), groups)]
+        axis = _summed(inner, place)
+        if other is not None and other[1]:
+            axis = other[1][axis]  # the function moves it before it sums
+        return [Layer(node, value, activation, position, channels, sums, batched, macs, axis, groups)]
     return []
 
 

@@ -30,7 +30,7 @@ from porter.graph import Model, Value, constant
 from porter.precision.contract import WIDE, Formats
 from porter.precision.encoding import encode
 from porter.precision.layers import Layer, layers, origin
-from porter.precision.schemes import Coding, legal, multiplies, scheme_of
+from porter.precision.schemes import Coding, legal, multiplies, of_operand, scheme_of
 
 ROWS = 256  # of an activation, evenly chosen, on which a layer's product is taken
 BEYOND = 0.01  # of an activation's power, cut off by its range: calibration saw nothing like this sample
@@ -179,7 +179,7 @@ def _entry(layer: Layer, coded: _Coded, name: str, device: Device | None, x: np.
     y = coded.rounded(str(layer.activation.name), x)  # type: ignore[union-attr]
     of_input, beyond = _Error.none(x), 0.0
     if scheme.activation is not None and multiplies(scheme_of(name), device) == scheme.product:
-        of_input, beyond = _of_input(x, y, scheme.activation, coded.scale)
+        of_input, beyond = _of_input(x, y, of_operand(layer, scheme.activation), coded.scale, layer.axis)
     if w.ndim == 2:
         rows, rounded, sure, var = (_rows(a, layer.axis) for a in (x, y, of_input.sure, of_input.variance))
         flat, codes, lost, noise = (np.moveaxis(a, layer.sums, 0) for a in (w, now, of_weight.sure, of_weight.variance))
@@ -235,11 +235,15 @@ def _of_weight(w: np.ndarray, layer: Layer, coding: Coding) -> _Error:
     return _rounding(w, np.broadcast_to(scale, w.shape), coding.format)
 
 
-def _of_input(x: np.ndarray, y: np.ndarray, coding: Coding, calibrated: float) -> tuple[_Error, float]:
-    """The rounding of an activation, in steps of the sample's own range, or of the calibrated one where that is wider within
-    reason; entries that the calibrated range cuts off are moved as they were, and their share of the power is told."""
-    own = float(np.max(np.abs(x), initial=0.0)) / (coding.limit or of(coding.format).max) or 1.0
-    made = _rounding(x, np.full(x.shape, max(own, min(calibrated, WIDER * own))), coding.format)
+def _of_input(x: np.ndarray, y: np.ndarray, coding: Coding, calibrated: float, axis: int) -> tuple[_Error, float]:
+    """The rounding of an activation, in steps of the sample's own range (of each token's, with a scale per token), or of the
+    calibrated one where that is wider within reason; entries that the calibrated range cuts off are moved as they were, and
+    their share of the power is told."""
+    along = axis if coding.per == "token" else None
+    top = np.max(np.abs(x), axis=along, keepdims=True, initial=0.0) / (coding.limit or of(coding.format).max)
+    own = np.where(top > 0, top, 1.0)
+    scale = np.broadcast_to(np.maximum(own, np.minimum(calibrated, WIDER * own)), x.shape)
+    made = _rounding(x, scale, coding.format)
     cut = (np.abs(x) - np.abs(y) > 1.01 * np.sqrt(3 * made.variance)) & (made.variance > 0) & (y != 0)
     off = np.where(cut, y - x, 0.0)
     beyond = float(np.sum(off * off)) / (float(np.sum(x * x)) or 1.0)

@@ -31,7 +31,9 @@ SLOW = 0.1
 
 @dataclass(frozen=True)
 class Coding:
-    """How a tensor is stored: element format, scale per 'tensor', 'channel' or 'block', and the scale's own format.
+    """How a tensor is stored: element format, scale per 'tensor', 'channel', 'token' or 'block', and the scale's own format.
+
+    A scale per token is taken from what is seen when it is seen: the largest magnitude along the axis that is summed.
 
     limit   the largest code in use; the format's own if 0. scale_limit: the same of the scales.
     signed  whether -0 is a code: 0x80 is NaN in float8_e4m3b11fnuz
@@ -62,9 +64,7 @@ class Scheme:
     @property
     def product(self) -> str:
         """The operand format of the matrix unit that the scheme is about; of operands with block scales the scheme's name."""
-        if self.activation is None or (
-            self.activation.per == "tensor" and self.activation.format != self.weight.format
-        ):
+        if self.activation is None or (self.activation.per != "block" and self.activation.format != self.weight.format):
             return "bfloat16"  # operands of two formats meet where both are exact
         if self.activation.format != self.weight.format:
             return MIXED
@@ -86,6 +86,8 @@ SCHEMES = {
         Scheme("nvfp4w", NVFP4),
         Scheme("fp8", Coding("float8_e4m3fn"), Coding("float8_e4m3fn", per="tensor")),
         Scheme("int8", Coding("int8"), Coding("int8", per="tensor")),
+        Scheme("fp8t", Coding("float8_e4m3fn"), Coding("float8_e4m3fn", per="token")),
+        Scheme("int8t", Coding("int8"), Coding("int8", per="token")),
         Scheme("mxfp8", MXFP8, MXFP8),
         Scheme("mxfp4", MXFP4, MXFP4),
         Scheme("nvfp4", NVFP4, NVFP4),
@@ -107,6 +109,8 @@ PRODUCT = {
     "nvfp4w": 19.0,
     "fp8": 28.0,
     "int8": 37.0,
+    "fp8t": 28.0,
+    "int8t": 37.0,
     "mxfp8": 28.0,
     "mxfp4": 15.0,
     "nvfp4": 16.0,
@@ -135,6 +139,12 @@ class Legal:
 def whole_blocks(layer: Layer, coding: Coding) -> bool:
     """Whether a layer's other operand can be coded in such blocks for a unit that multiplies them."""
     return in_blocks(layer, coding.block, of(coding.format).bits)
+
+
+def of_operand(layer: Layer, coding: Coding) -> Coding:
+    """How a layer's other operand is coded. A convolution's sum runs over many tokens, whose scales would stay with the terms:
+    it gets one per tensor."""
+    return replace(coding, per="tensor") if coding.per == "token" and layer.is_convolution else coding
 
 
 def scheme_of(name: str) -> Scheme:

@@ -26,16 +26,16 @@ from porter.check.gate import bound, within
 from porter.device import Device
 from porter.errors import CheckFailed, PorterError
 from porter.formats import of
-from porter.graph import Model
+from porter.graph import Model, shape
 from porter.precision.calibrate import Samples
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
 from porter.precision.ledger import ledger
-from porter.precision.schemes import SCHEMES, legal, multiplies, scheme_of
+from porter.precision.schemes import SCHEMES, legal, multiplies, of_operand, scheme_of
 from porter.precision.stages import UNCHECKED, stages
 from porter.tile.block_scales import MIXED
 
-CANDIDATES = ("fp8", "int8", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
+CANDIDATES = ("fp8", "int8", "int8t", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
 PERFECT = {"cosine": 1.0, "top1": 1.0}  # a metric of which more is better: its value without error
 PEAKS = {
     "bfloat16": "bf16",
@@ -157,12 +157,22 @@ def _choices(
 
 def seconds(group: Sequence[Layer], scheme: str, device: Device) -> float:
     """A source layer's time: per weight the longer of its multiply-adds at the product's peak and its bytes at the memory's
-    rate."""
+    rate; where scales are per token, with the reading that finds them."""
     product = "bfloat16" if scheme == WIDE else multiplies(scheme_of(scheme), device)
     peak = device.get(f"peak.{PEAKS.get(product, 'bf16')}") or device["peak.bf16"]
     bits = 16.0 if scheme == WIDE else float(_bits(scheme))
     memory = device["memory.hbm.bytes_per_s"]
-    return float(sum(max(2 * layer.macs / peak, _elements(layer) * bits / 8 / memory) for layer in group))
+    return float(
+        sum(max(2 * n.macs / peak, _elements(n) * bits / 8 / memory) + _found(n, scheme) / memory for n in group)
+    )
+
+
+def _found(layer: Layer, scheme: str) -> float:
+    """Bytes that are read for the scales of a layer's tokens, float32, shared with what else reads the activation."""
+    coding = SCHEMES[scheme].activation if scheme != WIDE else None
+    if coding is None or layer.activation is None or of_operand(layer, coding).per != "token":
+        return 0.0
+    return 4 * math.prod(shape(layer.activation) or ()) / len(list(layer.activation.uses()))
 
 
 def _bits(scheme: str) -> float:
