@@ -16,8 +16,9 @@ import numpy as np
 
 from porter.tile.affine import Affine
 from porter.tile.flat import Flat, Literal, flatten
-from porter.tile.form import Cast, Const, Cut, Form, Index, Iota, Load, Store
+from porter.tile.form import Cast, Const, Cut, Elementwise, Form, Index, Iota, Load, Store
 from porter.tile.program import Param, Scalar
+from porter.tile.scales import CODES
 
 Position = tuple[Index, ...]
 CHOICES = 256  # runs of equal values in a constant array that a kernel may hold as choices
@@ -206,8 +207,11 @@ class Puller:
         return self.form.ew("select", inside, inner, value)
 
     def _pad_load(self, node: int, leaving: list[tuple[Index, int]], pad: Const) -> int | None:
-        """A load (perhaps cast) that leaves its tensor exactly where the pad value is wanted: the load pads."""
+        """A load (perhaps cast, or of codes and scaled) that leaves its tensor exactly where the pad value is wanted: the load
+        pads. Codes of 0 times a scale that is the same inside and outside are 0."""
         n = self.form[node]
+        if isinstance(n, Elementwise) and n.op == "mul" and pad == Const(0.0, n.dtype):
+            return self._pad_codes(n, leaving, pad)
         if isinstance(n, Cast) and not n.bits:
             back = np.asarray(pad.value, pad.dtype).astype(n.dtype).astype(self.form[n.arg].dtype)
             inner = self._pad_load(n.arg, leaving, Const(_scalar(back), self.form[n.arg].dtype))
@@ -222,6 +226,17 @@ class Puller:
         if sorted(map(str, out)) != sorted(map(str, leaving)):
             return None
         return self.form.add(replace(n, pad=pad.value))
+
+    def _pad_codes(self, scaled: Elementwise, leaving: list[tuple[Index, int]], zero: Const) -> int | None:
+        """Codes times a scale that no index that leaves has a part in: its pad is a code of 0."""
+        along = {axis for i, _ in leaving for axis in i.affine.axes}
+        for codes, scale in (scaled.args, scaled.args[::-1]):
+            cast = self.form[codes]
+            if not isinstance(cast, Cast) or self.form[cast.arg].dtype not in CODES or self.form.axes_of(scale) & along:
+                continue
+            if (padded := self._pad_load(codes, leaving, zero)) is not None:
+                return self.form.ew("mul", padded, scale)
+        return None
 
     def regroup(self, at: Position, outer: Sequence[int], inner: Sequence[int]) -> Position:
         """Indices into an array of shape `outer`, as indices into the same elements seen with shape `inner`."""

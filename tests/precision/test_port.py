@@ -19,6 +19,7 @@ from porter.errors import PorterError
 from porter.porting.port import port
 from porter.precision.contract import Formats, methods
 from tests.precision.test_faults import one_weight
+from tests.precision.test_kernels import weighted
 from tests.precision.test_pitfalls import linear
 
 H200 = load_device("gpu:h200")
@@ -133,6 +134,29 @@ def test_a_floor_follows_the_models_own_layers() -> None:
 def test_a_convolution_with_a_border_multiplies_codes(device: str, scheme: str, product: str, tmp_path: Path) -> None:
     """Outside the picture the pad is a code of 0: scales do not stay with the terms for its sake."""
     model = one_weight("y = Conv <pads=[1,1,1,1]> (x, w)", "2,16,8,8", (32, 16, 3, 3), "2,32,8,8")
+    graph.save(model, tmp_path / "conv.onnx")
+    where = tmp_path / "out"
+    done = port(tmp_path / "conv.onnx", targets=[load_device(device)], out=where, precision=scheme, emulate=True)
+    (target,) = done.to_json()["targets"]
+    assert target["status"] == "ok", target["message"]
+    (audited,) = (s["metric"] for s in target["steps"] if s["name"] == "audit")
+    assert audited["multiply_adds"] == {product: 1.0}
+
+
+@pytest.mark.parametrize("device, scheme, product", [
+    ("gpu:h200", "fp8", "float8_e4m3fn"), ("gpu:h200", "int8", "int8"), ("trainium:trn2", "fp8", "float8_e4m3"),
+    ("maia:200", "fp8", "float8_e4m3fn"),
+])  # fmt: skip
+def test_codes_that_another_kernel_made_are_padded_as_codes(
+    device: str, scheme: str, product: str, tmp_path: Path
+) -> None:
+    """The second convolution loads codes from memory: outside the picture is a code of 0, before any scale."""
+    model = weighted("""<ir_version: 10, opset_import: ["": 24]>
+    g (float[2,16,8,8] x, float[32,16,3,3] w1, float[32,32,3,3] w2) => (float[2,32,4,4] y) {
+      a = Conv <pads=[1,1,1,1]> (x, w1)
+      b = Relu (a)
+      y = Conv <pads=[0,0,1,1], strides=[2,2]> (b, w2)
+    }""")
     graph.save(model, tmp_path / "conv.onnx")
     where = tmp_path / "out"
     done = port(tmp_path / "conv.onnx", targets=[load_device(device)], out=where, precision=scheme, emulate=True)
