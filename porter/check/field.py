@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -36,7 +37,7 @@ from porter.ops.residue_values import NeedsExponents, Renews
 from porter.ops.residues import P, hashed
 
 SEEDS = 2  # at least
-MOST = 32
+MOST = 64
 ENOUGH = 1e-9  # chance of error below which no further seed is tried
 LITTLE = 1e-4  # the same where constants hide a part of what they are held against
 TOO_MUCH = 1e-3  # and above which agreement decides nothing
@@ -76,15 +77,19 @@ def agree(
     if len(names) != len(renamed):
         return Agreement(None, reason=f"{len(names)} inputs against {len(renamed)}")
     to_after = dict(zip(names, names if set(names) == set(renamed) else renamed, strict=True))
-    drawn = {trial: draw(before, trial) for trial in range(seed, seed + MOST)}
+
+    @cache
+    def drawn(trial: int) -> Mapping[str, np.ndarray]:
+        return draw(before, trial)
+
     common = _variable(before) & _variable(after)
     folded: dict[str, tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] = {"unrounded": ({}, {})}
 
     def both(field: Field, trial: int, reading: str) -> tuple[Ran, Ran]:
         if reading not in folded:
-            other = {to_after[n]: v for n, v in drawn[seed].items()}
-            folded[reading] = (_folded(before, drawn[seed]), _folded(after, other))
-        inputs = {n: given(field, f"input {i}", drawn[trial][n]) for i, n in enumerate(names)}
+            other = {to_after[n]: v for n, v in drawn(seed).items()}
+            folded[reading] = (_folded(before, drawn(seed)), _folded(after, other))
+        inputs = {n: given(field, f"input {i}", drawn(trial)[n]) for i, n in enumerate(names)}
         moved = {to_after[n]: v for n, v in inputs.items()}
         return (
             evaluated(before, inputs | folded[reading][0], field, common),
@@ -127,8 +132,11 @@ class Constant:
 
 @dataclass(frozen=True)
 class Ran:
+    """`visible` is the chance that a difference in one element shows in an output, or at a shared value."""
+
     outputs: list[Any]
     shared: dict[str, Any]
+    visible: float
 
 
 def decide(
@@ -146,32 +154,34 @@ def decide(
             continue  # the same as nothing
         verdict = None
         chance, tried = 1.0, 0
+        constants: set[float] = set()
         for trial in range(seed, seed + MOST):
             try:
                 try:
-                    field = Field(trial, exponents=exponents, renews=renewed)
+                    field = Field(trial, exponents=exponents, renews=renewed, constants=sorted(constants))
                     one, two = both(field, trial, reading)
                 except NeedsExponents:
                     exponents = True
-                    field = Field(trial, exponents=True, renews=renewed)
+                    field = Field(trial, exponents=True, renews=renewed, constants=sorted(constants))
                     one, two = both(field, trial, reading)
             except (Undecided, NotKnown) as error:
                 verdict = Agreement(None, reason=str(error).replace("\n ", ";"))
                 break
+            constants |= field.met
             same, reason = _same(one.outputs, two.outputs)
-            if not same:
-                first = next(
-                    (n for n, x in two.shared.items() if n in one.shared and not _same_one(one.shared[n], x)), ""
-                )
-                verdict = Agreement(None if reason else False, first=first, reason=reason)
+            apart = (n for n, x in two.shared.items() if n in one.shared and not _same_one(one.shared[n], x))
+            first = next(apart, "")
+            if not same or (first and renewed is Renews.VALUES):  # a shared value may differ behind a maximum
+                verdict = Agreement(None if reason or same else False, first=first, reason=reason)
                 break
             tried = trial + 1 - seed
             degree = field.degree + _degree(one.outputs) + _degree(two.outputs)
-            hidden = 1 - field.visible**0.5  # of one side: both took part
-            chance *= min(1.0, max(max(degree, 1) / P, hidden))
+            hidden = 1 - field.visible * min(one.visible, two.visible)
+            passes = min(1.0, max(max(degree, 1) / P, hidden))
+            chance *= passes
             if tried >= seeds and (chance <= ENOUGH or (hidden and chance <= LITTLE)):
                 break
-            if tried >= seeds and chance ** (MOST / tried) > TOO_MUCH:
+            if tried >= seeds and chance * passes ** (MOST - tried) > TOO_MUCH:
                 break  # nor will more seeds do
         if verdict is None:
             if chance > TOO_MUCH:
@@ -195,14 +205,17 @@ def evaluated(
     **options: Any,
 ) -> Ran:
     shared: dict[str, Any] = {}
+    visible = [1.0]
 
     def keep(name: str, array: Any) -> None:
         if name in common and isinstance(array, Residues):
             shared[name] = _fingerprint(array)
+            visible.append(array.doubt.visible)
             field.renew(array)
 
-    results = run(model, inputs, field, on_value=keep, **options)
-    return Ran(list(results.values()), shared)
+    results: dict[str, Any] = run(model, inputs, field, on_value=keep, **options)
+    visible += [x.doubt.visible for x in results.values() if isinstance(x, Residues)]
+    return Ran(list(results.values()), shared, min(visible))
 
 
 def _fingerprint(x: Residues) -> tuple[tuple[int, ...], int]:

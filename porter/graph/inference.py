@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from porter.errors import PorterError
+from porter.graph import negative
 from porter.graph.contrib import shapes
 from porter.graph.operators import schema
 from porter.graph.unread import ShapeOnly
@@ -77,7 +78,7 @@ def infer_types(model: ir.Model) -> list[str]:
         if value.producer() is not None:
             value.shape = None
     foreign = {node.op_type for graph in every_graph(model) for node in graph if node.domain == shapes.DOMAIN}
-    with without_weights(model) as proto, shapes.known_to_onnx(foreign):
+    with without_weights(model) as proto, shapes.known_to_onnx(foreign), negative.refused(proto):
         try:
             inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError as error:

@@ -163,7 +163,7 @@ class Field(Values):
             tag = np.where(x.tag == LOW, 0, x.tag).astype(np.int8)
             value = np.where(x.tag == LOW, 0, value)
         q = np.where(p == 0, 0, mod.hashed(mod.key_of(self.seed, "exponent"), value) % np.uint64(Q)).astype(np.int64)
-        return Residues(self, p, q, tag, dtype=x.dtype)
+        return Residues(self, p, q, tag, dtype=x.dtype, doubt=x.doubt.hashed())
 
     def field_expm1(self, x: Residues) -> Residues:
         return self.exp(x) - 1
@@ -185,12 +185,12 @@ class Field(Values):
         self.degree += x.degree
         tag = None if x.tag is None else np.where(x.tag == LOW, UNDEFINED, x.tag).astype(np.int8)
         q = None if x.q is None else mod.square_root(x.q, Q)
-        return Residues(self, mod.square_root(x.p, P), q, tag, dtype=x.dtype)
+        return Residues(self, mod.square_root(x.p, P), q, tag, dtype=x.dtype, doubt=x.doubt.hashed())
 
     def field_sign(self, x: Residues) -> Residues:
         self.degree += x.degree
         q = None if x.q is None else mod.square_sign(x.q, Q)
-        return Residues(self, mod.square_sign(x.p, P), q, x.tag, dtype=x.dtype)
+        return Residues(self, mod.square_sign(x.p, P), q, x.tag, dtype=x.dtype, doubt=x.doubt.hashed())
 
     def field_abs(self, x: Residues) -> Residues:
         flat = x if x.tag is None else x.tagged(np.where(x.tag == LOW, HIGH, x.tag))
@@ -216,16 +216,35 @@ class Field(Values):
     def _choose(self, a: Any, b: Any, keep: Callable[..., np.ndarray]) -> Residues:
         a, b = self.lift(a), self.lift(b)
         self.degree += a.degree + b.degree
-        first = np.asarray(keep(self.order(a), self.order(b)))
-        if (a.known is None) != (b.known is None) and first.size:  # a constant hides what it is held against
-            self.visible *= float(np.mean(first if a.known is None else ~first))
-        return self.where(first, a, b)
+        out = self.where(np.asarray(keep(self.order(a), self.order(b))), a, b)
+        if a.known is not None and b.known is not None:
+            return out
+        share = 0.5
+        if a.known is not None or b.known is not None:
+            constant, variable = (a, b) if a.known is not None else (b, a)
+            above, _ = self.compared(constant, variable)
+            wins = above if keep is np.greater_equal else 1 - above
+            # a constant that is another shows wherever it takes the place of an element
+            share = min(wins, 1 - wins ** max(1, variable.size // constant.size)) if above < 1 else 1.0
+        out.doubt = self.chosen(out.doubt, share, a, b)
+        return out
 
     def _compare(self, name: str, a: Any, b: Any) -> np.ndarray:
         a, b = self.lift(a), self.lift(b)
         if a.known is not None and b.known is not None:
             return _ORDER[name](a.known, b.known)
         self.degree += a.degree + b.degree
+        self.visible *= a.doubt.visible * b.doubt.visible
+        if name in ("equal", "not_equal"):
+            if a.p is not b.p:  # of two variables no chance tells which would be equal
+                self.visible = 0.0
+        elif a.known is not None or b.known is not None:
+            above, told = self.compared(*((a, b) if a.known is not None else (b, a)))
+            self.visible *= min(2 * above * (1 - above), told) if above < 1 else 1.0
+        else:
+            self.visible *= (
+                1 / 3
+            )  # of three values in any order, that the first and second lie on two sides of the third
         return _ORDER[name](self.order(a), self.order(b))
 
     # joining and padding
@@ -266,7 +285,7 @@ class Field(Values):
             raise Undecided("a contraction in a prime field", expected="finite operands", found="an infinity")
         p = mod.bilinear(product, a.p, b.p, length, P)
         q = None if a.q is None or b.q is None else mod.bilinear(product, a.q, b.q, length, Q)
-        return Residues(self, p, q, dtype=a.dtype, fraction=a.fraction.times(b.fraction))
+        return Residues(self, p, q, dtype=a.dtype, doubt=a.doubt.times(b.doubt))
 
     # reduction
 
@@ -298,6 +317,8 @@ class Field(Values):
         flat = x.flattened(axis)
         at = np.expand_dims(arg(self.order(flat), axis=-1), -1)
         out = flat.each(lambda part: np.take_along_axis(part, at, -1)[..., 0])
+        if x.known is None and flat.shape[-1] > 1:
+            out.doubt = self.chosen(out.doubt, 1 / flat.shape[-1], x)
         axes = range(x.ndim) if axis is None else {a % x.ndim for a in np.atleast_1d(axis)}
         if keepdims:
             shape = [1 if i in axes else n for i, n in enumerate(x.shape)]
@@ -305,12 +326,15 @@ class Field(Values):
         return out if initial is None else join(out, initial)
 
     def field_argmax(self, x: Residues, axis: int | None = None) -> np.ndarray:
-        self.degree += x.degree
-        return np.asarray(np.argmax(self.order(x), axis=axis))
+        return self._place(x, axis, np.argmax)
 
     def field_argmin(self, x: Residues, axis: int | None = None) -> np.ndarray:
+        return self._place(x, axis, np.argmin)
+
+    def _place(self, x: Residues, axis: int | None, arg: Callable[..., Any]) -> np.ndarray:
         self.degree += x.degree
-        return np.asarray(np.argmin(self.order(x), axis=axis))
+        self.visible *= x.doubt.visible / max(1, x.size if axis is None else x.shape[axis])
+        return np.asarray(arg(self.order(x), axis=axis))
 
     def field_sort_with_index(self, x: Residues, axis: int, descending: bool) -> tuple[Residues, np.ndarray]:
         self.degree += x.degree
@@ -352,7 +376,7 @@ class Field(Values):
             for a, b, m in ((x.p, updates.p, P), (x.q, updates.q, Q))
         ]
         assert parts[0] is not None
-        return Residues(self, parts[0], parts[1], dtype=x.dtype, fraction=x.fraction.plus(updates.fraction))
+        return Residues(self, parts[0], parts[1], dtype=x.dtype, doubt=x.doubt.plus(updates.doubt))
 
     # control
 

@@ -17,26 +17,39 @@ LOW, HIGH, UNDEFINED = -1, 1, 2  # -inf, inf, and what would be NaN; 0 is finite
 
 
 @dataclass(frozen=True)
-class Degree:
-    """Degree of a value as a polynomial in the random values and in the reciprocals it was made with.
+class Doubt:
+    """What the chance of error of a value is computed from: its degree as a polynomial in the random values and in the
+    reciprocals it was made with, and the choices in which a difference may have been lost.
 
     Each reciprocal 1/y counts as a variable of its own; taking the fractions to one denominator multiplies by every y,
-    so `divided` holds one (number, weight) for each division, its weight the degrees of all its y together.
+    so `divided` holds one (number, weight) for each division, its weight the degrees of all its y together. `hidden`
+    holds one (number, share) for each maximum or minimum on the way: the share of differences in one element that it
+    lets through.
     """
 
     top: int = 1
     divided: frozenset[tuple[int, int]] = frozenset()
+    hidden: frozenset[tuple[int, float]] = frozenset()
 
     @property
-    def total(self) -> int:
-        """An upper bound of the degree of the numerator, which a chance of error is computed from."""
+    def degree(self) -> int:
+        """An upper bound of the degree of the numerator."""
         return self.top * (1 + sum(weight for _, weight in self.divided))
 
-    def plus(self, other: Degree) -> Degree:
-        return Degree(max(self.top, other.top), self.divided | other.divided)
+    @property
+    def visible(self) -> float:
+        """The chance that a difference in one element, anywhere before this value, is one in this value."""
+        return math.prod(share for _, share in self.hidden)
 
-    def times(self, other: Degree) -> Degree:
-        return Degree(self.top + other.top, self.divided | other.divided)
+    def plus(self, other: Doubt) -> Doubt:
+        return Doubt(max(self.top, other.top), self.divided | other.divided, self.hidden | other.hidden)
+
+    def times(self, other: Doubt) -> Doubt:
+        return Doubt(self.top + other.top, self.divided | other.divided, self.hidden | other.hidden)
+
+    def hashed(self) -> Doubt:
+        """Of a function without laws: a variable of its own, which shows what its argument shows."""
+        return Doubt(hidden=self.hidden)
 
 
 class Residues:
@@ -53,12 +66,12 @@ class Residues:
 
     def __init__(
         self, field: Any, p: np.ndarray, q: np.ndarray | None, tag: np.ndarray | None = None, *,
-        dtype: np.dtype, known: np.ndarray | None = None, fraction: Degree | None = None,
+        dtype: np.dtype, known: np.ndarray | None = None, doubt: Doubt | None = None,
     ) -> None:  # fmt: skip
         self.field, self.p, self.q = field, np.asarray(p), None if q is None else np.asarray(q)
         self.tag = None if tag is None or not np.any(tag) else tag
         self.dtype, self.known = np.dtype(dtype), known
-        self.fraction = fraction or Degree(0 if known is not None else 1)
+        self.doubt = doubt or Doubt(0 if known is not None else 1)
 
     shape = property(lambda self: self.p.shape)
     ndim = property(lambda self: self.p.ndim)
@@ -66,7 +79,7 @@ class Residues:
 
     @property
     def degree(self) -> int:
-        return self.fraction.total
+        return self.doubt.degree
 
     @property
     def tags(self) -> np.ndarray:
@@ -85,10 +98,10 @@ class Residues:
         """The same residues, declared as another type."""
         if self.dtype == dtype:
             return self
-        return Residues(self.field, self.p, self.q, self.tag, dtype=dtype, known=self.known, fraction=self.fraction)
+        return Residues(self.field, self.p, self.q, self.tag, dtype=dtype, known=self.known, doubt=self.doubt)
 
     def tagged(self, tag: np.ndarray) -> Residues:
-        return Residues(self.field, self.p, self.q, tag, dtype=self.dtype, fraction=self.fraction)
+        return Residues(self.field, self.p, self.q, tag, dtype=self.dtype, doubt=self.doubt)
 
     # the same thing to every part
 
@@ -97,7 +110,7 @@ class Residues:
         parts = [None if x is None else np.asarray(move(x)) for x in (self.p, self.q, self.tag, self.known)]
         assert parts[0] is not None
         return Residues(self.field, parts[0], parts[1], parts[2], dtype=self.dtype, known=parts[3],
-                        fraction=self.fraction)  # fmt: skip
+                        doubt=self.doubt)  # fmt: skip
 
     def joined(self, combine: Callable[..., np.ndarray], *others: Residues) -> Residues:
         """A movement of elements of several arrays into one, applied part by part."""
@@ -105,9 +118,9 @@ class Residues:
         q = None if any(x.q is None for x in every) else combine(*(x.q for x in every))
         tag = None if all(x.tag is None for x in every) else combine(*(x.tags for x in every))
         known = None if any(x.known is None for x in every) else combine(*(x.known for x in every))
-        fraction = reduce(Degree.plus, (x.fraction for x in every))
+        doubt = reduce(Doubt.plus, (x.doubt for x in every))
         return Residues(self.field, combine(*(x.p for x in every)), q, tag, dtype=self.dtype, known=known,
-                        fraction=fraction)  # fmt: skip
+                        doubt=doubt)  # fmt: skip
 
     def summed(self, add: Callable[[np.ndarray], np.ndarray]) -> Residues:
         """A sum of elements, each of up to 2**32 residues: int64 holds it exactly."""
@@ -116,7 +129,7 @@ class Residues:
         if self.tag is not None:
             low, high, bad = (add((self.tag == t).astype(np.int64)) > 0 for t in (LOW, HIGH, UNDEFINED))
             tag = np.where(bad | (low & high), UNDEFINED, np.where(low, LOW, np.where(high, HIGH, 0))).astype(np.int8)
-        return Residues(self.field, add(self.p) % P, q, tag, dtype=self.dtype, fraction=self.fraction)
+        return Residues(self.field, add(self.p) % P, q, tag, dtype=self.dtype, doubt=self.doubt)
 
     def flattened(self, axis: Any) -> Residues:
         """The axes (None: all) moved to the end and merged into one."""
@@ -144,18 +157,20 @@ class Residues:
         other: Any,
         compute: Callable[..., np.ndarray],
         tags: Callable[..., np.ndarray],
-        degree: Callable[..., Degree],
+        doubts: Callable[..., Doubt],
     ) -> Residues:
         other = self.field.lift(other)
         q = None if self.q is None or other.q is None else compute(self.q, other.q, Q)
         tag = None
         if self.tag is not None or other.tag is not None:
             tag = tags(*np.broadcast_arrays(self.tags, other.tags), self, other).astype(np.int8)
-        return Residues(self.field, compute(self.p, other.p, P), q, tag, dtype=self.dtype,
-                        fraction=degree(self.fraction, other.fraction))  # fmt: skip
+        doubt = doubts(self.doubt, other.doubt)
+        if doubt.hidden:
+            doubt = self.field.shown(doubt, self, other)
+        return Residues(self.field, compute(self.p, other.p, P), q, tag, dtype=self.dtype, doubt=doubt)
 
     def __add__(self, other: Any) -> Residues:
-        return self._binary(other, mod.add, _sum_tags, Degree.plus)
+        return self._binary(other, mod.add, _sum_tags, Doubt.plus)
 
     __radd__ = __add__
 
@@ -163,9 +178,7 @@ class Residues:
         q = None if self.q is None else mod.negate(self.q, Q)
         tag = None if self.tag is None else np.where(self.tag == UNDEFINED, UNDEFINED, -self.tag).astype(np.int8)
         known = None if self.known is None else -self.known
-        return Residues(
-            self.field, mod.negate(self.p, P), q, tag, dtype=self.dtype, known=known, fraction=self.fraction
-        )
+        return Residues(self.field, mod.negate(self.p, P), q, tag, dtype=self.dtype, known=known, doubt=self.doubt)
 
     def __sub__(self, other: Any) -> Residues:
         return self + -self.field.lift(other)
@@ -174,7 +187,7 @@ class Residues:
         return -self + other
 
     def __mul__(self, other: Any) -> Residues:
-        return self._binary(other, mod.multiply, _product_tags, Degree.times)
+        return self._binary(other, mod.multiply, _product_tags, Doubt.times)
 
     __rmul__ = __mul__
 
@@ -186,8 +199,8 @@ class Residues:
         tag = np.where(zero | (self.tags == UNDEFINED), UNDEFINED, 0).astype(np.int8)
         if infinite.any():
             p, q = np.where(infinite, 0, p), None if q is None else np.where(infinite, 0, q)
-        degree = self.fraction if self.degree == 0 else self.field.divided(self)
-        return Residues(self.field, p, q, tag, dtype=self.dtype, fraction=degree)
+        doubt = self.doubt if self.degree == 0 else self.field.divided(self)
+        return Residues(self.field, p, q, tag, dtype=self.dtype, doubt=doubt)
 
     def __truediv__(self, other: Any) -> Residues:
         return self * self.field.lift(other).inverse()
@@ -207,7 +220,7 @@ class Residues:
 
     def scaled_by_sign(self) -> Residues:
         """|x| = x sign(x), the sign being the Legendre symbol."""
-        sign = self.field.sign(Residues(self.field, self.p, self.q, dtype=self.dtype, fraction=self.fraction))
+        sign = self.field.sign(Residues(self.field, self.p, self.q, dtype=self.dtype, doubt=self.doubt))
         out = self * sign
         return out if self.tag is None else out.tagged(self.tag)
 

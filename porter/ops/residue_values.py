@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from porter.ops import residues as mod
 from porter.ops.namespace import is_float
-from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Degree, Residues
+from porter.ops.residue_array import HIGH, LOW, UNDEFINED, Doubt, Residues
 from porter.ops.residues import P, Q
 
 FEW = 16  # different values up to which a tensor of constants is taken for a mask or a flag
@@ -36,17 +39,25 @@ class Values:
     renews     what `renew` replaces
     degree     grows to an upper bound of the degree of everything that was handed to a function without laws: two
                different arguments with one hash are the chance of error, degree / p
-    visible    the share of elements that no constant took the place of, in a maximum or minimum, over all of them: a
-               difference in one element shows with that chance
+    constants  those that are compared with variables, in order, if they are known already: they stand evenly between all
+               other values, so that each of them is somewhere told from the next
+    visible    the chance that a difference in one element is seen by every comparison so far; what maxima and minima
+               hide is kept with the values (`Doubt.hidden`)
+    met        constants that were compared with variables
     """
 
-    def __init__(self, seed: int, *, exponents: bool = True, renews: Renews = Renews.VALUES) -> None:
+    def __init__(
+        self, seed: int, *, exponents: bool = True, renews: Renews = Renews.VALUES, constants: Sequence[float] = ()
+    ) -> None:
         self.renews = renews
         self.seed = seed
         self.exponents = exponents
         self.degree = 0
+        self.constants = np.asarray(constants, np.float64)
         self.visible = 1.0
+        self.met: set[float] = set()
         self.divisions = 0
+        self.choices: list[tuple[weakref.ref[np.ndarray], ...]] = []  # what each maximum or minimum was taken of
 
     def __repr__(self) -> str:
         return "ops.field"
@@ -111,41 +122,83 @@ class Values:
         value = mod.hashed(mod.key_of(self.seed, "renewed"), x.p)
         if self.renews is Renews.VALUES:
             x.p = np.where(x.p == 0, 0, (value % np.uint64(P)).astype(np.int64))
-            x.fraction = Degree()
+            x.doubt = Doubt()
         exponents = self._after(value)
         x.q = None if exponents is None else np.where(x.p == 0, 0, exponents)
 
-    def divided(self, x: Residues) -> Degree:
+    def divided(self, x: Residues) -> Doubt:
         """The degree of 1 / x."""
         self.divisions += 1
-        return Degree(1, x.fraction.divided | {(self.divisions, x.size * x.degree)})
+        return Doubt(1, x.doubt.divided | {(self.divisions, x.size * x.degree)}, x.doubt.hidden)
+
+    def chosen(self, doubt: Doubt, share: float, *of: Residues) -> Doubt:
+        """The doubt of a maximum or minimum that shows this share of the differences in one element of `of`."""
+        self.choices.append(tuple(weakref.ref(_root(x.p)) for x in of))
+        return replace(doubt, hidden=doubt.hidden | {(len(self.choices), share)})
+
+    def shown(self, doubt: Doubt, *together: Residues) -> Doubt:
+        """The doubt of values that are computed with: what was chosen from one of them hides nothing of it where it
+        stands beside it, as in x - max(x)."""
+        roots = [_root(x.p) for x in together]
+
+        def beside(choice: int) -> bool:
+            return any(ref() is root for ref in self.choices[choice - 1] for root in roots)
+
+        return replace(doubt, hidden=frozenset(h for h in doubt.hidden if not beside(h[0])))
+
+    def compared(self, constant: Residues, variable: Residues) -> tuple[float, float]:
+        """How often a variable is above the constant, at the constant's worst element; and the chance that another
+        constant in the place of this, one of those that are known, falls on the other side of a variable."""
+        assert constant.known is not None
+        finite = np.unique(constant.known[np.isfinite(constant.known)])
+        self.met.update(finite.tolist())
+        if not finite.size:  # nothing is told from an infinity
+            return 1.0, 1.0
+        times = max(1, variable.size // constant.size)
+        gap = 1 / (len(self.constants) + 1) if len(self.constants) else 0.0
+        places = self.place(finite)
+        return float(1 - places[np.argmax(np.abs(places - 0.5))]), 1 - (1 - gap) ** times
 
     def keyed(self, name: str, *args: Any) -> Residues:
         """A function without laws: a hash of its arguments."""
         lifted = [self.lift(a) for a in args]
         self.degree += sum(x.degree for x in lifted)
+        doubt = reduce(Doubt.plus, (x.doubt for x in lifted)).hashed()
         value = mod.hashed(mod.key_of(self.seed, name), *np.broadcast_arrays(*(x.p for x in lifted)))
         tag = None
         if any(x.tag is not None for x in lifted):
             tags = np.broadcast_arrays(*(x.tags for x in lifted))
             tag = np.where(np.any([t != 0 for t in tags], axis=0), UNDEFINED, 0).astype(np.int8)
-        return Residues(self, (value % np.uint64(P)).astype(np.int64), self._after(value), tag, dtype=lifted[0].dtype)
+        p = (value % np.uint64(P)).astype(np.int64)
+        return Residues(self, p, self._after(value), tag, dtype=lifted[0].dtype, doubt=doubt)
 
     def _after(self, value: np.ndarray) -> np.ndarray | None:
         if not self.exponents:
             return None
         return (mod.hashed(mod.key_of(self.seed, "exponent"), value) % np.uint64(Q)).astype(np.int64)
 
+    def place(self, known: np.ndarray) -> np.ndarray:
+        """Where constants stand among all other values, from 0 to 1, in their own order: evenly, if all are known, else
+        by their size, so that there is room between the bounds of a Clip (0 in the middle, 6 at 0.74, 127 at 0.85)."""
+        finite = np.nan_to_num(known, posinf=2.0**127, neginf=-(2.0**127))
+        if len(self.constants):
+            ranks = np.arange(1, len(self.constants) + 1) / (len(self.constants) + 1)
+            return np.asarray(np.interp(finite, self.constants, ranks))
+        size = np.log2(1 + np.abs(finite))
+        return np.asarray(0.5 + 0.5 * np.sign(finite) * size / (3 + size))
+
     def order(self, x: Residues) -> np.ndarray:
-        """The key by which x is ordered: a hash of 62 bits, -inf below and inf above all; constants stand among themselves as
-        they are, so that there is room between the bounds of a Clip."""
+        """The key by which x is ordered: a hash of 62 bits, -inf below and inf above all; constants by their `place`."""
         key = (mod.hashed(mod.key_of(self.seed, "order"), x.p) >> np.uint64(2)).astype(np.int64) + 1
         if x.known is not None:
-            size = np.log2(1 + np.abs(np.nan_to_num(x.known, posinf=2.0**127, neginf=-(2.0**127))))
-            place = 0.5 + 0.5 * np.sign(x.known) * size / (3 + size)  # 0 in the middle, 6 at 0.74, 127 at 0.85
             # the bits of the hash that are left tell constants apart that lie nearer than 2^-20
-            key = (np.floor(place * 2**20).astype(np.int64) << 42) + (key >> 20) + 1
+            key = (np.floor(self.place(x.known) * 2**20).astype(np.int64) << 42) + (key >> 20) + 1
             key = np.clip(key, 1, 2**62)
         if x.tag is not None:
             key = np.where(x.tag == LOW, 0, np.where(x.tag == HIGH, np.int64(2**62 + 1), key))
         return key
+
+
+def _root(array: np.ndarray) -> np.ndarray:
+    """The array that this one is a view of: itself, moved."""
+    return array if array.base is None else array.base

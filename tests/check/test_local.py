@@ -69,6 +69,35 @@ def test_bodies_of_loops_and_of_functions_are_part_of_the_expression(model):
     assert not same(model(text.format("Neg")), model(text.format("Abs")))
 
 
+BRANCH = """g (float[3] x, bool go) => (float[3] y) {{ y = If (go) <
+  then_branch = t () => (float[3] p) {{ p = Add (x, x) }},
+  else_branch = e () => (float[3] q) {{ c = Constant <value = float[1] {{2}}> ()  {} }}> }}"""
+
+
+def test_what_a_branch_computes_from_constants_and_a_choice_for_a_branch_do_not_show(model):
+    stored = model(BRANCH.format("q = Mul (x, k)"), {"k": np.float32([4])})
+    computed = model(BRANCH.format("s = Shape (x)  n = Slice (s, z, o)  f = Cast <to = 1> (n)  d = Add (f, i)"
+                                   "  q = Mul (x, d)"), {"z": np.array([0]), "o": np.array([1]), "i": np.float32([1])})  # fmt: skip
+    chosen = model(
+        "g (float[3] x, bool go) => (float[3] y) { t = Add (x, x)  e = Mul (x, k)  y = Where (go, t, e) }",
+        {"k": np.float32([4])},
+    )
+    turned = model(
+        "g (float[3] x, bool go) => (float[3] y) { t = Add (x, x)  e = Mul (x, k)  y = Where (go, e, t) }",
+        {"k": np.float32([4])},
+    )
+    assert same(stored, computed) and same(stored, chosen) and not same(stored, turned)
+    assert not same(stored, model(BRANCH.format("q = Mul (x, c)")))
+
+
+def test_a_branch_that_is_known_does_not_show(model):
+    text = """g (float[3] x) => (float[3] y) {{ s = Size (x)  go = Equal (s, n)  y = If (go) <
+      then_branch = t () => (float[3] p) {{ p = Add (x, x) }}, else_branch = e () => (float[3] q) {{ q = Neg (x) }}> }}"""
+    text = text.replace("{{", "{").replace("}}", "}")
+    taken = model("g (float[3] x) => (float[3] y) { y = Add (x, x) }")
+    assert same(model(text, {"n": np.array(3)}), taken) and not same(model(text, {"n": np.array(4)}), taken)
+
+
 def test_equal_models_are_told_so_from_one_run(model):
     result = check(model(LAYER, W), model(SAME["names"], W))
     assert (result.verdict, result.method, result.draws) == ("equivalent", "structure", ("draw 0",))

@@ -243,6 +243,15 @@ def test_a_type_the_operator_does_not_take(model: Callable) -> None:
     assert text.startswith("node 'wave' (Sin)\n  expected 'input' to be one of tensor(") and "tensor(int32)" in text
 
 
+def test_a_window_larger_than_its_input_before_a_slice(model: Callable) -> None:
+    """The standard's inference makes the dim -2 and ends the process where a Slice meets it."""
+    conv = helper.make_node("Conv", ["x", "w"], ["c"], name="wide")
+    cut = helper.make_node("Slice", ["c", "s", "e", "a"], ["y"])
+    cuts = {"s": np.array([0]), "e": np.array([9]), "a": np.array([2])}
+    text = refusal(model([conv, cut], {"x": [1, 3, 2], "w": [4, 3, 5]}, {"y": None}, cuts))
+    assert text.startswith("node 'wide' (Conv)") and "a dim of -2 comes out" in text
+
+
 def test_shapes_that_do_not_fit(model: Callable) -> None:
     node = helper.make_node("MatMul", ["x", "w"], ["y"], name="proj")
     text = refusal(model([node], {"x": [2, 3]}, {"y": None}, {"w": np.ones((4, 5), np.float32)}))
