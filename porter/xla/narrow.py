@@ -7,7 +7,8 @@ its own types, and only its arguments and results hold integers in 32 bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from porter.xla import windows
+from porter.xla.coded import Stood, product, widened
 
 NARROW = {"int64": "int32", "uint64": "uint32"}
 _PRODUCTS = ("dot_general", "conv_general_dilated")
@@ -48,17 +50,18 @@ def _inner(equation: Any) -> list[Any]:
     return found
 
 
-def narrowed(closed: Any, precision: Any = None) -> Callable[..., list[Any]]:
+def narrowed(closed: Any, precision: Any = None, units: Collection[str] = ()) -> Callable[..., list[Any]]:
     """A function of the jaxpr's arguments that evaluates it in 32 bits; call it where x64 is `is_double(closed)`.
 
     precision: for every dot and convolution of float32 that states none. A product of two bfloat16 tensors that were
-    widened to float32 is the product of the bfloat16 tensors, summed in float32: equal, in one pass of the matrix unit.
+    widened to float32 is the product of the bfloat16 tensors, summed in float32: equal, in one pass of the matrix unit. So is one
+    of codes, whose scales move behind it (porter.xla.coded); those of `units` meet as they lie.
     """
     types = {} if is_double(closed) else NARROW
 
     def run(*arguments: Any) -> list[Any]:
         given = [_cast(x, v.aval.dtype, types) for x, v in zip(arguments, closed.jaxpr.invars, strict=True)]
-        found = _evaluate(closed.jaxpr, closed.consts, given, precision, types)
+        found = _evaluate(closed.jaxpr, closed.consts, given, precision, types, units)
         return [_cast(x, x.dtype, NARROW) for x in found]
 
     return run
@@ -70,10 +73,15 @@ def _cast(x: Any, dtype: Any, types: Mapping[str, str]) -> Any:
 
 
 def _evaluate(
-    jaxpr: Any, consts: list[Any], arguments: list[Any], precision: Any, types: Mapping[str, str]
+    jaxpr: Any,
+    consts: list[Any],
+    arguments: list[Any],
+    precision: Any,
+    types: Mapping[str, str],
+    units: Collection[str] = (),
 ) -> list[Any]:
     values: dict[Any, Any] = {}
-    before: dict[Any, Any] = {}  # bfloat16 values that were widened to float32: a product takes them as they were
+    before: dict[Any, Stood] = {}  # values that were widened to float32, and scaled: a product takes them as they were
 
     def read(v: Any) -> Any:
         if isinstance(v, jex.Literal):
@@ -84,28 +92,44 @@ def _evaluate(
         values[v] = _array(x, v.aval.dtype, types)
     for v, x in zip(jaxpr.invars, arguments, strict=True):
         values[v] = x
+
+    def stood(v: Any) -> Stood | None:
+        return None if isinstance(v, jex.Literal) else before.get(v)
+
     for e in jaxpr.eqns:
         inputs = [read(v) for v in e.invars]
         if e.primitive.name in _INLINED:
             inner = next(e.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in e.params)
-            outputs = _evaluate(getattr(inner, "jaxpr", inner), getattr(inner, "consts", []), inputs, precision, types)
+            held = getattr(inner, "consts", [])
+            outputs = _evaluate(getattr(inner, "jaxpr", inner), held, inputs, precision, types, units)
         else:
             params = {k: _parameter(v, precision, types) for k, v in e.params.items()}
+            found = None
             if e.primitive.name in _PRODUCTS:
-                narrow = [before.get(v) if not isinstance(v, jex.Literal) else None for v in e.invars]
-                if all(x is not None for x in narrow):
-                    inputs, params["preferred_element_type"] = narrow, np.dtype("float32")
-                elif precision is not None and params["precision"] is None:
+                a, b = (stood(v) for v in e.invars)
+                if a is not None and b is not None:
+                    found = product(partial(_bound, e.primitive), (a, b), params, units)
+                if found is None and precision is not None and params["precision"] is None:
                     params["precision"] = (precision, precision)
-            found = _bound(e.primitive, inputs, params)
+            found = _bound(e.primitive, inputs, params) if found is None else found
             outputs = list(found) if e.primitive.multiple_results else [found]
         values.update(zip(e.outvars, outputs, strict=True))
-        kinds = (inputs[0].dtype, outputs[0].dtype) if e.primitive.name == "convert_element_type" else None
-        if kinds == (jnp.bfloat16, jnp.float32):
-            before[e.outvars[0]] = inputs[0]
-        elif e.primitive.name in _MOVEMENT and not isinstance(e.invars[0], jex.Literal) and e.invars[0] in before:
-            before[e.outvars[0]] = e.primitive.bind(before[e.invars[0]], *inputs[1:], **params)
+        if (now := _stood(e, inputs, outputs, [stood(v) for v in e.invars])) is not None:
+            before[e.outvars[0]] = now
     return [read(v) for v in jaxpr.outvars]
+
+
+def _stood(e: Any, inputs: list[Any], outputs: list[Any], held: list[Stood | None]) -> Stood | None:
+    """What an equation's result was before it was widened, scaled and moved."""
+    name = e.primitive.name
+    if name == "convert_element_type":
+        return widened(inputs[0], outputs[0])
+    if name == "mul":
+        pairs = [(h, inputs[1 - i]) for i, h in enumerate(held) if h is not None]
+        return next((s for h, factor in pairs if (s := h.scaled(factor)) is not None), None)
+    if name in _MOVEMENT and held[0] is not None:
+        return held[0].moved(e.primitive, inputs[1:], e.params)
+    return None
 
 
 def _bound(primitive: Any, inputs: list[Any], params: dict[str, Any]) -> Any:

@@ -62,7 +62,7 @@ class Tpu(Target):
             why = str(reason)
         from porter.targets.tpu import xla
 
-        text, products = xla.stablehlo(program, kernel.meaning)
+        text, products = xla.stablehlo(program, kernel.meaning, Geometry.of(device).fp8)
         if xla.doubles(text):
             why = f"{why}; XLA computes float64 in pairs of float32, of 48 bits and float32's range"
         return Emitted(kernel, "stablehlo", text, 1, None, {}, products, why)

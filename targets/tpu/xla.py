@@ -32,9 +32,12 @@ def asked(program: Program) -> tuple[str, ...]:
     return tuple(sorted(found)) or ("bf16x6",)
 
 
-def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
+def stablehlo(program: Program, meaning: Any, fp8: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """The text of a kernel's meaning, and the schemes of its float32 products. Raises CannotEmit for a scheme XLA
-    lacks."""
+    lacks.
+
+    fp8   8-bit floats that the unit multiplies faster than bfloat16; integers where the program multiplies them
+    """
     kinds = types(program)
     for s in walk(program.body):
         if isinstance(s, Cast) and s.bits and (both := {s.type.dtype, kinds[s.arg].dtype}) & narrow.NARROW.keys():
@@ -51,8 +54,16 @@ def stablehlo(program: Program, meaning: Any) -> tuple[str, tuple[str, ...]]:
         arguments = [
             jax.ShapeDtypeStruct(v.aval.shape, narrow.narrow_dtype(v.aval.dtype)) for v in meaning.jaxpr.invars
         ]
-        text = hlo.stablehlo(narrow.narrowed(meaning, lax.Precision[word]), arguments, "tpu", identifier(program.name))
+        slim = narrow.narrowed(meaning, lax.Precision[word], (*fp8, *_integers(program)))
+        text = hlo.stablehlo(slim, arguments, "tpu", identifier(program.name))
     return text, realized(text)
+
+
+def _integers(program: Program) -> set[str]:
+    """The integers that a program multiplies as they lie."""
+    kinds = types(program)
+    pairs = [{kinds[s.a].dtype, kinds[s.b].dtype} for s in walk(program.body) if isinstance(s, Dot)]
+    return {"int8"} if {"int8"} in pairs else set()
 
 
 def realized(text: str) -> tuple[str, ...]:
@@ -61,7 +72,9 @@ def realized(text: str) -> tuple[str, ...]:
     return tuple(sorted({scheme if kind == "f32" else _TYPES.get(kind, kind) for _, kind, scheme in found}))
 
 
-_TYPES = {"bf16": "bfloat16", "i8": "int8", "ui8": "uint8", "i32": "int32"}
+_TYPES = {
+    "bf16": "bfloat16", "i8": "int8", "ui8": "uint8", "i32": "int32", "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2",
+}  # fmt: skip
 
 
 def identifier(name: str) -> str:

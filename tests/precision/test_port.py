@@ -129,7 +129,7 @@ def test_a_floor_follows_the_models_own_layers() -> None:
 
 @pytest.mark.parametrize("device, scheme, product", [
     ("gpu:h200", "fp8", "float8_e4m3fn"), ("gpu:h200", "int8", "int8"), ("trainium:trn2", "fp8", "float8_e4m3"),
-    ("maia:200", "fp8", "float8_e4m3fn"),
+    ("maia:200", "fp8", "float8_e4m3fn"), ("tpu:v6e", "int8", "int8"), ("tpu:v7x", "fp8", "float8_e4m3fn"),
 ])  # fmt: skip
 def test_a_convolution_with_a_border_multiplies_codes(device: str, scheme: str, product: str, tmp_path: Path) -> None:
     """Outside the picture the pad is a code of 0: scales do not stay with the terms for its sake."""
@@ -145,7 +145,7 @@ def test_a_convolution_with_a_border_multiplies_codes(device: str, scheme: str, 
 
 @pytest.mark.parametrize("device, scheme, product", [
     ("gpu:h200", "fp8", "float8_e4m3fn"), ("gpu:h200", "int8", "int8"), ("trainium:trn2", "fp8", "float8_e4m3"),
-    ("maia:200", "fp8", "float8_e4m3fn"),
+    ("maia:200", "fp8", "float8_e4m3fn"), ("tpu:v6e", "int8", "int8"), ("tpu:v7x", "fp8", "float8_e4m3fn"),
 ])  # fmt: skip
 def test_codes_that_another_kernel_made_are_padded_as_codes(
     device: str, scheme: str, product: str, tmp_path: Path
