@@ -1,4 +1,4 @@
-"""Convolutions with long windows, taken apart: the same sums, and none of the shapes that libtpu takes minutes for."""
+"""Convolutions of few channels with many places, taken apart: the same sums, and none of the shapes that libtpu takes minutes for."""
 
 from __future__ import annotations
 
@@ -47,11 +47,35 @@ def test_the_sums_are_the_same(
     assert max(int(n) for n in operand.split("x")[2:]) <= windows.SHORT
 
 
+# image, window, stride, padding, and what is left of the window: places of the longest axis are up to 128 channels
+IMAGES = [
+    ((2, 8, 9, 60), (4, 8, 3, 39), (1, 1), [(1, 1), (19, 19)], (104, 3, 3)),
+    ((1, 1, 20, 31), (5, 1, 7, 7), (2, 3), [(3, 3), (2, 2)], (8, 1, 7)),
+    ((1, 32, 9, 8), (1, 32, 7, 3), (1, 1), [(3, 3), (1, 1)], (128, 2, 3)),
+    ((1, 3, 21, 20), (4, 3, 5, 5), (2, 2), [(0, 1), (1, 0)], (18, 1, 5)),
+]
+
+
+@pytest.mark.parametrize(("image", "window", "strides", "padding", "left"), IMAGES)
+def test_places_of_an_image_are_channels(image, window, strides, padding, left) -> None:
+    closed = _meaning([image, window], strides, padding)
+    rng = np.random.default_rng(image[-1])
+    x, w = (rng.standard_normal(s).astype(np.float32) for s in (image, window))
+    (wanted,) = jax.core.eval_jaxpr(closed.jaxpr, closed.consts, x.astype(np.float64), w.astype(np.float64))
+    with jax.enable_x64(False):
+        (got,) = narrow.narrowed(closed, lax.Precision.HIGHEST)(x, w)
+        text = hlo.stablehlo(narrow.narrowed(closed, lax.Precision.HIGHEST), closed.in_avals, "tpu", "image")
+    assert np.abs(got - np.asarray(wanted)).max() <= 4e-6 * np.sqrt(np.prod(window[1:]))
+    (operand,) = re.findall(r"stablehlo.convolution.*: \(tensor<[^>]*>, tensor<([\dx]+)xf32>\)", text)
+    channels, *places = map(int, operand.split("x")[1:])
+    assert (channels, *sorted(places)) == left
+
+
 @pytest.mark.parametrize(
     ("shapes", "more"),
     [
-        ([(1, 3, 4, 80), (2, 3, 2, 63)], {}),
-        ([(1, 16, 4, 80), (2, 16, 2, 64)], {}),
+        ([(1, 3, 4, 80), (2, 3, 3, 5)], {}),
+        ([(1, 96, 4, 80), (2, 96, 2, 64)], {}),
         ([(1, 4, 4, 80), (4, 2, 2, 64)], {"feature_group_count": 2}),
         ([(1, 3, 4, 200), (2, 3, 2, 64)], {"rhs_dilation": (1, 2)}),
     ],
