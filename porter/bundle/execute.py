@@ -106,8 +106,9 @@ def _on_host(bundle: Bundle, kernel: Kernel, arrays: list[np.ndarray], ready: di
     if kernel.name not in ready:
         ready[kernel.name] = graph.read(bundle.path / kernel.file)  # its shapes may depend on data
     model = ready[kernel.name]
+    # a sequence is a tuple of arrays, which has no shape of its own
     given = {
-        str(v.name): a if (shape := graph.shape(v)) is None else a.reshape(shape)
+        str(v.name): a.reshape(shape) if (shape := graph.shape(v)) is not None and hasattr(a, "reshape") else a
         for v, a in zip(model.graph.inputs, arrays, strict=True)
     }
     results = ops.evaluate(model, given, ops.source)

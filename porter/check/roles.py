@@ -117,6 +117,10 @@ def _role(node: Node, index: int) -> Role | None:
                 if not data
                 else Role("count", 1, data[graph.integer(node, "axis", -1)] + 1, f"how many {at} keeps")
             )
+        case ("SequenceAt" | "SequenceErase", 1) | ("SequenceInsert", 2):
+            held = _length(node.inputs[0])
+            places = None if held is None else held + (node.op_type == "SequenceInsert")
+            return None if not places else Role("index", 0, places, f"a place in a sequence of {held} in {at}")
         case ("Loop", 0):
             return Role("count", 1, 5, f"iterations of {at}")
         case ("Loop" | "If", 0 | 1) if _is_bool(node.inputs[index]):
@@ -135,6 +139,24 @@ def _role(node: Node, index: int) -> Role | None:
             return Role("mask", why=f"1 - x in {at}")
         case (op, i) if (op, i) in POSITIVE and not (op == "Pow" and _is_integer(node.inputs[1])):
             return Role("positive", why=f"the operand of {at}")
+    return None
+
+
+def _length(value: Value | None) -> int | None:
+    """How many tensors a sequence holds, where the graph says it."""
+    maker = None if value is None else value.producer()
+    if maker is None or maker.domain:
+        return None
+    match maker.op_type:
+        case "SequenceEmpty":
+            return 0
+        case "SequenceConstruct":
+            return len(maker.inputs)
+        case "Identity":
+            return _length(maker.inputs[0])
+        case "SequenceInsert" | "SequenceErase" as kind:
+            before = _length(maker.inputs[0])
+            return None if before is None else before + (1 if kind == "SequenceInsert" else -1)
     return None
 
 

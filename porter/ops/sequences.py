@@ -39,7 +39,7 @@ def received(value: Any) -> Any:
     """What a caller gives, as the evaluator keeps it: a list or tuple is a sequence, None an empty optional."""
     if value is None:
         return Nothing()
-    return Tensors(map(received, value)) if isinstance(value, list | tuple) else value
+    return Tensors(map(received, value), getattr(value, "dtype", None)) if isinstance(value, list | tuple) else value
 
 
 def returned(value: Any) -> Any:

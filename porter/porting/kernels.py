@@ -86,9 +86,19 @@ def program_of(model: Model) -> Program:
 
 def _type(found: Program, value: Value) -> None:
     shape, dtype = graph.shape(value), graph.dtype(value)
+    if dtype is None and value.producer() is not None and not value.is_graph_output():
+        shape, dtype = None, _element(value)
     if dtype is None or (shape is None and value.producer() is None):
         raise PorterError(f"value '{value.name}'", expected="a known shape and dtype", found=f"{shape}, {dtype}")
     found.types[str(value.name)] = (shape, dtype)
+
+
+def _element(value: Value) -> np.dtype | None:
+    """The element type of the tensors in a sequence or an optional, which only the host passes on."""
+    kind: Any = value.type
+    while isinstance(kind, graph.SequenceType | graph.OptionalType):
+        kind = kind.elem_type
+    return np.dtype(kind.dtype.numpy()) if isinstance(kind, graph.TensorType) else None
 
 
 def _key(kernel: Distinct) -> Any:
@@ -118,6 +128,8 @@ def _why(model: Model, node: Node) -> str:
 
     if has_subgraphs([node]):
         return "control flow"
+    if any(isinstance(v.type, graph.SequenceType) for v in (*node.inputs, *node.outputs) if v is not None):
+        return "a sequence whose length or places are computed"
     if any(graph.shape(v) is None for v in (*node.inputs, *node.outputs) if v is not None):
         return "data-dependent shape"
     alone = region(
@@ -169,7 +181,9 @@ def run(program: Program, inputs: Mapping[str, np.ndarray], execute: Execute) ->
         for name, result in zip(launch.outputs, results, strict=True):
             shape, dtype = program.types[name]
             values[name] = (
-                np.asarray(result).reshape(np.shape(result) if shape is None else shape).astype(dtype, copy=False)
+                result
+                if isinstance(result, tuple) or result is None  # a sequence, an empty optional
+                else np.asarray(result).reshape(np.shape(result) if shape is None else shape).astype(dtype, copy=False)
             )
         for name in {n for n in launch.inputs if last[n] == i} - outputs:
             values.pop(name, None)

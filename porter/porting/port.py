@@ -20,7 +20,7 @@ from porter.bundle.folder import staging
 from porter.check import Budget
 from porter.check.execution import checked_inputs
 from porter.device import Device
-from porter.errors import CheckFailed
+from porter.errors import CheckFailed, PorterError
 from porter.graph import Model
 from porter.pipeline.cache import Cache
 from porter.porting import assemble, endtoend, lowering
@@ -155,7 +155,8 @@ def port(
     emulate: bool = False, save_steps: bool = False, force: bool = False, cache: bool = True, calibrate: Samples = "",
     progress: Progress | None = None, details: bool = False, methods: Mapping[str, str] | str = "",
 ) -> PortResult:  # fmt: skip
-    """Port a model to each device. Raises PorterError for bad input; a failed check is in the result, not an exception.
+    """Port a model to each device. Raises PorterError for bad input and for
+    outputs that are no tensors; a failed check is in the result, not an exception.
 
     `details` keeps what each port was made of, in `TargetReport.found`.
     """
@@ -164,6 +165,12 @@ def port(
     path, out = Path(model), Path(out)
     assemble.check_destination(out, force)
     loaded = graph.load(path, dims or {})
+    for value in loaded.graph.outputs:
+        if isinstance(value.type, graph.SequenceType | graph.OptionalType):
+            raise PorterError(
+                f"output '{value.name}'", expected="a tensor", found="a sequence or an optional, which no bundle gives",
+                hint="end the model with ConcatFromSequence or SequenceAt",
+            )  # fmt: skip
     if inputs is not None:
         inputs = checked_inputs(loaded, inputs)
     identity = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -28,7 +28,7 @@ Numbers of eight bits and fewer lie in memory as codes, int4, uint4, int2, uint2
 language has no such type, kernels compute with the codes in integer arithmetic (porter/tile/codes.py). What follows an
 operator whose result's shape depends on data is on the host with it; the rest of such a model is on the device. Operators with
 random results and strings are not in this table: they run on the host. Nor are sequences and optionals: where lengths and places
-are known they become tensors, else `porter port` refuses the model and names the value.
+are known they become tensors, else the host runs what makes and reads them. Only a model whose output is one is refused.
 """
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from porter import bundle
-from porter.device import load_device
+from porter.device import default_devices, load_device
+from porter.errors import PorterError
 from porter.porting.port import port
 
 
@@ -22,9 +24,11 @@ def made(nodes: list, inputs: dict, outputs: dict, weights: dict) -> onnx.ModelP
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def ported(model: onnx.ModelProto, feeds: dict[str, np.ndarray], folder: Path) -> tuple[dict, dict]:  # type: ignore[type-arg]
+def ported(
+    model: onnx.ModelProto, feeds: dict[str, np.ndarray], folder: Path, target: str = "toy"
+) -> tuple[dict, dict]:  # type: ignore[type-arg]
     onnx.save(model, folder / "m.onnx")
-    result = port(folder / "m.onnx", targets=[load_device("toy")], out=folder / "out", cache=False)
+    result = port(folder / "m.onnx", targets=[load_device(target)], out=folder / "out", cache=False)
     assert result.exit_code == 0
     outputs, _ = bundle.run(bundle.read(folder / "out"), feeds)
     return outputs, result.to_json()["targets"][0]["kernels"]["host_ops"]
@@ -69,6 +73,60 @@ def test_a_body_that_reads_from_outside(tmp_path: Path) -> None:
     assert outputs["rows"].tolist() == [[3, 6, 9], [5, 10, 15]]
     assert outputs["end"].tolist() == [5, 10, 15]
     assert set(host) == {"Loop"}
+
+
+SEQUENCES = {
+    "SequenceAt": ([helper.make_node("SequenceAt", ["s", "at"], ["part"])], lambda r, y, at: [r, y, r][at]),
+    "SequenceInsert": (
+        [
+            helper.make_node("SequenceInsert", ["s", "y", "at"], ["more"]),
+            helper.make_node("ConcatFromSequence", ["more"], ["part"], axis=0),
+        ],
+        lambda r, y, at: np.concatenate([*[r, y, r][:at], y, *[r, y, r][at:]]),
+    ),
+    "SequenceErase": (
+        [
+            helper.make_node("SequenceErase", ["s", "at"], ["less"]),
+            helper.make_node("ConcatFromSequence", ["less"], ["part"], axis=0),
+        ],
+        lambda r, y, at: np.concatenate([v for i, v in enumerate([r, y, r]) if i != at]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("op", "target"),
+    [("SequenceInsert", "toy"), ("SequenceErase", "toy"), *(("SequenceAt", t) for t in ("toy", *default_devices()))],
+)
+def test_a_place_in_a_sequence_that_is_computed(op: str, target: str, tmp_path: Path) -> None:
+    read, wanted = SEQUENCES[op]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("SequenceConstruct", ["r", "y", "r"], ["s"]),
+        *read,
+        helper.make_node("Neg", ["part"], ["z"]),
+    ]
+    tensor = (TensorProto.FLOAT, [2, 3])
+    model = made(nodes, {"x": tensor, "y": tensor, "at": (TensorProto.INT64, [])}, {"z": TensorProto.FLOAT}, {})
+    x, y = np.float32([[1, -2, 3], [-4, 5, -6]]), np.float32([[7, 8, 9], [1, 2, 3]])
+    feeds = {"x": x, "y": y, "at": np.int64(1)}
+    outputs, host = ported(model, feeds, tmp_path, target)
+    np.testing.assert_array_equal(outputs["z"], -wanted(np.maximum(x, 0), y, 1))
+    assert host[op] == "a sequence whose length or places are computed"
+    assert "Relu" not in host
+
+
+def test_an_output_that_is_a_sequence_is_refused_by_name(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x", "y"], ["pair"]),
+        helper.make_node("SequenceErase", ["pair", "at"], ["s"]),
+    ]
+    tensor = (TensorProto.FLOAT, [2])
+    model = made(nodes, {"x": tensor, "y": tensor, "at": (TensorProto.INT64, [])}, {}, {})
+    model.graph.output.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [2]))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(PorterError, match="output 's'"):
+        port(tmp_path / "m.onnx", targets=[load_device("toy")], out=tmp_path / "out", cache=False)
 
 
 def branch(name: str, shape: list[int]) -> onnx.GraphProto:

@@ -1,4 +1,4 @@
-"""Convolutions of few channels with many places, taken apart: the same sums, and none of the shapes that libtpu takes minutes for."""
+"""Convolutions of few channels with many places, taken apart: the same sums, without the shapes libtpu takes minutes for."""
 
 from __future__ import annotations
 
