@@ -16,7 +16,10 @@ the setting `porter_passes` names it (`porter_passes = ["mine"]` under [tool.pyt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ast
+import threading
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,24 @@ import pytest
 
 RULE = "# -----\n"
 SUFFIX = ".onnxtxt"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest parses every module of a plugin's package anew, in whatever thread imports it, and `ast.parse` of Python 3.11
+    fails now and then where two threads are in it ("AST constructor recursion depth mismatch"): one at a time."""
+    if not hasattr(ast.parse, "__wrapped__"):
+        ast.parse = _one_at_a_time(ast.parse)
+
+
+def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    lock = threading.RLock()
+
+    @wraps(function)
+    def locked(*args: Any, **options: Any) -> Any:
+        with lock:
+            return function(*args, **options)
+
+    return locked
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -234,18 +234,21 @@ class Field(Values):
         if a.known is not None and b.known is not None:
             return _ORDER[name](a.known, b.known)
         self.degree += a.degree + b.degree
-        self.visible *= a.doubt.visible * b.doubt.visible
+        first, second = self.order(a), self.order(b)
+        if not any(
+            x.known is not None and not np.isfinite(x.known).any() for x in (a, b)
+        ):  # infinities are as they are
+            self.visible *= a.doubt.visible * b.doubt.visible * self._seen(name, a, b)
+        return _ORDER[name](first, second)
+
+    def _seen(self, name: str, a: Residues, b: Residues) -> float:
+        """The chance that a difference in one element of a or b is seen by this comparison."""
         if name in ("equal", "not_equal"):
-            if a.p is not b.p:  # of two variables no chance tells which would be equal
-                self.visible = 0.0
-        elif a.known is not None or b.known is not None:
-            above, told = self.compared(*((a, b) if a.known is not None else (b, a)))
-            self.visible *= min(2 * above * (1 - above), told) if above < 1 else 1.0
-        else:
-            self.visible *= (
-                1 / 3
-            )  # of three values in any order, that the first and second lie on two sides of the third
-        return _ORDER[name](self.order(a), self.order(b))
+            return float(a.p is b.p)  # of two variables no chance tells which would be equal
+        if a.known is None and b.known is None:
+            return 1 / 3  # of three values in any order, that the first and second lie on two sides of the third
+        above, told = self.compared(*((a, b) if a.known is not None else (b, a)))
+        return min(2 * above * (1 - above), told)
 
     # joining and padding
 

@@ -1,9 +1,14 @@
 """The pytest plugin, as a package outside of this one uses it."""
 
+import ast
+import gc
+import inspect
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -88,3 +93,43 @@ def test_the_option_may_be_there_already(package):
         '        parser.addoption("--update-golden", action="store_true")\n'
     )
     assert run(folder, "--update-golden").returncode == 0
+
+
+class Waste:
+    """Whose collection runs Python, where another thread may take over."""
+
+    def __del__(self):
+        for _ in range(3):
+            pass
+
+
+def test_modules_are_parsed_one_at_a_time():
+    """Python 3.11 fails in `ast.parse` where two threads are in it, and pytest parses what a thread imports."""
+    text = Path(inspect.__file__).read_text()
+    failures: list[Exception] = []
+
+    def parse(depth: int) -> None:
+        if depth:
+            return parse(depth - 1)
+        for _ in range(10):
+            waste = Waste()
+            waste.cycle = waste
+            try:
+                ast.parse(text)
+            except SystemError as error:
+                failures.append(error)
+        return None
+
+    before, threshold = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(50)
+    try:
+        threads = [Thread(target=parse, args=(depth,)) for depth in (0, 20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+        gc.set_threshold(*threshold)
+    assert not failures
