@@ -16,7 +16,9 @@ from porter.graph import Model
 from porter.pipeline.cache import Cache, sources
 from porter.porting.checks import KernelCheck, check_kernel
 from porter.porting.coverage import coverage
-from porter.porting.kernels import Distinct, Program
+from porter.porting.kernels import Distinct, Program, weight
+from porter.tile import program as tile
+from porter.tile import wide
 from porter.tile.form import Cut
 from porter.tile.target import CannotEmit, Compiled, Emitted, Kernel, Step, Target, Whole
 from porter.tile.text import show
@@ -72,12 +74,27 @@ def emit(program: Program, target: Target, device: Device) -> Lowered:
             continue
         try:
             tiled = tile_form(kernel.form, limits, name=kernel.name)
+            if (number := _beyond(tiled, kernel, program, target.integers)) is not None:
+                raise CannotEmit(f"it holds integers in {target.integers} bits, and the constant {number} has more")
             found.kernels[kernel.name] = target.lower(Kernel(kernel.name, tiled, kernel.meaning), device)
         except (Cut, CannotEmit) as e:
             found.host[kernel.name] = f"{device.name} cannot say it: {e}"
         except CheckFailed as e:
             raise _named(e, kernel, program, device) from None
     return found
+
+
+def _beyond(tiled: tile.Program, kernel: Distinct, program: Program, bits: int) -> int | None:
+    """An integer that the kernel states, or a weight that one of its launches reads, beyond what `bits` bits hold."""
+    if bits >= 64:
+        return None
+    read = {n for launch in program.launches if launch.kernel == kernel.name for n in launch.inputs}
+    for name in sorted(read & program.weights.keys()):
+        if program.types[name][1].name in ("int64", "uint64") and (array := weight(program, name)).size:
+            for end in (int(array.min()), int(array.max())):
+                if not wide.fits(end, array.dtype.name, bits):
+                    return end
+    return wide.beyond(tiled, bits)
 
 
 def check(

@@ -98,6 +98,7 @@ class Target(ABC):
 
     family: str
     language: str
+    integers: int = 64  # bits of its integers; wider ones are held in them, and none may need more
 
     @abstractmethod
     def limits(self, device: Device) -> Limits:

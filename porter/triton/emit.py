@@ -36,6 +36,7 @@ from porter.tile.program import (
 )  # fmt: skip
 from porter.tile.scales import clamped
 from porter.tile.target import CannotEmit
+from porter.tile.wide import fits
 from porter.triton import dots
 from porter.triton.access import address, affine
 from porter.triton.dots import Product
@@ -170,7 +171,9 @@ class _Writer:
                     self.scope.values[name] = Value("", (), t.dtype, value)
                 case Iota(name, t, form):
                     axes = self.scope.lanes(form.axes)
-                    self.scope.bind(name, f"tl.cast({affine(self.scope, form, axes)}, {word(t.dtype)})", axes, t.dtype)
+                    ends = form.bounds(lambda a: self.program.axis(a).steps * self.program.axis(a).tile)
+                    text = affine(self.scope, form, axes, wide=not all(fits(end, "int32", 32) for end in ends))
+                    self.scope.bind(name, f"tl.cast({text}, {word(t.dtype)})", axes, t.dtype)
                 case Elementwise():
                     self._elementwise(s)
                 case Cast():

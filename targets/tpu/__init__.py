@@ -25,6 +25,7 @@ class Tpu(Target):
 
     family = "tpu"
     language = "pallas"
+    integers = 32
 
     def limits(self, device: Device) -> Limits:
         """Blocks of whole (sublanes, lanes) tiles; products as deep as VMEM allows, float32 in six bf16 passes.

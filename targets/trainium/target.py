@@ -32,6 +32,7 @@ class Trainium(Target):
 
     family = "trainium"
     language = "nki"
+    integers = 32
     why_no_toolchain = (
         "neuronx-cc comes from AWS's own package index and runs on its instances: NKI text is simulated here"
     )
