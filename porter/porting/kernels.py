@@ -127,7 +127,7 @@ def _why(model: Model, node: Node) -> str:
     from porter.rewrite.regions import boundary, has_subgraphs, region
 
     if has_subgraphs([node]):
-        return "control flow"
+        return _control(node)
     if any(isinstance(v.type, graph.SequenceType) for v in (*node.inputs, *node.outputs) if v is not None):
         return "a sequence whose length or places are computed"
     if any(graph.shape(v) is None for v in (*node.inputs, *node.outputs) if v is not None):
@@ -141,6 +141,33 @@ def _why(model: Model, node: Node) -> str:
     except (Cut, PorterError) as e:
         return str(e).splitlines()[0]
     return "no kernel of its own"
+
+
+def _control(node: Node) -> str:
+    """Why control flow is left as it is: what is computed that a list of launches would have to know."""
+    data = [str(v.name) for v in node.outputs if v is not None and v.name and graph.shape(v) is None]
+    shapes = f", and with it the shape of {', '.join(data)}" if data else ""
+    match node.op_type:
+        case "Loop" if _turns(node) is None:
+            return f"control flow: how many turns it takes is computed{shapes}"
+        case "Loop" | "Scan":
+            return "control flow: its turns are more than are unrolled"
+        case "If" if data:
+            return f"control flow: the branch is computed{shapes}"
+    return "control flow"
+
+
+def _turns(node: Node) -> int | None:
+    """The turns of a Loop, where its count is known and its condition is never computed."""
+    count, start, *_ = (*node.inputs, None, None)
+    known = None if count is None else graph.constant(count)
+    begins = start is None or graph.constant(start) is not None
+    body: Any = graph.attributes(node)["body"]
+    going = body.outputs[0]
+    while (maker := going.producer()) is not None and maker.op_type == "Identity" and maker.inputs[0] is not None:
+        going = maker.inputs[0]
+    goes_on = going is body.inputs[1] or graph.constant(going) is not None
+    return int(known.reshape(-1)[0]) if known is not None and begins and goes_on else None
 
 
 def graph_of_node(model: Model, node: Node) -> Model:

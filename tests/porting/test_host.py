@@ -72,7 +72,7 @@ def test_a_body_that_reads_from_outside(tmp_path: Path) -> None:
     outputs, host = ported(model, {"x": x, "limit": np.float32(25)}, tmp_path)
     assert outputs["rows"].tolist() == [[3, 6, 9], [5, 10, 15]]
     assert outputs["end"].tolist() == [5, 10, 15]
-    assert set(host) == {"Loop"}
+    assert host == {"Loop": "control flow: how many turns it takes is computed, and with it the shape of rows"}
 
 
 SEQUENCES = {
@@ -129,6 +129,40 @@ def test_an_output_that_is_a_sequence_is_refused_by_name(tmp_path: Path) -> None
         port(tmp_path / "m.onnx", targets=[load_device("toy")], out=tmp_path / "out", cache=False)
 
 
+WIDE = {
+    "a number": np.int64(2**40 + 3),
+    "a count": np.arange(8, dtype=np.int64) * 2**33,
+    "a row": np.random.default_rng(0).integers(2**33, 2**40, 8),
+    "a weight": np.random.default_rng(0).integers(2**33, 2**40, (4, 8)),
+}
+
+
+@pytest.mark.parametrize("target", default_devices())
+@pytest.mark.parametrize("what", WIDE)
+def test_an_integer_of_more_than_32_bits(what: str, target: str, tmp_path: Path) -> None:
+    """Where integers have 32 bits the host adds it, and says so; the others add it themselves."""
+    nodes = [helper.make_node("Add", ["x", "c"], ["z"])]
+    inputs = {"x": (TensorProto.INT64, [4, 8])}
+    x = np.arange(32).reshape(4, 8)
+    outputs, host = ported(made(nodes, inputs, {"z": TensorProto.INT64}, {"c": WIDE[what]}), {"x": x}, tmp_path, target)
+    np.testing.assert_array_equal(outputs["z"], x + WIDE[what])
+    narrow = target.split(":")[0] in ("tpu", "trainium")
+    (*why,) = host.values()
+    assert len(why) == narrow and all("it holds integers in 32 bits, and the constant" in w for w in why)
+
+
+@pytest.mark.parametrize("target", ["tpu:v6e", "trainium:trn2"])
+def test_the_end_of_64_bits_is_the_end_of_32(target: str, tmp_path: Path) -> None:
+    """What stands for 'more than all' keeps a kernel on the device."""
+    nodes = [helper.make_node("Min", ["x", "c"], ["z"])]
+    inputs = {"x": (TensorProto.INT64, [4, 8])}
+    x = np.arange(32).reshape(4, 8)
+    model = made(nodes, inputs, {"z": TensorProto.INT64}, {"c": np.int64(2**63 - 1)})
+    outputs, host = ported(model, {"x": x}, tmp_path, target)
+    np.testing.assert_array_equal(outputs["z"], x)
+    assert host == {}
+
+
 def branch(name: str, shape: list[int]) -> onnx.GraphProto:
     """x in a shape, squared; x has been in another one outside."""
     nodes = [
@@ -163,7 +197,7 @@ def test_branches_of_two_shapes_stay_control_flow(tmp_path: Path) -> None:
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
     outputs, host = ported(rates([1, 6]), {"x": x, "rate": np.int64(8)}, tmp_path)
     np.testing.assert_array_equal(outputs["y"], np.square(x.reshape(1, 6)))
-    assert set(host) == {"If"}
+    assert host == {"If": "control flow: the branch is computed, and with it the shape of y"}
 
 
 def test_what_has_no_elements_needs_no_kernel_and_no_host(tmp_path: Path) -> None:
