@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import reduce
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from porter.ops import residues as mod
 from porter.ops.namespace import is_float
@@ -29,6 +30,24 @@ class Renews(Enum):
 
 class NeedsExponents(Exception):
     """An exp was met while residues modulo q were left out to save time."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where an array lies: the array that it is a view of, and the bytes from its first element to its last."""
+
+    root: weakref.ref[np.ndarray]
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> Memory:
+        return cls(weakref.ref(array if array.base is None else array.base), *byte_bounds(array))
+
+    def holds(self, other: Memory) -> bool:
+        """Whether every element of the other, an array that lives, may be one of this."""
+        alive = self.root() is not None and self.root() is other.root()
+        return alive and self.start <= other.start and other.end <= self.end
 
 
 class Values:
@@ -57,7 +76,7 @@ class Values:
         self.visible = 1.0
         self.met: set[float] = set()
         self.divisions = 0
-        self.choices: list[tuple[weakref.ref[np.ndarray], ...]] = []  # what each maximum or minimum was taken of
+        self.choices: list[tuple[Memory, ...]] = []  # what each maximum or minimum was taken of
 
     def __repr__(self) -> str:
         return "ops.field"
@@ -133,16 +152,16 @@ class Values:
 
     def chosen(self, doubt: Doubt, share: float, *of: Residues) -> Doubt:
         """The doubt of a maximum or minimum that shows this share of the differences in one element of `of`."""
-        self.choices.append(tuple(weakref.ref(_root(x.p)) for x in of))
+        self.choices.append(tuple(Memory.of(x.p) for x in of))
         return replace(doubt, hidden=doubt.hidden | {(len(self.choices), share)})
 
     def shown(self, doubt: Doubt, *together: Residues) -> Doubt:
         """The doubt of values that are computed with: what was chosen from one of them hides nothing of it where it
         stands beside it, as in x - max(x)."""
-        roots = [_root(x.p) for x in together]
+        places = [Memory.of(x.p) for x in together]
 
         def beside(choice: int) -> bool:
-            return any(ref() is root for ref in self.choices[choice - 1] for root in roots)
+            return any(place.holds(of) for of in self.choices[choice - 1] for place in places)
 
         return replace(doubt, hidden=frozenset(h for h in doubt.hidden if not beside(h[0])))
 
@@ -197,8 +216,3 @@ class Values:
         if x.tag is not None:
             key = np.where(x.tag == LOW, 0, np.where(x.tag == HIGH, np.int64(2**62 + 1), key))
         return key
-
-
-def _root(array: np.ndarray) -> np.ndarray:
-    """The array that this one is a view of: itself, moved."""
-    return array if array.base is None else array.base
