@@ -261,12 +261,17 @@ def test_what_a_choice_hides_is_not_called_equal(model):
         axis = {"a": np.array([1])} if "Reduce" in operator else {}
         agreement = agree(model(text, {"w": x, **axis}), model(text, {"w": other, **axis}))
         assert not agreement.equal
-    text = "g (float[1,300] x, float[1,300] z) => (float[1,300] y) { s = Mul (x, w)  t = Concat <axis = 0> (s, z)"
-    text += "  a, b = Split <num_outputs = 2> (t)  m = ReduceMax <keepdims = 1> (a, i)  y = Sub (b, m) }"
-    ones = np.array([1])
-    assert not agree(model(text, {"w": x, "i": ones}), model(text, {"w": other, "i": ones})).equal
     text = "g (float[64] x) => (bool[64] y) <float c = {%r}> { y = Equal (x, c) }"
     assert not agree(model(text % 0.5), model(text % 0.6)).equal
+
+
+def test_another_part_of_one_array_is_not_beside_its_maximum():
+    field = Field(0)
+    both = field.random("both", (2, 300), np.dtype(np.float32))
+    one, other = both[:1], both[1:]
+    top = field.max(one, axis=-1, keepdims=True)
+    assert (one - top).doubt.visible == (both - top).doubt.visible == 1
+    assert (other - top).doubt.visible == pytest.approx(1 / 300)
 
 
 def test_a_maximum_beside_what_it_was_taken_of_hides_nothing(model):
