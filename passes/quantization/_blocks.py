@@ -13,12 +13,13 @@ FLOAT = np.dtype(np.float32)
 
 
 def in_blocks_coded(
-    graph: Graph, value: Value, coding: Coding, ranges: Ranges, used: set[str]
+    graph: Graph, value: Value, coding: Coding, ranges: Ranges, used: set[str], *, powers: bool = False
 ) -> tuple[tuple[Value, Value], list[Node]]:
     """The codes and the scale that DequantizeLinear takes, and the nodes that make them.
 
     E8M0: each block's largest magnitude over the largest code, upward to a power of two. E4M3, as NVFP4 has it: the same
-    over 6 and over a scale of the tensor, which is calibrated.
+    over 6 and over a scale of the tensor, which is calibrated; with `powers` upward to a power of two, so that graphs that were
+    calibrated apart make the same codes.
     """
     dims = shape(value)
     assert dims is not None
@@ -49,8 +50,14 @@ def in_blocks_coded(
     else:
         seen = ranges.amax(str(value.name), coding.format, coding.limit)
         most = (coding.limit or of(coding.format).max) * (coding.scale_limit or of(coding.scale).max)
-        whole = constant("tensor_scale", np.asarray(max(seen, scaling.SMALLEST) / most, np.float32))
+        tensor = max(seen, scaling.SMALLEST) / most
+        tensor = float(scaling.power_of_two(np.asarray(tensor))) if powers else tensor
+        whole = constant("tensor_scale", np.asarray(tensor, np.float32))
         how: dict[str, object] = {"output_dtype": int(DataType.from_numpy(scale_kind))}
+        if coding.scale_limit:  # a device whose casts do not saturate there
+            edge = np.asarray(tensor * coding.scale_limit, np.float32)
+            ends = (constant("least_scale", np.zeros((), np.float32)), constant("most_scale", edge))
+            exact = op("Clip", "scale_within", FLOAT, blocks, exact, *ends)
         scale = op("QuantizeLinear", "block_scale", scale_kind, blocks, exact, whole, **how)
         stands = op("DequantizeLinear", "block_scale_float32", FLOAT, blocks, scale, whole)
         single = op("Max", "block_divisor", FLOAT, blocks, stands, constant("least", np.asarray(2.0**-126, np.float32)))

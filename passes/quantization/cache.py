@@ -29,19 +29,14 @@ from porter.graph import (
 )
 from porter.passes.quantization._blocks import in_blocks_coded
 from porter.pipeline import Pass, precision
+from porter.precision.caches import FORMATS, caches, fits
+from porter.precision.caches import coding as coding_of
 from porter.precision.calibrate import Samples, observe
 from porter.precision.ranges import Histogram, Ranges
-from porter.precision.schemes import Coding, legal, scheme_of
+from porter.precision.schemes import CACHE, Coding
 from porter.rewrite import Rewrite
 
 AXES = {"head": 1, "channel": -1}
-FORMATS = {
-    "fp8": "fp8",
-    "mxfp8": "mxfp8w",
-    "mxfp4": "mxfp4w",
-    "nvfp4": "nvfp4w",
-}  # and the schemes that have their codes
-FLOOR = {"fp8": 18.0, "mxfp8": 18.0, "mxfp4": 6.0, "nvfp4": 6.0}
 
 
 @dataclass(frozen=True)
@@ -66,25 +61,24 @@ class Cache(Pass):
 
     @property
     def contract(self) -> Any:  # type: ignore[override]
-        return precision("sqnr", db=self.db or FLOOR.get(self.format, 18.0))
+        return precision("sqnr", db=self.db or CACHE.get(self.format, 18.0))
 
     def run(self, model: Model, device: Any) -> Iterator[Rewrite]:
         for word, known, given in (("format", FORMATS, self.format), ("per", AXES, self.per)):
             if given not in known:
                 raise PorterError(f"quantization.cache{{{word}={given}}}", expected=", ".join(known))
-        kept = legal(scheme_of(FORMATS[self.format]), device).scheme
-        coding = kept.activation or kept.weight
-        found = [v for v in model.graph.outputs if _is_cache(v)]
+        coding = coding_of(self.format, device)
+        found = caches(model)
         axis = AXES[self.per] if coding.per != "block" else None
         seen = {str(v.name): Histogram(axis) for v in found}
         if seen:
             observe(model, {name: (h,) for name, h in seen.items()}, self.calibrate)
         ranges, used = Ranges(seen, self.method), names(model.graph)
         for number, value in enumerate(found, 1):
-            dims, node = shape(value), value.producer()
-            if coding.per == "block" and (dims is None or dims[-1] % coding.block):
-                continue  # heads that are no whole number of blocks
+            node = value.producer()
             assert node is not None
+            if not fits(value, coding):
+                continue  # heads that are no whole number of blocks; the audit says so
             yield Rewrite(
                 number,
                 f"cache_{self.format}",
@@ -93,19 +87,13 @@ class Cache(Pass):
             )
 
 
-def _is_cache(value: Value) -> bool:
-    """Whether an output is keys or values: [batch, heads, tokens, channels], computed here."""
-    rank = len(shape(value) or ())
-    return "present" in str(value.name) and rank == 4 and dtype(value) == np.float32 and value.producer() is not None
-
-
 def _rounded(
     graph: Graph, value: Value, node: Node, coding: Coding, axis: int | None, ranges: Ranges, used: set[str]
 ) -> tuple[str, ...]:
     """Everything that reads the value, the model's output too, reads its codes' numbers instead; the output keeps its name."""
     readers, name = list(value.uses()), str(value.name)
     if coding.per == "block":
-        (codes, scale), nodes = in_blocks_coded(graph, value, coding, ranges, used)
+        (codes, scale), nodes = in_blocks_coded(graph, value, coding, ranges, used, powers=True)
         how: dict[str, object] = {"axis": -1, "block_size": coding.block}
     else:
         codes, scale, nodes = _coded(graph, value, coding, axis, ranges, used)
@@ -126,12 +114,16 @@ def _rounded(
 def _coded(
     graph: Graph, value: Value, coding: Coding, axis: int | None, ranges: Ranges, used: set[str]
 ) -> tuple[Value, Value, list[Node]]:
-    """QuantizeLinear with a scale per head or channel, behind a Clip where the device has fewer codes than ONNX's type."""
+    """QuantizeLinear with a scale per head or channel, between two limits where the device has fewer codes than ONNX's type.
+
+    Scales are powers of two, upward: a graph that has another one, calibrated elsewhere, finds the same codes but for their
+    exponents, so that what prefill rounded is not rounded again by decode (down to the least normal code).
+    """
     name, largest = str(value.name), coding.limit or of(coding.format).max
     top = ranges.rows(name, coding.format, coding.limit)
     if not np.all(np.isfinite(top)):
         raise PorterError(f"cache '{name}'", expected="finite numbers", found=f"{float(np.max(top))} in calibration")
-    steps = np.where(top > 0, np.maximum(top, scaling.SMALLEST) / largest, 1.0).astype(np.float32)
+    steps = np.where(top > 0, scaling.power_of_two(np.maximum(top, scaling.SMALLEST) / largest), 1.0).astype(np.float32)
     scale = add_initializer(graph, f"{name}/scale", steps, used)
     source, nodes = value, list[Node]()
     if coding.limit:

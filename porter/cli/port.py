@@ -39,7 +39,8 @@ from porter.cli.output import amount, progress, seconds, stdout_for, table
     "--methods",
     default="",
     metavar="K=V,...",
-    help="How: rounding=gptq, clip=mse, smooth=awq|smoothquant, ranges=minmax|percentile|mse|entropy, alpha=0.5.",
+    help="How: rounding=gptq, clip=mse, smooth=awq|smoothquant, ranges=minmax|percentile|mse|entropy, alpha=0.5; "
+    "a decoder's cache: cache=fp8|mxfp8|mxfp4|nvfp4, per=head|channel.",
 )
 @click.option("--emulate", is_flag=True, help="Run the end-to-end check through the emitted text; slower.")
 @click.option("--save-steps", is_flag=True, help="Keep the model after each pass, as ONNX.")

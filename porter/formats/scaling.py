@@ -66,6 +66,12 @@ def spread(scale: np.ndarray, shape: tuple[int, ...], axis: int, block: int) -> 
     return np.repeat(scale, block, axis)[tuple(slice(0, n) for n in shape)]
 
 
+def power_of_two(x: np.ndarray) -> np.ndarray:
+    """Each positive number, upward to a power of two, float64."""
+    fraction, power = np.frexp(np.asarray(x, np.float64))
+    return np.ldexp(1.0, power - (fraction == 0.5))
+
+
 def refuse_nan(where: str, x: np.ndarray, format: Format) -> None:
     """Raises PorterError where x has NaN or Inf: a narrow format without them would hold some number instead."""
     if np.all(np.isfinite(x)):

@@ -17,7 +17,8 @@ import numpy as np
 from porter.device import Device
 from porter.errors import CheckFailed
 from porter.formats import of
-from porter.graph import Model, Value, constant, constant_tensor, dtype, shape, source_name
+from porter.graph import Model, Node, Value, attributes, constant, constant_tensor, dtype, integer, shape, source_name
+from porter.precision import caches
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
 from porter.precision.schemes import E4M3, block_products, flavour, legal, multiplies, products, scheme_of, whole_blocks
@@ -50,6 +51,9 @@ class Audit:
 
     rows: list[Row] = field(default_factory=list)
     bytes: Counter[str] = field(default_factory=Counter)
+    caches: list[Row] = field(
+        default_factory=list
+    )  # one per output of a decoder that is keys or values, where few bits are asked
 
     @property
     def share(self) -> dict[str, float]:
@@ -60,7 +64,9 @@ class Audit:
         return {p: round(n / total, 6) for p, n in sorted(found.items())}
 
     def metric(self) -> dict[str, Any]:
+        kept = Counter(f"{r.stored}: {r.rule}" if r.rule else r.stored for r in self.caches)
         return {
+            **({"caches": dict(sorted(kept.items()))} if kept else {}),
             "layers": len(self.rows),
             "as_asked": sum(not r.rule and not r.wrong for r in self.rows),
             "by_rule": dict(Counter(r.rule for r in self.rows if r.rule)),
@@ -70,11 +76,11 @@ class Audit:
 
     def settle(self, device: Device) -> None:
         """Raises CheckFailed naming the first layers whose formats differ without a rule."""
-        wrong = [r for r in self.rows if r.wrong]
+        wrong = [r for r in (*self.rows, *self.caches) if r.wrong]
         if wrong:
             first = "; ".join(f"{r.layer}: {r.wrong}" for r in wrong[:SHOWN])
             raise CheckFailed(
-                f"{device.name}: precision audit, {len(wrong)} of {len(self.rows)} layers",
+                f"{device.name}: precision audit, {len(wrong)} of {len(self.rows) + len(self.caches)} layers",
                 expected="the formats that were asked for",
                 found=first,
                 hint="a precision contract that asks for what the device has",
@@ -120,6 +126,23 @@ def audit(
                 continue
             found.bytes[kind.name] += -(-held.size * (of(kind).bits if kind.name in _KNOWN else 8 * kind.itemsize) // 8)
     return found
+
+
+def cached(before: Model, after: Model, format: str, device: Device) -> list[Row]:
+    """Every cache of `before` against the final graph: the codes whose numbers its output is. The output itself is as wide as the
+    model has it, which the row says."""
+    asked, rows = caches.coding(format, device), []
+    made = {str(v.name): v for v in after.graph.outputs}
+    for value in caches.caches(before):
+        name = str(value.name)
+        kind = caches.held(after, made[name])
+        if kind == asked.format:
+            rows.append(Row(name, format, f"{kind} codes, handed out as {_kind(made[name])}", (), 0))
+            continue
+        rule = "" if caches.fits(value, asked) else f"a head's channels are no whole blocks of {asked.block}"
+        wrong = "" if rule else f"cache asked as {asked.format}, built as {kind}"
+        rows.append(Row(name, format, kind, (), 0, rule, wrong))
+    return rows
 
 
 def _short(layer: Layer, scheme: str) -> str:
@@ -247,18 +270,50 @@ def flavours(model: Model, device: Device) -> None:
         made = node.op_type == "QuantizeLinear" and _kind(node.outputs[0]) == "float8_e4m3fn"
         if own == "float8_e4m3" and made and node.outputs[0].uses():  # codes that nothing here reads are the user's own
             source = node.inputs[0].producer() if node.inputs[0] is not None else None
-            limits = (
-                [constant(v) for v in source.inputs[1:3]] if source is not None and source.op_type == "Clip" else []
-            )
+            limits = _limits(source)
             scale = constant(node.inputs[1])
-            high = max((float(np.max(np.abs(b))) for b in limits if b is not None), default=np.inf)
-            if scale is None or high > of(own).max * float(np.max(scale)) * (1 + 2.0**-20):
+            if _ends_at(node, of(own).max):
+                continue
+            if scale is None or not limits or not all(_within(b, scale, of(own).max) for b in limits):
                 raise CheckFailed(
                     f"{device.name}: what layer {source_name(node)} quantizes to E4M3",
                     expected=f"a clamp at {of(own).max:g} codes",
                     found="codes up to 448: casts beyond 240 are NaN there, they do not saturate",
                     hint="--precision fp8 for this device",
                 )
+
+
+def _limits(node: Node | None) -> list[np.ndarray]:
+    """What a node clamps its input to: a Clip, or Max and Min with a limit per row."""
+    found: list[np.ndarray] = []
+    if node is not None and node.op_type == "Clip":
+        return [b for b in map(constant, node.inputs[1:3]) if b is not None]
+    while node is not None and node.op_type in ("Min", "Max") and len(node.inputs) == 2:
+        found += [b for b in [constant(node.inputs[1])] if b is not None]
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return found if len(found) == 2 else []
+
+
+def _ends_at(node: Node, most: float) -> bool:
+    """Whether blocks are scaled by their own largest magnitude over a code up to `most`, upward to a power of two: no code is
+    beyond."""
+    held = node.inputs[1]
+    made = held.producer() if held is not None else None
+    while made is not None and made.op_type == "Cast" and made.inputs[0] is not None:
+        if _kind(made.outputs[0]) == "float8_e8m0fnu" and attributes(made).get("round_mode") != "up":
+            return False
+        made = made.inputs[0].producer()
+    top = (
+        constant(made.inputs[1]) if made is not None and made.op_type == "Div" and integer(node, "block_size") else None
+    )
+    largest = made.inputs[0].producer() if made is not None and made.inputs[0] is not None else None
+    return top is not None and float(np.max(top)) <= most and largest is not None and largest.op_type == "ReduceMax"
+
+
+def _within(limit: np.ndarray, scale: np.ndarray, most: float) -> bool:
+    """Whether limits are no codes beyond the largest, row by row where there is one scale a row."""
+    steps = scale.reshape(-1) if limit.size == scale.size else np.max(scale)
+    return bool(np.all(np.abs(limit.reshape(-1)) <= most * steps * (1 + 2.0**-20)))
 
 
 def _codes(codes: np.ndarray, own: str, where: str) -> None:

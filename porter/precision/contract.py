@@ -25,13 +25,15 @@ from pathlib import Path
 from porter.errors import PorterError
 from porter.precision.schemes import SCHEMES
 
-#: words of the weight methods, and what each may be; `alpha` is smoothquant's
+#: words of the methods, and what each may be; `alpha` is smoothquant's, `cache` a decoder's keys and values, `per` its scales
 METHODS = {
     "clip": ("none", "mse", "percentile", "entropy"),
     "rounding": ("nearest", "gptq"),
     "ranges": ("minmax", "percentile", "mse", "entropy"),
     "smooth": ("none", "smoothquant", "awq"),
     "alpha": (),
+    "cache": ("none", "fp8", "mxfp8", "mxfp4", "nvfp4"),
+    "per": ("head", "channel"),
 }
 WIDE = "bf16"  # a layer that is left as the rest of the model is
 

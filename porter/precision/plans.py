@@ -65,7 +65,7 @@ def plan(
     count = products_of_weights(model)
     if precision not in SCHEMES:
         given = given or (Budget("sqnr_db", UNCHECKED),)
-    floor = least(precision, count)
+    floor = least(precision, count, formats.methods.get("cache", "none"))
     return Plan(precision, stages(formats, given, calibrate, count), formats, found, floor)
 
 
@@ -120,6 +120,9 @@ def audited(
     blocks.kept(before, narrow, device)
     built, compiled = (audit.products_of((s, row) for s, row in ((x[0], x[i]) for x in seen)) for i in (1, 2))
     found = audit.audit(before, final, plan.formats, device, built, compiled)
+    if (stage := next((s for s in plan.stages if s.name == "quantization.cache"), None)) is not None:
+        audit.flavours(run(narrow, (stage,), device, checks=False).model, device)
+        found.caches = audit.cached(before, final, plan.formats.methods["cache"], device)
     if rows is not None:
         rows += found.rows
     found.settle(device)

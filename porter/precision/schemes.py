@@ -117,15 +117,19 @@ PRODUCT = {
     "mxfp4a8": 17.8,
     "nvfp4a8": 18.7,
 }
+#: dB that a model keeps with its cache in a format, of `quantization.cache`
+CACHE = {"fp8": 18.0, "mxfp8": 18.0, "mxfp4": 6.0, "nvfp4": 6.0}
 USUAL = 10  # layers of a model that nobody counted
 
 
-def least(name: str, count: int = USUAL) -> float:
+def least(name: str, count: int = USUAL, cache: str = "none") -> float:
     """The budget in dB of a precision without a user's budget, bf16's for what is no scheme: what the format leaves of one
-    product, less 10 log10 of the layers, whose errors add up independently. A model below it is no port of itself."""
-    if name not in PRODUCT:
-        return 30.0
-    return round(PRODUCT[name] - 10 * math.log10(max(count, USUAL)), 2)
+    product, less 10 log10 of the layers, whose errors add up independently. A model below it is no port of itself. The error
+    that a cache may make is added to it."""
+    kept = PRODUCT[name] - 10 * math.log10(max(count, USUAL)) if name in PRODUCT else 30.0
+    if cache in CACHE:
+        kept = -10 * math.log10(10 ** (-kept / 10) + 10 ** (-CACHE[cache] / 10))
+    return round(kept, 2)
 
 
 @dataclass(frozen=True)

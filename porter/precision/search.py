@@ -274,7 +274,7 @@ def _error(budget: Budget, value: float) -> float:
 
 def applied(model: Model, formats: Formats, device: Device, calibrate: Samples = "") -> Model:
     """A fused model with the contract's formats, and bfloat16 elsewhere."""
-    words = ("quantization.smooth", "quantization.narrow", "quantization.bf16")
+    words = ("quantization.smooth", "quantization.narrow", "quantization.cache", "quantization.bf16")
     return _with(model, words, formats, device, calibrate)
 
 

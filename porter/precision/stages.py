@@ -41,13 +41,17 @@ def pipeline(
     if precision == "fp32":
         return f"{FIRST}, {LAST}"
     given = [b.limit for b in budgets if b.metric == "sqnr_db" and b.output is None]
-    floor = max(given) if given else UNCHECKED if budgets else least(precision, count)
+    floor = max(given) if given else UNCHECKED if budgets else least(precision, count, methods.get("cache", "none"))
     wide = f"quantization.bf16{{db={floor!r}}}"
     if precision == "bf16":
         return f"{FIRST}, {wide}, {LAST}"
     words = {"scheme": precision, "db": repr(floor)}
     words |= {option: methods[word] for word, option in OPTIONS.items() if word in methods}
     narrow = f"quantization.narrow{{{','.join(f'{k}={v}' for k, v in words.items())}}}"
+    if (cache := methods.get("cache", "none")) != "none":
+        words = {"format": cache, "per": methods.get("per", "head"), "db": repr(floor)}
+        words |= {"method": methods["ranges"]} if "ranges" in methods else {}
+        narrow += f", quantization.cache{{{','.join(f'{k}={v}' for k, v in words.items())}}}"
     rule = methods.get("smooth", "none")
     if rule != "none":
         narrow = f"quantization.smooth{{rule={rule},alpha={methods.get('alpha', 0.5)},scheme={precision}}}, {narrow}"
@@ -62,7 +66,7 @@ def stages(
     base = base if base in SCHEMES else "int8w"
     given: dict[str, Any] = {"calibrate": calibrate}
     whole = {**given, "formats": formats.text()} if formats.patterns or formats.default == WIDE else given
-    options = {"quantization.narrow": whole, "quantization.smooth": given}
+    options = {"quantization.narrow": whole, "quantization.smooth": given, "quantization.cache": given}
     return tuple(
         replace(s, work=replace(s.work, **options[s.name])) if s.name in options else s  # type: ignore[type-var]
         for s in parse(pipeline(base, budgets, formats.methods, count))
