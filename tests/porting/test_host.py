@@ -218,3 +218,25 @@ def test_what_has_no_elements_needs_no_kernel_and_no_host(tmp_path: Path) -> Non
     assert outputs["still_none"].shape == (0, 2)
     assert outputs["zero"] == 0
     assert host == {}
+
+
+@pytest.mark.parametrize("target", ["gpu:h200", "tpu:v6e", "trainium:trn2"])
+def test_pairs_that_turn_side_by_side_in_a_part_of_each_head(target: str, tmp_path: Path) -> None:
+    """The pairs are put beside each other again, and what does not turn after them: one kernel of the device's own."""
+    turn = helper.make_node(
+        "RotaryEmbedding", ["x", "cos", "sin"], ["y"], interleaved=1, num_heads=3, rotary_embedding_dim=6
+    )
+    rng = np.random.default_rng(0)
+    feeds = {
+        "x": rng.standard_normal((2, 5, 30)).astype(np.float32),
+        **{n: rng.standard_normal((2, 5, 3)).astype(np.float32) for n in ("cos", "sin")},
+    }
+    model = made([turn], {n: (TensorProto.FLOAT, a.shape) for n, a in feeds.items()}, {"y": TensorProto.FLOAT}, {})
+    model.opset_import[0].version = 23
+    heads, cos, sin = feeds["x"].reshape(2, 5, 3, 10), feeds["cos"][:, :, None], feeds["sin"][:, :, None]
+    wanted = heads.copy()
+    wanted[..., 0:6:2] = cos * heads[..., 0:6:2] - sin * heads[..., 1:6:2]
+    wanted[..., 1:6:2] = sin * heads[..., 0:6:2] + cos * heads[..., 1:6:2]
+    outputs, host = ported(model, feeds, tmp_path, target)
+    np.testing.assert_allclose(outputs["y"], wanted.reshape(2, 5, 30), rtol=2e-6, atol=2e-6)
+    assert host == {}
