@@ -100,9 +100,11 @@ def audit(
     found = Audit()
     stored, decoded = _stored(after), _decoded(after)
     for layer in layers(before):
-        if layer.is_table:
-            continue
         scheme = formats.of(layer.name)
+        if layer.is_table:
+            if scheme != WIDE:
+                _tabled(found, layer, scheme, stored.get(str(layer.weight.name), []))
+            continue
         first = layer.name.partition("+")[0]
         made = built.get(first)
         kinds = stored.get(str(layer.weight.name), [])
@@ -126,6 +128,14 @@ def audit(
                 continue
             found.bytes[kind.name] += -(-held.size * (of(kind).bits if kind.name in _KNOWN else 8 * kind.itemsize) // 8)
     return found
+
+
+def _tabled(found: Audit, layer: Layer, scheme: str, kinds: list[str]) -> None:
+    """A table, or a stack of matrices that is gathered from, is held to its stored format alone: it multiplies nothing."""
+    asked = scheme_of(scheme).weight.format
+    if set(kinds) != {asked}:
+        wrong = f"table '{layer.weight.name}' asked as {asked}, stored as {' and '.join(kinds) or 'nothing'}"
+        found.rows.append(Row(layer.name, scheme, "+".join(kinds) or "none", (), 0, "", wrong))
 
 
 def cached(before: Model, after: Model, format: str, device: Device) -> list[Row]:

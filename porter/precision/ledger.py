@@ -102,12 +102,17 @@ class Ledger:
         if not self.unexplained:
             return
         found = "; ".join(
-            f"{e.layer}: {_db(e.observed):.1f} dB, its formats make {_db(e.predicted):.1f}"
+            f"{e.layer}{_part(e)}: {_db(e.observed):.1f} dB, its formats make {_db(e.predicted):.1f}"
             + (f", the calibrated range cuts off {e.beyond:.1%} of the activation" if e.beyond > BEYOND else "")
             for e in self.unexplained[:SHOWN]
         )
         where = f"{device}: error ledger, {len(self.unexplained)} of {len(self.entries)} layers unexplained"
         raise CheckFailed(where, expected=f"errors at most {EXPLAINED_DB:g} dB above those of the formats", found=found)
+
+
+def _part(entry: Entry) -> str:
+    """Which matrix of a stack an entry is about."""
+    return f", matrix {entry.weight}" if entry.weight.endswith("]") else ""
 
 
 def ledger(
@@ -121,11 +126,11 @@ def ledger(
         if scheme != WIDE and layer.activation is not None:
             waiting.setdefault(str(layer.activation.name), []).append((number, layer, coded, scheme))
         elif scheme != WIDE:
-            found.append((number, _entry(layer, coded, scheme, device, None)))
+            found.extend((number, e) for e in _entries(layer, coded, scheme, device, None))
 
     def see(name: str, x: object) -> None:
         for number, layer, coded, scheme in waiting.pop(name, ()):
-            found.append((number, _entry(layer, coded, scheme, device, np.asarray(x, np.float64))))
+            found.extend((number, e) for e in _entries(layer, coded, scheme, device, np.asarray(x, np.float64)))
 
     for name in waiting.keys() & sample.keys():
         see(name, sample[name])
@@ -167,37 +172,59 @@ class _Coded:
         return np.asarray(run(self.model, {**self.sample, name: x}, ops.float64, want=[self.operand])[self.operand])
 
 
-def _entry(layer: Layer, coded: _Coded, name: str, device: Device | None, x: np.ndarray | None) -> Entry:
+def _entries(layer: Layer, coded: _Coded, name: str, device: Device | None, x: np.ndarray | None) -> list[Entry]:
+    """The layer's own, or one per matrix of a stack (per expert): one that is wrong must not vanish among the others."""
     scheme = legal(scheme_of(name), device).scheme
     array = constant(layer.weight)
     assert array is not None
     w, now = np.asarray(array, np.float64), coded.decoded()
     of_weight = _of_weight(w, layer, scheme.weight)
+    stack = len(w) if w.ndim == 3 and (layer.batched or layer.is_table) else 0
     # without an activation, or one that the layer moves before it sums (channels last), the weight's own error alone
     if x is None or layer.sums is None or x.shape[layer.axis] != w.shape[layer.sums]:
-        return _made(layer, name, of_weight.power, np.sum((now - w) ** 2), np.sum(w * w))
+        return [
+            _made(layer, name, np.sum(of_weight.square[at]), np.sum((now - w)[at] ** 2), np.sum(w[at] ** 2), part=part)
+            for part, at in _parts(stack)
+        ]
     y = coded.rounded(str(layer.activation.name), x)  # type: ignore[union-attr]
     of_input, beyond = _Error.none(x), 0.0
     if scheme.activation is not None and multiplies(scheme_of(name), device) == scheme.product:
         of_input, beyond = _of_input(x, y, of_operand(layer, scheme.activation), coded.scale, layer.axis)
-    if w.ndim == 2:
-        rows, rounded, sure, var = (_rows(a, layer.axis) for a in (x, y, of_input.sure, of_input.variance))
-        flat, codes, lost, noise = (np.moveaxis(a, layer.sums, 0) for a in (w, now, of_weight.sure, of_weight.variance))
-        truth = rows @ flat
-        observed = np.sum((rounded @ codes - truth) ** 2)
-        predicted = np.sum((sure @ flat + rows @ lost) ** 2) + np.sum(rows**2 @ noise) + np.sum(var @ flat**2)
-        return _made(layer, name, predicted, observed, np.sum(truth**2), beyond)
-    # convolutions and stacks of matrices: as if the entries of a sum were independent, on both sides
+    if w.ndim == 2 or stack:
+        made = []
+        for part, at in _parts(stack):
+            mine = at if stack and x.ndim == 3 and len(x) == stack else ...  # else every matrix meets the same rows
+            axis = layer.axis % x.ndim - (x.ndim - x[mine].ndim)
+            sums = layer.sums % w.ndim - (w.ndim - 2)
+            rows, rounded, sure, var = (_rows(a[mine], axis) for a in (x, y, of_input.sure, of_input.variance))
+            flat, codes, lost, noise = (
+                np.moveaxis(a[at], sums, 0) for a in (w, now, of_weight.sure, of_weight.variance)
+            )
+            truth = rows @ flat
+            observed = np.sum((rounded @ codes - truth) ** 2)
+            predicted = np.sum((sure @ flat + rows @ lost) ** 2) + np.sum(rows**2 @ noise) + np.sum(var @ flat**2)
+            made.append(_made(layer, name, predicted, observed, np.sum(truth**2), beyond, part))
+        return made
+    # convolutions and larger stacks: as if the entries of a sum were independent, on both sides
     others = tuple(i for i in range(x.ndim) if i != layer.axis % x.ndim)
     square, error, var = (np.mean(a, axis=others) for a in (x * x, (y - x) ** 2, of_input.square))
     flat, change, noise = (np.moveaxis(a, layer.sums, -1) ** 2 for a in (w, now - w, np.sqrt(of_weight.square)))
     observed, predicted = np.sum(change @ square + flat @ error), np.sum(noise @ square + flat @ var)
-    return _made(layer, name, predicted, observed, np.sum(flat @ square), beyond)
+    return [_made(layer, name, predicted, observed, np.sum(flat @ square), beyond)]
 
 
-def _made(layer: Layer, scheme: str, predicted: float, observed: float, power: float, beyond: float = 0.0) -> Entry:
+def _parts(stack: int) -> list[tuple[str, Any]]:
+    """The matrices of a stack and what to call them; of no stack the whole."""
+    return [(f"[{i}]", i) for i in range(stack)] or [("", ...)]
+
+
+def _made(
+    layer: Layer, scheme: str, predicted: float, observed: float, power: float, beyond: float = 0.0, part: str = ""
+) -> Entry:
     power = float(power) or 1.0
-    return Entry(layer.name, str(layer.weight.name), scheme, float(predicted) / power, beyond, float(observed) / power)
+    return Entry(
+        layer.name, f"{layer.weight.name}{part}", scheme, float(predicted) / power, beyond, float(observed) / power
+    )
 
 
 @dataclass(frozen=True)
