@@ -1,9 +1,10 @@
 """`make precision`: what each precision costs trained models, and what it saves, measured; writes the tables of docs/precision.md.
 
 Per model, target and precision: the model's own figure (perplexity, top-1, similarity), KL and dB of its first output against
-float64, with weights to nearest and by the weight methods; bytes; the predicted speed-up of its layers over bfloat16; the share of
-multiply-adds that the emitted kernels make as asked. Beside them, in the same run, a rounding with one scale per tensor and
-onnxruntime's quantizers. Graph arithmetic is measured once for targets that make the same of a precision.
+float64, with weights to nearest and by the weight methods; bytes; the predicted speed-up of its layers over bfloat16; the share
+of multiply-adds that the emitted kernels make as asked. Beside them, in the same run, a rounding with one scale per tensor (of
+weights, and of activations too) and onnxruntime's quantizers. Graph arithmetic is measured once for targets that make the same of
+a precision.
 
 Rows are kept in build/precision as they come, with their commit and day, and a later run goes on where one stopped; --again
 measures what it is asked for anew. Rows that matter most come first, and the page names those that did not run.
@@ -36,6 +37,7 @@ from porter.graph import Model, constant_tensor, dtype, make_tensor
 from porter.porting import lowering
 from porter.porting.kernels import program_of
 from porter.precision import contract, plans
+from porter.precision.calibrate import watch
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
 from porter.precision.schemes import SCHEMES, legal, multiplies, scheme_of
@@ -150,10 +152,25 @@ def stored(model: Model) -> int:
     return total
 
 
-def per_tensor(model: Model, format: str) -> Model:
-    """Weights rounded to nearest with one scale per tensor, nothing else."""
+def per_tensor(model: Model, format: str, samples: Sequence[Arrays] = ()) -> Model:
+    """Weights rounded to nearest with one scale per tensor, and the activations that meet them by their largest magnitude in the
+    samples, where there are any; nothing else."""
     made, f = graph.clone(model), of(format)
-    for layer in layers(made):
+    found = layers(made)
+    fed = {str(n.activation.name): n.activation for n in found if n.activation is not None} if samples else {}
+    seen = watch(made, fed, samples, "minmax") if samples else None
+    for name, value in fed.items():
+        assert seen is not None
+        scale = graph.add_initializer(made, f"{name}/plain", np.asarray(seen.amax(name, format) / f.max, np.float32))
+        users = [(n.node, n.position) for n in found if n.activation is value and n.position is not None]
+        how = {"output_dtype": int(graph.DataType.from_numpy(np.dtype(f.dtype)))}
+        codes = graph.new_node("QuantizeLinear", [value, scale], how)
+        back = graph.new_node("DequantizeLinear", [codes.outputs[0], scale])
+        graph.insert_before(next(n for n in made.graph if any(n is user for user, _ in users)), [codes, back])
+        for user, position in users:
+            user.replace_input_with(position, back.outputs[0])
+    ops.infer(made)
+    for layer in found:
         array = np.asarray(constant_tensor(layer.weight).numpy(), np.float64)  # type: ignore[union-attr]
         scale = float(np.abs(array).max()) / f.max or 1.0
         rounded = (np.asarray(f.round(array / scale, saturate=True)) * scale).astype(np.float32)
@@ -194,6 +211,15 @@ def measure(name: str, targets: Sequence[str], only: Sequence[str], rival: bool,
                     f"{f}, one scale per tensor",
                     began,
                     bench.measured(per_tensor(ready, f)) | {"bytes": None},
+                )
+            for f in ("int8", "float8_e4m3fn"):
+                began = time.perf_counter()
+                plain = per_tensor(ready, f, bench.subject.calibration)
+                keep(
+                    "others",
+                    f"{f}, one scale per tensor, activations too",
+                    began,
+                    bench.measured(plain) | {"bytes": None},
                 )
             began = time.perf_counter()
             for title, outputs, size in rivals.all_of(subject, Path(folder)):

@@ -23,7 +23,7 @@ from porter.graph import Model
 
 Arrays = Mapping[str, np.ndarray]
 ROOT = Path(__file__).resolve().parent.parent
-WINDOW, BATCH, BATCHES, SAMPLES = 128, 8, 3, 8  # of text: bytes, sequences at a time, measured and calibrated
+WINDOW, BATCH, BATCHES, SAMPLES = 128, 8, 8, 8  # of text: bytes, sequences at a time, measured and calibrated
 
 
 @dataclass(frozen=True)
