@@ -43,7 +43,11 @@ SHOWN = 3
 @dataclass(frozen=True)
 class Entry:
     """One layer: error power over the product's power, predicted and observed; `beyond` is the share of the activation's power
-    that its calibrated range cuts off."""
+    that its calibrated range cuts off.
+
+    noise   relative noise power of the weight's entries that would make the predicted error, were they independent
+    part    of a weight that is a stack: which matrix
+    """
 
     layer: str
     weight: str
@@ -51,6 +55,8 @@ class Entry:
     predicted: float
     beyond: float
     observed: float
+    noise: float = 0.0
+    part: str = ""
 
     @property
     def excess_db(self) -> float:
@@ -203,7 +209,9 @@ def _entries(layer: Layer, coded: _Coded, name: str, device: Device | None, x: n
             truth = rows @ flat
             observed = np.sum((rounded @ codes - truth) ** 2)
             predicted = np.sum((sure @ flat + rows @ lost) ** 2) + np.sum(rows**2 @ noise) + np.sum(var @ flat**2)
-            made.append(_made(layer, name, predicted, observed, np.sum(truth**2), beyond, part))
+            made.append(
+                _made(layer, name, predicted, observed, np.sum(truth**2), beyond, part, np.sum(rows**2 @ flat**2))
+            )
         return made
     # convolutions and larger stacks: as if the entries of a sum were independent, on both sides
     others = tuple(i for i in range(x.ndim) if i != layer.axis % x.ndim)
@@ -219,12 +227,19 @@ def _parts(stack: int) -> list[tuple[str, Any]]:
 
 
 def _made(
-    layer: Layer, scheme: str, predicted: float, observed: float, power: float, beyond: float = 0.0, part: str = ""
+    layer: Layer,
+    scheme: str,
+    predicted: float,
+    observed: float,
+    power: float,
+    beyond: float = 0.0,
+    part: str = "",
+    independent: float | None = None,
 ) -> Entry:
     power = float(power) or 1.0
-    return Entry(
-        layer.name, f"{layer.weight.name}{part}", scheme, float(predicted) / power, beyond, float(observed) / power
-    )
+    noise = float(predicted) / (power if independent is None else float(independent) or 1.0)
+    weight = f"{layer.weight.name}{part}"
+    return Entry(layer.name, weight, scheme, float(predicted) / power, beyond, float(observed) / power, noise, part)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from porter.check import Budget
 from porter.check import budgets as check_budgets
 from porter.device import Device
 from porter.errors import PorterError
-from porter.graph import Model
+from porter.graph import Model, unread
 from porter.pipeline import run
 from porter.pipeline.text import Stage, parse
 from porter.precision import audit, blocks
 from porter.precision.calibrate import Samples
 from porter.precision.contract import Formats
+from porter.precision.growth import Growth, grown
 from porter.precision.layers import products_of_weights
 from porter.precision.ledger import ledger
 from porter.precision.schemes import SCHEMES, least
@@ -37,6 +38,7 @@ class Plan:
     formats: Formats | None = None
     found: Found | None = None
     floor: float = least("bf16")  # dB that the model keeps where nobody gave a budget
+    growth: Growth | None = None  # what the model makes of its layers' errors, where nobody gave a budget
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
@@ -65,8 +67,15 @@ def plan(
     count = products_of_weights(model)
     if precision not in SCHEMES:
         given = given or (Budget("sqnr_db", UNCHECKED),)
-    floor = least(precision, count, formats.methods.get("cache", "none"))
-    return Plan(precision, stages(formats, given, calibrate, count), formats, found, floor)
+    made = Plan(precision, stages(formats, given, calibrate, count), formats, found)
+    measured = None
+    if not budgets and not formats.budgets and not unread(model):
+        pair = narrowed(made, model, device)
+        entries = ledger(*pair, formats, device, sample).entries
+        made = replace(made, growth=grown(pair[0], entries, sample) if entries else None)
+        measured = made.growth.least if made.growth is not None else None
+    floor = least(precision, count, formats.methods.get("cache", "none"), measured)
+    return replace(made, stages=stages(formats, given, calibrate, count, measured), floor=floor)
 
 
 def known(precision: str) -> None:
@@ -92,7 +101,11 @@ def explained(
         return {}
     found = ledger(*pair, plan.formats, device, sample)
     found.settle(device.name)
-    return found.metric()
+    grew = plan.growth
+    return found.metric() | (
+        {"model": {"expected_db": round(grew.expected, 2), "scatter_db": round(grew.scatter, 2), "floor_db": plan.floor}}
+        if grew is not None else {}
+    )  # fmt: skip
 
 
 def audited(

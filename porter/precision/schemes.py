@@ -119,17 +119,19 @@ PRODUCT = {
 }
 #: dB that a model keeps with its cache in a format, of `quantization.cache`
 CACHE = {"fp8": 18.0, "mxfp8": 18.0, "mxfp4": 6.0, "nvfp4": 6.0}
+BFLOAT16 = 30.0  # dB that a model keeps whose numbers are bfloat16
 USUAL = 10  # layers of a model that nobody counted
 
 
-def least(name: str, count: int = USUAL, cache: str = "none") -> float:
+def least(name: str, count: int = USUAL, cache: str = "none", measured: float | None = None) -> float:
     """The budget in dB of a precision without a user's budget, bf16's for what is no scheme: what the format leaves of one
     product, less 10 log10 of the layers, whose errors add up independently. A model below it is no port of itself. The error
-    that a cache may make is added to it."""
-    kept = PRODUCT[name] - 10 * math.log10(max(count, USUAL)) if name in PRODUCT else 30.0
-    if cache in CACHE:
-        kept = -10 * math.log10(10 ** (-kept / 10) + 10 ** (-CACHE[cache] / 10))
-    return round(kept, 2)
+    that a cache may make is added to it. Where the model's own growth of errors was measured, that is what its layers leave, and
+    the error of bfloat16 elsewhere is added."""
+    kept = PRODUCT[name] - 10 * math.log10(max(count, USUAL)) if name in PRODUCT else BFLOAT16
+    parts = [kept] if measured is None else [measured, BFLOAT16]
+    parts += [CACHE[cache]] if cache in CACHE else []
+    return round(-10 * math.log10(sum(10 ** (-p / 10) for p in parts)), 2)
 
 
 @dataclass(frozen=True)

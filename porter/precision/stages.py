@@ -31,17 +31,25 @@ def pipeline(
     budgets: Sequence[Budget] = (),
     methods: Mapping[str, str] = MappingProxyType({}),
     count: int = USUAL,
+    measured: float | None = None,
 ) -> str:
     """The pipeline text. A user's budget takes the place of the precision's own in every step: sqnr_db is held after each,
     others at the end.
 
     methods   weight methods, as a contract has them
     count     of layers, over which errors add up
+    measured  dB that the model must keep, where it was measured (porter/precision/growth.py)
     """
     if precision == "fp32":
         return f"{FIRST}, {LAST}"
     given = [b.limit for b in budgets if b.metric == "sqnr_db" and b.output is None]
-    floor = max(given) if given else UNCHECKED if budgets else least(precision, count, methods.get("cache", "none"))
+    floor = (
+        max(given)
+        if given
+        else UNCHECKED
+        if budgets
+        else least(precision, count, methods.get("cache", "none"), measured)
+    )
     wide = f"quantization.bf16{{db={floor!r}}}"
     if precision == "bf16":
         return f"{FIRST}, {wide}, {LAST}"
@@ -59,7 +67,11 @@ def pipeline(
 
 
 def stages(
-    formats: Formats, budgets: Sequence[Budget], calibrate: Samples = "", count: int = USUAL
+    formats: Formats,
+    budgets: Sequence[Budget],
+    calibrate: Samples = "",
+    count: int = USUAL,
+    measured: float | None = None,
 ) -> tuple[Stage, ...]:
     """The pipeline of a contract."""
     base = formats.default if formats.default in SCHEMES else next(iter(formats.patterns.values()), "int8w")
@@ -69,5 +81,5 @@ def stages(
     options = {"quantization.narrow": whole, "quantization.smooth": given, "quantization.cache": given}
     return tuple(
         replace(s, work=replace(s.work, **options[s.name])) if s.name in options else s  # type: ignore[type-var]
-        for s in parse(pipeline(base, budgets, formats.methods, count))
+        for s in parse(pipeline(base, budgets, formats.methods, count, measured))
     )
