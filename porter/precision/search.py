@@ -31,9 +31,10 @@ from porter.precision.calibrate import Samples
 from porter.precision.contract import WIDE, Formats
 from porter.precision.layers import Layer, layers
 from porter.precision.ledger import ledger
-from porter.precision.schemes import SCHEMES, legal, multiplies, of_operand, scheme_of
+from porter.precision.schemes import E4M3, SCHEMES, legal, multiplies, of_operand, scheme_of
 from porter.precision.stages import UNCHECKED, stages
 from porter.tile.block_scales import MIXED
+from porter.tile.target import target_of
 
 CANDIDATES = ("fp8", "int8", "int8t", "int8w", "fp8w", "mxfp8w", "int4w", "mxfp4w", "nvfp4w")
 PERFECT = {"cosine": 1.0, "top1": 1.0}  # a metric of which more is better: its value without error
@@ -162,9 +163,23 @@ def seconds(group: Sequence[Layer], scheme: str, device: Device) -> float:
     peak = device.get(f"peak.{PEAKS.get(product, 'bf16')}") or device["peak.bf16"]
     bits = 16.0 if scheme == WIDE else float(_bits(scheme))
     memory = device["memory.hbm.bytes_per_s"]
+    wide = device["peak.bf16"]
     return float(
-        sum(max(2 * n.macs / peak, _elements(n) * bits / 8 / memory) + _found(n, scheme) / memory for n in group)
+        sum(
+            max(2 * n.macs / (peak if _at_peak(n, product, device) else wide), _elements(n) * bits / 8 / memory)
+            + _found(n, scheme) / memory
+            for n in group
+        )
     )
+
+
+def _at_peak(layer: Layer, product: str, device: Device) -> bool:
+    """Whether a layer's sum is long enough for the product's peak: where a unit with partitions sums 8-bit floats deeper than other
+    numbers (Trainium's double_row), even ones of more terms than partitions are; others take as long as bfloat16."""
+    limits = target_of(device.family).limits(device)
+    terms = layer.sides[2]
+    deeper = product in E4M3 and limits.partitions and limits.float8_depth
+    return not deeper or (terms > limits.partitions and terms % 2 == 0)
 
 
 def _found(layer: Layer, scheme: str) -> float:

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from porter import ops, pipeline
+from porter import graph, ops, pipeline
 from porter.check import budgets, draw
 from porter.check.gate import bound, within
 from porter.device import load_device
 from porter.errors import CheckFailed, PorterError
+from porter.porting.port import port
 from porter.precision.contract import Formats
-from porter.precision.search import applied, search
+from porter.precision.layers import layers
+from porter.precision.search import applied, search, seconds
+from tests.precision.test_faults import one_weight
 from tests.precision.test_pitfalls import linear
 
 
@@ -92,3 +95,18 @@ def test_a_budget_may_be_a_function_of_the_user(tmp_path: Path) -> None:
         budgets([f"{file}:best=1"])
     with pytest.raises(PorterError, match="no such file"):
         budgets([f"{tmp_path}/none.py:worst=1"])
+
+
+@pytest.mark.parametrize("terms", [64, 128, 192, 512])
+def test_the_search_counts_two_rows_at_once_where_the_kernel_asks_for_them(terms: int, tmp_path: Path) -> None:
+    """Trn2 multiplies float8 at twice the bf16 rate in double_row mode alone: the emitted text says which sums run in it."""
+    device, path = load_device("trainium:trn2"), tmp_path / "model.onnx"
+    made = one_weight("y = MatMul (x, w)", f"65536,{terms}", (terms, 512), "65536,512")
+    fp8, wide = (seconds(layers(made), s, device) for s in ("fp8", "bf16"))
+    made = one_weight("y = MatMul (x, w)", f"256,{terms}", (terms, 512), "256,512")
+    graph.save(made, path)
+    (target,) = port(path, targets=[device], out=tmp_path / "out", precision="fp8").targets
+    assert target.status == "ok", target.message
+    text = "".join(p.read_text() for p in (tmp_path / "out").rglob("*.py"))
+    assert "nc_matmul" in text
+    assert wide / fp8 == pytest.approx(2.0 if "double_row" in text else 1.0, rel=0.05)
