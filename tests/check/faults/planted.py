@@ -149,7 +149,8 @@ def changed(attribute: AttributeProto) -> dict[int | None, list[Any]]:
         case AttributeProto.FLOAT:
             return {None: [attribute.f * 1.001 if attribute.f else SMALL]}
         case AttributeProto.INT:
-            return {None: [attribute.i + 1, attribute.i - 1, attribute.i + 2, attribute.i - 2]}
+            near = [attribute.i + d for d in (1, -1, 2, -2)]
+            return {None: [i for i in near if _held(i)]}
         case AttributeProto.FLOATS:
             return {k: [_put(attribute.floats, k, v * 1.001 or SMALL)] for k, v in enumerate(attribute.floats[:LONG])}
         case AttributeProto.INTS:
@@ -172,7 +173,12 @@ def _integers(name: str, value: list[int], k: int) -> list[list[int]]:
         far = (k + half) % len(value)  # the other end of the same axis
         ways += [_put(_put(value, k, value[k] + d), far, value[far] - d) for d in (1, -1)]
     ways += [_put(value, k, value[k] - 1), *(_swapped(value, k, j) for j in range(len(value)) if value[j] != value[k])]
-    return [w for w in ways if min(w) >= min(0, *value)]
+    return [w for w in ways if min(w) >= min(0, *value) and all(map(_held, w))]
+
+
+def _held(i: int) -> bool:
+    """Whether an attribute holds it: a Slice of opset 1 may end at the largest integer there is."""
+    return -(2**63) <= i < 2**63
 
 
 def _put(value: Sequence[Any], k: int, new: Any) -> list[Any]:
