@@ -1,8 +1,10 @@
 """Control flow that is known: an If by its branch, a Loop or Scan of few turns by the turns, one after another.
 
-An If whose condition is computed becomes both branches and a choice between their results, where they have one shape:
-operators have no effects, so the branch not taken does no harm. Where one branch cannot run with these shapes, valid inputs
-take the other. Sequences and optionals of known length and places, which loops often collect in, become plain tensors.
+A Loop of at most so many turns whose condition is computed, and that collects nothing, becomes all of them, each result
+taken while the loop goes on; not where the body reads computed places, which past the end may lie outside. An If whose
+condition is computed becomes both branches and a choice between their results, where they have one shape: operators have no
+effects, so the branch not taken does no harm. Where one branch cannot run with these shapes, valid inputs take the other.
+Sequences and optionals of known length and places, which loops often collect in, become plain tensors.
 """
 
 from __future__ import annotations
@@ -40,6 +42,12 @@ from porter.pipeline import Pass, exact
 from porter.rewrite import Rewrite, all_graphs, note
 
 after = ("constants",)
+
+# Operators that demand something of their data: places within an axis, counts, lengths.
+DEMANDING = frozenset({
+    "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TensorScatter", "SequenceAt", "SequenceErase",
+    "SequenceInsert", "ReverseSequence", "TopK", "RotaryEmbedding", "Attention", "LSTM", "GRU", "RNN", "Range", "Loop",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,8 +122,10 @@ class Unroll(Pass):
         body: Graph = attributes(node)["body"]  # type: ignore[assignment]
         trips = None if count is None else constant(count)
         held = None if start is None else constant(start)
-        if trips is None or (start is not None and held is None) or not _always(body):
+        if trips is None:
             return None
+        if (start is not None and held is None) or not _always(body):
+            return self._guarded(node, body, int(trips.reshape(-1)[0]), start, state)
         turns = int(trips.reshape(-1)[0]) if held is None or bool(held.reshape(-1)[0]) else 0
         rows = len(body.outputs) - 1 - len(state)
         if turns < (1 if rows else 0) or not self._small(body, turns) or any(v is None for v in state):
@@ -131,6 +141,40 @@ class Unroll(Pass):
             for column, row in zip(columns, results[1 + len(state) :], strict=True):
                 column.append(row)
         return [*values, *(_stack(node, column, 0) for column in columns)]
+
+    def _guarded(
+        self, node: Node, body: Graph, turns: int, start: Value | None, state: list[Value | None]
+    ) -> list[Value | None] | None:
+        """The turns there may be of a loop that collects nothing; each result is taken only while the loop goes on."""
+        going = None if start is None or _true(start) else start
+        inner, flags = list(body.outputs[1:]), [body.outputs[0], *([] if going is None else [going])]
+        if len(inner) != len(state) or turns < 1 or not self._small(body, turns) or any(shape(f) != () for f in flags):
+            return None
+        if any(node.op_type in DEMANDING for node in _nodes(body)):
+            return None
+        values: list[Value] = [v for v in state if v is not None]
+        if len(values) < len(state):
+            return None
+        for before, after in zip(values, inner, strict=True):
+            if (
+                shape(after) is None
+                or shape(before) != shape(after)
+                or dtype(after) is None
+                or dtype(before) != dtype(after)
+            ):
+                return None
+        graph, true = _graph(node), np.asarray(True)
+        for t in range(turns):
+            turn = add_initializer(graph, f"{node.name}/{t}", np.asarray(t, np.int64))
+            more, *made = splice(
+                node, body, [turn, add_initializer(graph, f"{node.name}/{t}/going", true), *values], str(t)
+            )
+            if going is None:
+                values, going = made, more
+                continue
+            values = [_put(node, "Where", [going, a, b]) for a, b in zip(made, values, strict=True)]
+            going = _put(node, "And", [going, more]) if t + 1 < turns else going
+        return list(values)
 
     def _scan(self, node: Node) -> list[Value] | None:
         given: dict[str, Any] = attributes(node)
@@ -180,6 +224,18 @@ def _graph(node: Node) -> Graph:
 
 def _size(body: Graph) -> int:
     return sum(1 + sum(map(_size, graphs(node))) for node in body)
+
+
+def _nodes(body: Graph) -> Iterator[Node]:
+    for node in body:
+        yield node
+        for inner in graphs(node):
+            yield from _nodes(inner)
+
+
+def _true(value: Value) -> bool:
+    known = constant(value)
+    return known is not None and bool(known.reshape(-1)[0])
 
 
 def _always(body: Graph) -> bool:

@@ -75,6 +75,73 @@ def test_a_body_that_reads_from_outside(tmp_path: Path) -> None:
     assert host == {"Loop": "control flow: how many turns it takes is computed, and with it the shape of rows"}
 
 
+def stepped(most: int) -> onnx.ModelProto:
+    """s + x, again and again while the sum is below a limit, and how often; nothing is collected."""
+    i, flag, state = ("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("s", TensorProto.FLOAT, [3])
+    count = ("n", TensorProto.INT64, [])
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["s", "x"], ["t"]),
+            helper.make_node("Add", ["n", "one"], ["more"]),
+            helper.make_node("ReduceSum", ["t"], ["total"], keepdims=0),
+            helper.make_node("Less", ["total", "limit"], ["go"]),
+        ],
+        "body", [helper.make_tensor_value_info(n, t, d) for n, t, d in (i, flag, state, count)],
+        [helper.make_tensor_value_info(n, t, d)
+         for n, t, d in (("go", TensorProto.BOOL, []), ("t", TensorProto.FLOAT, [3]), ("more", TensorProto.INT64, []))],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["first"], keepdims=0),
+        helper.make_node("Less", ["first", "limit"], ["begin"]),
+        helper.make_node("Loop", ["most", "begin", "x", "zero"], ["end", "times"], body=body),
+    ]
+    return made(
+        nodes, {"x": (TensorProto.FLOAT, [3]), "limit": (TensorProto.FLOAT, [])},
+        {"end": TensorProto.FLOAT, "times": TensorProto.INT64},
+        {"most": np.int64(most), "one": np.int64(1), "zero": np.int64(0)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["toy", *default_devices()])
+def test_a_loop_of_few_turns_that_may_end_sooner_is_the_devices(target: str, tmp_path: Path) -> None:
+    x = np.float32([1, 2, 3])
+    for limit, times in ((0, 0), (7, 1), (25, 4), (1000, 5)) if target == "toy" else ((25, 4),):
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        outputs, host = ported(stepped(5), {"x": x, "limit": np.float32(limit)}, folder, target)
+        assert outputs["times"] == times
+        assert outputs["end"].tolist() == ((times + 1) * x).tolist()
+        assert host == {}
+
+
+def test_a_loop_that_reads_a_computed_place_stays_a_loop(tmp_path: Path) -> None:
+    """Its last turn reads x at 2, there is no 3: a turn past the end would read outside."""
+    i, flag, state = ("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("s", TensorProto.FLOAT, [])
+    body = helper.make_graph(
+        [
+            helper.make_node("Gather", ["x", "i"], ["here"]),
+            helper.make_node("Add", ["s", "here"], ["t"]),
+            helper.make_node("Less", ["t", "limit"], ["go"]),
+        ],
+        "body", [helper.make_tensor_value_info(n, t, d) for n, t, d in (i, flag, state)],
+        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), helper.make_tensor_value_info("t", TensorProto.FLOAT, [])],
+    )  # fmt: skip
+    nodes = [helper.make_node("Loop", ["most", "", "start"], ["end"], body=body)]
+    proto = made(
+        nodes, {"x": (TensorProto.FLOAT, [3]), "limit": (TensorProto.FLOAT, [])}, {"end": TensorProto.FLOAT},
+        {"most": np.int64(5), "start": np.float32(0)},
+    )  # fmt: skip
+    outputs, host = ported(proto, {"x": np.float32([1, 2, 3]), "limit": np.float32(6)}, tmp_path)
+    assert outputs["end"] == 6
+    assert list(host) == ["Loop"]
+
+
+def test_a_loop_of_as_many_turns_as_it_takes_is_the_hosts(tmp_path: Path) -> None:
+    outputs, host = ported(stepped(2**62), {"x": np.float32([1, 2, 3]), "limit": np.float32(25)}, tmp_path)
+    assert outputs["times"] == 4
+    assert host == {"Loop": "control flow: how many turns it takes is computed"}
+
+
 SEQUENCES = {
     "SequenceAt": ([helper.make_node("SequenceAt", ["s", "at"], ["part"])], lambda r, y, at: [r, y, r][at]),
     "SequenceInsert": (
