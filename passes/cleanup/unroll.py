@@ -144,7 +144,7 @@ class Unroll(Pass):
 
     def _guarded(
         self, node: Node, body: Graph, turns: int, start: Value | None, state: list[Value | None]
-    ) -> list[Value | None] | None:
+    ) -> list[Value] | None:
         """The turns there may be of a loop that collects nothing; each result is taken only while the loop goes on."""
         going = None if start is None or _true(start) else start
         inner, flags = list(body.outputs[1:]), [body.outputs[0], *([] if going is None else [going])]
@@ -156,12 +156,9 @@ class Unroll(Pass):
         if len(values) < len(state):
             return None
         for before, after in zip(values, inner, strict=True):
-            if (
-                shape(after) is None
-                or shape(before) != shape(after)
-                or dtype(after) is None
-                or dtype(before) != dtype(after)
-            ):
+            if shape(after) is None or dtype(after) is None:
+                return None
+            if shape(before) != shape(after) or dtype(before) != dtype(after):
                 return None
         graph, true = _graph(node), np.asarray(True)
         for t in range(turns):
@@ -174,7 +171,7 @@ class Unroll(Pass):
                 continue
             values = [_put(node, "Where", [going, a, b]) for a, b in zip(made, values, strict=True)]
             going = _put(node, "And", [going, more]) if t + 1 < turns else going
-        return list(values)
+        return values
 
     def _scan(self, node: Node) -> list[Value] | None:
         given: dict[str, Any] = attributes(node)
