@@ -136,12 +136,13 @@ class Numpy:
     def cumprod(self, x: np.ndarray, axis: int) -> np.ndarray:
         return np.cumprod(x, axis=axis, dtype=x.dtype)
 
-    def sort_with_index(self, x: np.ndarray, axis: int, descending: bool) -> tuple[np.ndarray, np.ndarray]:
+    def first(self, x: np.ndarray, k: int, axis: int, descending: bool) -> tuple[np.ndarray, np.ndarray]:
         # equal elements keep their order in both directions: sort the reversed array, then turn the result round
         back = np.flip(x, axis) if descending else x
         order = np.argsort(back, axis=axis, kind="stable")
         if descending:
             order = np.flip(x.shape[axis] - 1 - order, axis)
+        order = np.take(order, range(k), axis)
         return np.take_along_axis(x, order, axis), order
 
     def einsum(self, equation: str, *operands: np.ndarray) -> np.ndarray:

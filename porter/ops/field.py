@@ -339,9 +339,10 @@ class Field(Values):
         self.visible *= x.doubt.visible / max(1, x.size if axis is None else x.shape[axis])
         return np.asarray(arg(self.order(x), axis=axis))
 
-    def field_sort_with_index(self, x: Residues, axis: int, descending: bool) -> tuple[Residues, np.ndarray]:
+    def field_first(self, x: Residues, k: int, axis: int, descending: bool) -> tuple[Residues, np.ndarray]:
         self.degree += x.degree
-        _, order = source.sort_with_index(self.order(x), axis, descending)
+        self.visible *= x.doubt.visible * k / max(1, x.shape[axis])
+        _, order = source.first(self.order(x), k, axis, descending)
         return x.each(lambda part: np.take_along_axis(part, order, axis)), order
 
     def field_window_reduce(self, kind: str, x: Residues, **options: Any) -> Residues:

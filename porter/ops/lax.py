@@ -257,13 +257,15 @@ class Jax(Indexing, Control):
     def cumprod(self, x: Any, axis: int) -> Any:
         return lax.cumprod(x, axis % x.ndim)
 
-    def sort_with_index(self, x: Any, axis: int, descending: bool) -> tuple[Any, Any]:
+    def first(self, x: Any, k: int, axis: int, descending: bool) -> tuple[Any, Any]:
         axis = axis % x.ndim
         places = lax.broadcasted_iota(np.int64, x.shape, axis)
         key = self.flip(x, axis) if descending else x
         places = self.flip(places, axis) if descending else places
         key, places = lax.sort((key, places), dimension=axis, is_stable=True, num_keys=1)
-        return (self.flip(key, axis), self.flip(places, axis)) if descending else (key, places)
+        if descending:
+            key, places = self.flip(key, axis), self.flip(places, axis)
+        return lax.slice_in_dim(key, 0, k, axis=axis), lax.slice_in_dim(places, 0, k, axis=axis)
 
     # contractions
 

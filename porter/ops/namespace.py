@@ -17,7 +17,7 @@ meaning, and never change the element type of equal-typed operands:
                   strides, pads, dilations) over the trailing axes
     indexing      take(x, indices, axis) take_along_axis gather_nd(x, indices, batch_dims)
                   scatter_nd(x, indices, updates, reduction) scatter_along_axis: indices are in range already
-                  sort_with_index(x, axis, descending), stable
+                  first(x, k, axis, descending): k of them in order and where they were, stable
     control       cond(flag, then, otherwise) loop(...) scan(...)
 
 What a namespace says about itself:

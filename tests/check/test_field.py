@@ -261,6 +261,11 @@ def test_what_a_choice_hides_is_not_called_equal(model):
         axis = {"a": np.array([1])} if "Reduce" in operator else {}
         agreement = agree(model(text, {"w": x, **axis}), model(text, {"w": other, **axis}))
         assert not agreement.equal
+    text = "g (float[1,300] x) => (float[1,%d] y, int64[1,%d] i) { s = Mul (x, w)  y, i = TopK (s, k) }"
+    for k in (1, 300):
+        few = [model(text % (k, k), {"w": w, "k": np.array([k])}) for w in (x, other)]
+        assert not agree(*few).equal
+    assert agree(few[0], few[0]).seeds == 2  # all of them in order hide nothing
     text = "g (float[64] x) => (bool[64] y) <float c = {%r}> { y = Equal (x, c) }"
     assert not agree(model(text % 0.5), model(text % 0.6)).equal
 
