@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from porter import ops
@@ -25,6 +24,7 @@ from porter.porting.lowering import Lowered
 from porter.precision.schemes import least
 from porter.tile import interpret
 from porter.tile.target import Target, Whole
+from porter.xla.hlo import on_cpu
 
 DRAWS = 8
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
@@ -86,7 +86,7 @@ class Judge:
         """The original model, compiled by XLA as it stands: its tanh, exp and sums have errors of their own."""
         names = list(inputs)
         traced = lambda *arrays: evaluate(self.model, dict(zip(names, arrays, strict=True)), ops.jax_namespace)
-        return {n: np.asarray(x) for n, x in jax.jit(traced)(*inputs.values()).items()}
+        return {n: np.asarray(x) for n, x in on_cpu(traced)(*inputs.values()).items()}
 
     def ledger(self, steps: Sequence[Seen]) -> list[dict[str, Any]]:
         """The error of the program's outputs, split over the steps of the graph and the kernels. A kernel that adds up

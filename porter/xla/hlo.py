@@ -8,9 +8,9 @@ bytes = hlo_proto(function, types)            # an HloModuleProto, what neuronx-
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
@@ -22,6 +22,8 @@ from jax.interpreters import mlir
 from porter.errors import PorterError
 from porter.xla.products import by_passes
 
+# A YNN fusion of XLA's CPU compiler gave infinities in a quarter of the executables of one text (docs/findings.md).
+STEADY = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # What runs once is not optimized: products are library calls either way, and compiling is most of the time.
 QUICK = {"xla_backend_optimization_level": 0}
 
@@ -165,7 +167,22 @@ def run_text(text: str, inputs: Sequence[np.ndarray], *, passes: bool = False) -
 @lru_cache(maxsize=64)  # a program launches equal kernels many times
 def _runner(text: str) -> Callable[..., list[Any]]:
     function = call(text)
-    return jax.jit(lambda *a: function(*a), compiler_options=QUICK)
+    return on_cpu(lambda *a: function(*a), QUICK)
+
+
+def on_cpu(function: Callable[..., Any], options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """The function compiled for the host's CPU, without the fusions that cannot be relied on."""
+    return jax.jit(function, compiler_options={**_steady(), **(options or {})})
+
+
+@cache
+def _steady() -> Mapping[str, Any]:
+    """STEADY, or nothing where this jaxlib has no such fusions."""
+    try:
+        jax.jit(lambda x: x, compiler_options=STEADY)(0)
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return STEADY
 
 
 def _aval(t: Any) -> Any:
