@@ -16,8 +16,9 @@ def _erf(x: np.ndarray) -> np.ndarray:
 def _div(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Integer division truncates towards zero, as in jax and in C."""
     if np.issubdtype(np.result_type(a), np.integer):
-        quotient = np.abs(a) // np.where(b == 0, 1, np.abs(b))
-        return np.where((a < 0) != (b < 0), -quotient, quotient)
+        b = np.where(b == 0, np.ones_like(b), b)
+        floor = np.floor_divide(a, b)
+        return floor + ((floor < 0) & (floor * b != a)).astype(floor.dtype)
     return np.divide(a, b)
 
 

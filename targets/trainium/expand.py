@@ -246,13 +246,36 @@ def _atanh(x: _Term) -> _Term:
 
 
 def _divide(a: _Term, b: _Term) -> _Term:
-    """Towards zero, exactly: a float32 quotient, a second one of what it left over, and one step either way."""
-    m, n = a.high(a * -1), b.high(b * -1)
-    q = (m.cast("float32") / n.cast("float32")).cast(a.type.dtype)
-    q = q + ((m - q * n).cast("float32") / n.cast("float32")).cast(a.type.dtype)
-    rest = m - q * n
-    q = q + (rest >= n).cast(a.type.dtype) - (rest < 0).cast(a.type.dtype)
+    """Towards zero, exactly: of magnitudes, which an unsigned type of as many bits holds."""
+    dtype = np.dtype(a.type.dtype)
+    if dtype.kind == "u":
+        return _quotient(a, b)
+    m, n = (_magnitude(x).cast(f"u{dtype.name}") for x in (a, b))
+    q = _quotient(m, n).cast(dtype.name)
     return (a < 0).differs(b < 0).choose(q * -1, q)
+
+
+def _magnitude(x: _Term) -> _Term:
+    return x + 0 if np.dtype(x.type.dtype).kind == "u" else x.high(x * -1)
+
+
+def _quotient(m: _Term, n: _Term) -> _Term:
+    """Of unsigned integers. The highest bit of 32 has no place in int32: half the quotient of half of m, and one more where
+    n still fits into what that leaves; a divisor with that bit fits once or not at all."""
+    dtype = m.type.dtype
+    if np.dtype(dtype).itemsize < 4:
+        return _positive(m.cast("int32"), n.cast("int32")).cast(dtype)
+    q = _positive(m._op("shr", 1).cast("int32"), n.cast("int32")).cast(dtype) * 2
+    q = q + (m - q * n >= n).cast(dtype)
+    return (n.cast("int32") < 0).choose((m >= n).cast(dtype), q)
+
+
+def _positive(m: _Term, n: _Term) -> _Term:
+    """Of int32 from 0 on: a float32 quotient, a second one of what it left over, and one step either way."""
+    q = (m.cast("float32") / n.cast("float32")).cast("int32")
+    q = q + ((m - q * n).cast("float32") / n.cast("float32")).cast("int32")
+    rest = m - q * n
+    return q + (rest >= n).cast("int32") - (rest < 0).cast("int32")
 
 
 def _remainder(a: _Term, b: _Term) -> _Term:
@@ -276,7 +299,7 @@ _FLOAT: dict[str, Callable[..., _Term]] = {
     "cbrt": lambda x: x.abs()._op("pow", 1 / 3) * x.sign(),
 }  # fmt: skip
 _INTEGER: dict[str, Callable[..., _Term]] = {
-    "div": _divide, "rem": _remainder, "shr": _shift_right, "abs": lambda x: x.high(x * -1),
+    "div": _divide, "rem": _remainder, "shr": _shift_right, "abs": _magnitude,
     "sign": lambda x: (x > 0).cast(x.type.dtype) - (x < 0).cast(x.type.dtype),
     "floor": lambda x: x + 0, "ceil": lambda x: x + 0, "round": lambda x: x + 0,
     "pow": lambda x, y: x.cast("float32")._op("pow", y.cast("float32")).cast(x.type.dtype),

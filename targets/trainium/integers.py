@@ -27,7 +27,8 @@ def emit(s: Selector, op: str, name: str, layout: Layout, dtype: str, args: Sequ
         case "and" | "or" | "xor" | "shl" | "shr" if kind in "biu":
             return _tensors(s, op, name, layout, dtype, args, DTYPES[dtype])
         case _ if op in COMPARISONS - {"isfinite"} and wide:  # the Vector engine would compare them as float32
-            found = _tensors(s, op, f"{name}_wide", layout, "int32", args, "int32")
+            common = "uint32" if all(DTYPES[a.dtype] == "uint32" for a in places) else "int32"
+            found = _tensors(s, op, f"{name}_wide", layout, common, args, common)
             return s.copy(name, layout, dtype, found)
         case _ if kind in "iu" and op in ALU and _int32(dtype):
             return _tensors(s, op, name, layout, dtype, args, DTYPES[dtype])
@@ -35,7 +36,7 @@ def emit(s: Selector, op: str, name: str, layout: Layout, dtype: str, args: Sequ
             whole = s.emit(op, f"{name}_wide", layout, "int32", [_widened(s, a, name) for a in args])
             return wrapped(s, name, layout, dtype, whole)
         case "neg" if kind in "iu":
-            return _tensors(s, "mul", name, layout, dtype, [args[0], -1], DTYPES[dtype])
+            return _tensors(s, "sub", name, layout, dtype, [0, args[0]], DTYPES[dtype])
         case _:
             return None
 

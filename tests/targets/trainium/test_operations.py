@@ -90,12 +90,29 @@ def test_an_integer_keeps_its_lowest_bits_in_another_type(old: str, new: str) ->
 
 
 @pytest.mark.parametrize("op", ["add", "sub", "mul", "neg"])
-@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16"])
-def test_small_integers_wrap_around(op: str, kind: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_wrap_around(op: str, kind: str) -> None:
     info = np.iinfo(kind)
     x, y = (rng.integers(info.min, info.max, (8, 15), dtype=kind, endpoint=True) for _ in range(2))
     got, wanted = both(op, *((x,) if op == "neg" else (x, y)))
     assert np.array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("op", ["abs", "sign", "max", "min", "div", "rem", "shr", *sorted(COMPARISONS - {"isfinite"})])
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_are_exact_to_the_ends_of_their_range(kind: str, op: str) -> None:
+    info = np.iinfo(kind)
+    x = np.concatenate([rng.integers(info.min, info.max, 90, kind, endpoint=True),
+                        np.array([info.min, info.max, 0, 1, 7, 100] * 5, kind)]).reshape(8, 15)  # fmt: skip
+    y = np.concatenate([rng.integers(info.min, info.max, 60, kind, endpoint=True), rng.integers(1, 9, 30, kind),
+                        np.array([info.min, info.max, 3, 1, 2, 100] * 5, kind)]).reshape(8, 15)  # fmt: skip
+    y = np.where((y == 0) | ((y == -1) & (x == info.min)), np.ones_like(y), y)
+    y = y % np.asarray(info.bits, kind) if op == "shr" else y
+    got, wanted = both(op, *((x,) if op in ("abs", "sign") else (x, y)), result="bool" if op in COMPARISONS else None)
+    assert np.array_equal(got, wanted)
+    if op in ("div", "rem"):
+        whole = np.trunc(x.astype(np.longdouble) / y.astype(np.longdouble)).astype(np.int64)
+        assert np.array_equal(wanted, whole if op == "div" else x.astype(np.int64) - whole * y)
 
 
 @pytest.mark.parametrize("op", PERIODIC)
