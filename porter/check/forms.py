@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 RULES = {
     "function": "The two models compute different functions.",
+    "hidden": "The two models compute different functions, which the rounding of the first hides.",
     "rounding": "The second model rounds more than the formats of the first do.",
     "budget": "A budget is missed.",
     "interface": "The two models have different inputs or outputs.",

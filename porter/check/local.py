@@ -45,6 +45,7 @@ from porter.ops.field import Field
 Sample = Mapping[str, np.ndarray]
 FAILURES = 12  # regions that do not agree before the models are left to be compared whole
 DEEPER = 3  # times that a region is followed past a value from which only one side starts
+TURNED = 0.25  # share of a mask that is turned round where all of it is alike: rows of it keep some
 NORMAL = 2  # draws of a region's inputs, besides its edges
 
 
@@ -268,12 +269,15 @@ class Local:
     def _field(self, pair: Pair, seed: int) -> Agreement:
         computed = {id(r): computed_constants(r, self._sample(r), pair.inputs) for r in (pair.before, pair.after)}
         whole = {k: {n: x for n, x in made.items() if not is_float(x.dtype)} for k, made in computed.items()}
+        varying = {r.side.of[v] for r in (pair.before, pair.after) for v in r.reads if not self._constant(v)}
 
         def both(xp: Field, trial: int, reading: str) -> tuple[Ran, Ran]:
             values: dict[str, Any] = dict(self._whole(pair, trial))
             for digest, (label, shape, dtype) in pair.inputs.items():
                 if is_float(dtype):
                     values[digest] = xp.random(label, shape, dtype)
+                elif dtype.kind == "b" and trial % 2 and digest in varying:
+                    values[digest] = _turned(values[digest], trial)
             one, two = (
                 evaluated(
                     r.side.ready,
@@ -348,6 +352,16 @@ class Local:
             if not judged.ok or (is_float(old.dtype) and (np.isfinite(_wide(old)) != np.isfinite(_wide(new))).any()):
                 return False
         return True
+
+
+def _turned(flags: np.ndarray, seed: int) -> np.ndarray:
+    """Flags that are all alike, some of them turned round: what would be chosen by the others counts as well."""
+    flags = np.asarray(flags)
+    if not flags.size or flags.any() != flags.all():
+        return flags
+    turned = np.random.default_rng(seed).random(flags.shape) < TURNED
+    turned.reshape(-1)[seed % flags.size] = True
+    return flags ^ turned
 
 
 def _normal(seed: int, number: int) -> Callable[[Sequence[int], np.dtype], np.ndarray]:

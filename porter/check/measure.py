@@ -61,12 +61,14 @@ def distance(expected: np.ndarray, actual: np.ndarray, *, format: str | None = N
     level = rms(e[finite]) if finite.any() else 0.0
     big = finite & (size >= 1e-3 * level) & (size > 0)
     worst = int(np.argmax(error))
+    with np.errstate(over="ignore"):
+        ulp = 0.0 if spacing is None else float(np.max(error / spacing.ulp(np.maximum(size, 1e-3 * level))))
     noise, power = float(np.sum(np.square(error))), float(np.sum(np.square(e[finite])))
     return Distance(
         max_abs=float(error[worst]),
         max_rel=float(np.max(error[big] / size[big], initial=0.0)),
         rms=float(np.sqrt(noise / e.size)),
-        ulp=float(np.max(error / spacing.ulp(np.maximum(size, 1e-3 * level)))) if spacing is not None else 0.0,
+        ulp=ulp,
         sqnr_db=decibel(power, noise),
         cosine=cosine(e, a),
         moved=int(np.count_nonzero(error)),

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from porter import graph
-from porter.check import gate
+from porter.check import gate, hidden
 from porter.check.contract import Budget, Contract, Kind, algebraic, budgets, rounding
 from porter.check.execution import SOURCE, Subject
 from porter.check.field import ALONE, Agreement, agree
@@ -46,7 +46,8 @@ class Result:
     """What `porter check` found.
 
     method     'structure', 'field', 'numeric' or 'field+numeric': what the verdict rests on
-    cause      for 'different': 'function' (they differ in float64 too), 'rounding', 'budget' or 'interface'
+    cause      for 'different': 'function' (they differ in float64 too), 'hidden' (in float64, and by less than the first
+               model's own rounding), 'rounding', 'budget' or 'interface'
     chance     of an error of the field method, where it decided
     message    lines for people
     explained  with explain=True: why inputs are what they are, and the numbers of the gates
@@ -164,6 +165,11 @@ def check(
             if not held[i].ok:
                 held = held[: i + 1]
                 break
+    if told and limits is None and held[-1].ok:
+        for i, sample in enumerate(samples[: len(held)]):
+            if hidden.apart(*pair, sample, seed):
+                held = [*held[:i], compare(*pair, algebraic, sample, seed, locate=locate)]
+                break
     if inputs is None and limits is None and held[-1].ok and len(samples) > 1:
         ends = extremes(before)
         survived = survives(*pair, ends)
@@ -190,7 +196,11 @@ def _judged(
     how = "structure" if agreement is IDENTICAL else how
     if worst is not None:
         cause = "budget" if contract.kind is Kind.PRECISION else _cause(*pair, samples[len(held) - 1])
-        notes = {"rounding": "both are the same function; the second rounds more than the formats of the first do"}
+        cause = "hidden" if worst.contract == str(algebraic) else cause
+        notes = {
+            "rounding": "both are the same function; the second rounds more than the formats of the first do",
+            "hidden": "the rounding of the first hides it: in float64 the two are apart by more than constants are rounded",
+        }
         lines = worst.message + (f"\n  {notes[cause]}" if cause in notes else "")
         return Result(
             "different", "numeric", names, outputs, worst.first_divergence, cause, None, lines, labels, explained

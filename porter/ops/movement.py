@@ -103,6 +103,8 @@ def slice_(xp, data, starts, ends, axes=None, steps=None):
     low, high, step = [0] * data.ndim, list(data.shape), [1] * data.ndim
     named = normals(ints(axes), data.ndim) if axes is not None else range(np.size(starts))
     jumps = ints(steps) if steps is not None else (1,) * np.size(starts)
+    if 0 in jumps:
+        raise PorterError("steps", expected="steps other than 0", found=str(list(jumps)))
     for axis, a, b, s in zip(named, ints(starts), ints(ends), jumps, strict=True):
         low[axis], high[axis], step[axis] = _bounds(a, b, s, data.shape[axis])
     return xp.slice(data, low, high, step)

@@ -149,3 +149,33 @@ def test_a_row_of_a_large_table_that_differs_is_looked_up(model):
     assert (result.verdict, result.draws[-1]) == ("different", "rows that differ"), result
     same = (model(text, {"other": other, "table": table}) for _ in range(2))
     assert check(*same).verdict == "equivalent"
+
+
+HALF = "g (float16[4,64] x) => (float16[4,16] y) "
+
+
+def test_what_the_rounding_of_a_model_hides_is_found_in_float64(model):
+    """A sum that float16 rounds away: the second errs no more than the first, and is another function."""
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((64, 16)).astype(np.float16), "v": np.full((64, 16), 2**-14, np.float16)}
+    text = HALF + "{ t = MatMul (x, w)  d = MatMul (x, v)  y = Add (t, d) }"
+    result = check(model(text, arrays), model(HALF + "{ y = MatMul (x, w) }", arrays))
+    assert (result.verdict, result.cause, result.exit_code) == ("different", "hidden", 1)
+    assert "the rounding of the first hides it" in result.message and "on draw 0" in result.message
+    assert '"id": "hidden"' in report.sarif(result)
+
+
+def test_constants_that_a_tool_computed_and_rounded_hide_nothing(model):
+    rng = np.random.default_rng(0)
+    w, s = rng.standard_normal((64, 16)).astype(np.float16), rng.uniform(0.5, 2, 16).astype(np.float16)
+    folded = model(HALF + "{ y = MatMul (x, ws) }", {"ws": w * s})
+    result = check(model(HALF + "{ t = MatMul (x, w)  y = Mul (t, s) }", {"w": w, "s": s}), folded)
+    assert (result.verdict, result.method) == ("equivalent", "numeric")
+
+
+def test_a_flag_that_no_draw_turns_is_turned_by_the_field(model):
+    """Where the largest is 0: never, but on the edge of zeros, which is asked for as the field cannot prove the two equal."""
+    text = """g (float[2,8] x) => (float[2,8] y) <float zero = {{0.0}}, float other = {{0.4}}> {{
+      m = ReduceMax (x, axes)  flag = Equal (m, zero)  q = Div (x, m)  y = Where (flag, {}, q) }}"""
+    result = check(*(model(text.format(c), {"axes": np.array([1])}) for c in ("zero", "other")))
+    assert (result.verdict, result.draws[-1]) == ("different", "zeros"), result

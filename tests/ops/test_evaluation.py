@@ -162,6 +162,13 @@ def test_a_range_that_would_not_end_is_refused(kind, number):
         ops.evaluate(read(text), {"a": np.zeros((), "float32" if kind == "float" else "int64")}, ops.float64)
 
 
+def test_a_slice_that_takes_no_step_is_refused():
+    text = """<ir_version: 10, opset_import: ["" : 24]> g (float[4] a, int64[1] s) => (float[n] y) {
+      y = Slice (a, s, s, s, s) }"""
+    with pytest.raises(PorterError, match="steps\n  expected steps other than 0"):
+        ops.evaluate(read(text), {"a": np.zeros(4, np.float32), "s": np.zeros(1, np.int64)}, ops.float64)
+
+
 def test_erf_is_exact_to_the_last_bit_or_two():
     import math
 
