@@ -162,7 +162,7 @@ def test_what_the_rounding_of_a_model_hides_is_found_in_float64(model):
     result = check(model(text, arrays), model(HALF + "{ y = MatMul (x, w) }", arrays))
     assert (result.verdict, result.cause, result.exit_code) == ("different", "hidden", 1)
     assert "the rounding of the first hides it" in result.message and "on draw 0" in result.message
-    assert '"id": "hidden"' in report.sarif(result)
+    assert '"ruleId": "porter/hidden"' in report.sarif(result)
 
 
 def test_constants_that_a_tool_computed_and_rounded_hide_nothing(model):
