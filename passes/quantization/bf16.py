@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -185,14 +186,16 @@ def _decoded(value: Value, *, blocked: bool) -> bool:
         "uint4",
         "float4_e2m1fn",
     )  # two in a byte: decoded like blocks
-    return (packed or 0 < integer(node, "block_size") < _length(node)) == blocked
+    return (packed or _in_blocks(node, value)) == blocked
 
 
-def _length(node: Node) -> int:
-    """Of the axis that a DequantizeLinear's blocks lie along: one that fills it has a scale per token, which has no axis of the
-    sum."""
+def _in_blocks(node: Node, value: Value) -> bool:
+    """Whether a DequantizeLinear has scales for parts of the sum. A block that fills its axis has one per token or channel,
+    unless the sum is a convolution's, which runs over places as well."""
+    block, axis = integer(node, "block_size"), integer(node, "axis", 1)
     dims = (shape(node.inputs[0]) if node.inputs[0] is not None else None) or (1,)
-    return dims[integer(node, "axis", 1)]
+    places = math.prod(dims[axis:][1:]) > 1 and any("Conv" in user.op_type for user, _ in value.uses())
+    return block > 0 and (block < dims[axis] or places)
 
 
 def round_weight(graph: Graph, weight: Value, used: set[str]) -> Value:

@@ -143,6 +143,19 @@ def test_a_convolution_with_a_border_multiplies_codes(device: str, scheme: str, 
     assert audited["multiply_adds"] == {product: 1.0}
 
 
+@pytest.mark.parametrize("device", ["gpu:h200", "tpu:v6e", "trainium:trn2", "maia:200"])
+@pytest.mark.parametrize("channels", [16, 32, 64])
+def test_a_convolution_in_blocks_is_multiplied_as_bfloat16(device: str, channels: int, tmp_path: Path) -> None:
+    """A block that fills the channels has a scale per place of the window, which the sum runs over as well."""
+    model = one_weight("y = Conv <pads=[1,1,1,1]> (x, w)", f"2,{channels},8,8", (32, channels, 3, 3), "2,32,8,8")
+    graph.save(model, tmp_path / "conv.onnx")
+    done = port(tmp_path / "conv.onnx", targets=[load_device(device)], out=tmp_path / "out", precision="mxfp8w")
+    (target,) = done.to_json()["targets"]
+    assert target["status"] == "ok", target["message"]
+    (audited,) = (s["metric"] for s in target["steps"] if s["name"] == "audit")
+    assert audited["multiply_adds"] == {"bfloat16": 1.0}
+
+
 @pytest.mark.parametrize("device, scheme, product", [
     ("gpu:h200", "fp8", "float8_e4m3fn"), ("gpu:h200", "int8", "int8"), ("trainium:trn2", "fp8", "float8_e4m3"),
     ("maia:200", "fp8", "float8_e4m3fn"), ("tpu:v6e", "int8", "int8"), ("tpu:v7x", "fp8", "float8_e4m3fn"),
