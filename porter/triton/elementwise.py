@@ -143,8 +143,11 @@ def expression(op: str, args: list[str], dtype: str) -> tuple[str, str | None]:
         function = {"round": "nearest", "pow": "pow"}.get(op, op if op in _LIBRARY else None)
         if function:
             return f"{function}({', '.join(args)})", function
-    elif dtype == "float64" and (op in _LIBRARY or op in ("round", "pow")):
-        raise CannotEmit(f"Triton has no {op} of float64, and porter's is of float32")
+    elif dtype == "float64":
+        if function := {"round": "nearest", "pow": "pow_float64"}.get(op):
+            return f"{function}({', '.join(args)})", function
+        if op in _LIBRARY:
+            raise CannotEmit(f"Triton has no {op} of float64, and porter's is of float32")
     raise CannotEmit(f"Triton has no {op} of {dtype}")
 
 

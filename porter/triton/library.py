@@ -1,4 +1,5 @@
-"""Functions of float32 that Triton lacks, in plain Triton: the emitter copies those that a kernel uses into its module.
+"""Functions that Triton lacks, in plain Triton, of float32 where the name says nothing: the emitter copies those that a kernel
+uses into its module.
 
 Each stands alone but for the functions it names, and runs alike compiled and interpreted (libdevice would not run in
 the interpreter, and is NVIDIA's). Polynomials marked Cephes are those of Stephen Moshier's single-precision library
@@ -257,6 +258,90 @@ def pow(x, y):
     integral = tl.floor(y) == y
     odd = integral & (tl.floor(y * 0.5) * 2.0 != y)
     r = tl.where((x.to(tl.int32, bitcast=True) < 0) & odd, -r, r)
+    r = tl.where((x < 0.0) & ~integral & (size != float("inf")), float("nan"), r)
+    r = tl.where((x != x) | (y != y), x + y, r)
+    return tl.where((y == 0.0) | (x == 1.0), 1.0, r)
+
+
+@triton.jit
+def pow_float64(x, y):
+    """x to the y in float64, within an ulp, and exact where the result is an integer that fits: as `pow`, with the series' first
+    term in two floats as well, and 2 to the rest as 1 + (q + t) with q the large part.
+
+    Numbers that no short literal holds are made from a float64 zero: a literal beside a tensor may be float32.
+    """
+    zero = y * 0.0
+    size = tl.abs(x)
+    tiny = size < 2.2250738585072014e-308
+    scaled = tl.where(tiny, size * 18014398509481984.0, size)
+    bits = scaled.to(tl.int64, bitcast=True)
+    exponent = (bits - 0x3FE6A09E667F3BCD) >> 52
+    m = (bits - (exponent << 52)).to(tl.float64, bitcast=True)
+    f = m - 1.0
+    t = 2.0 + f
+    s = f / t
+    low = (tl.fma(-s, t, f) - s * (f - (t - 2.0))) / t
+    z = s * s
+    q = z * s
+    q_low = tl.fma(z, s, -q) + tl.fma(s, s, -z) * s
+    third = q / 3.0
+    third_low = (tl.fma(zero - 3.0, third, q) + q_low) / 3.0
+    p = z * (1.0 / 25.0) + 1.0 / 23.0
+    p = p * z + 1.0 / 21.0
+    p = p * z + 1.0 / 19.0
+    p = p * z + 1.0 / 17.0
+    p = p * z + 1.0 / 15.0
+    p = p * z + 1.0 / 13.0
+    p = p * z + 1.0 / 11.0
+    p = p * z + 1.0 / 9.0
+    p = p * z + 1.0 / 7.0
+    p = p * z + 1.0 / 5.0
+    a = s + third
+    rest = third - (a - s) + (third_low + low * (1.0 + z) + q * z * p)
+    c = zero + 2.8853900817779268  # 2 / ln 2, in two floats
+    high = a * c
+    rest = tl.fma(a, c, -high) + (a * 4.0710547481862066e-17 + rest * c)
+    whole = exponent.to(tl.float64) - tl.where(tiny, 54.0, 0.0)
+    log = whole + high
+    rest = rest + (high - (log - whole))
+    both = log + rest
+    rest = rest - (both - log)
+    log = both
+    high = y * log
+    low = tl.fma(y, log, -high) + y * rest
+    low = tl.where(tl.abs(high) < 1200.0, low, 0.0)
+    high = tl.minimum(tl.maximum(high, -1200.0), 1200.0)
+    n = tl.floor(high + 0.5)
+    r = high - n
+    c = zero + 0.6931471805599453  # ln 2, in two floats
+    q = r * c
+    q_low = tl.fma(r, c, -q) + (r * 2.3190468138462996e-17 + low * c)
+    p = q * (1.0 / 1307674368000.0) + 1.0 / 87178291200.0
+    p = p * q + 1.0 / 6227020800.0
+    p = p * q + 1.0 / 479001600.0
+    p = p * q + 1.0 / 39916800.0
+    p = p * q + 1.0 / 3628800.0
+    p = p * q + 1.0 / 362880.0
+    p = p * q + 1.0 / 40320.0
+    p = p * q + 1.0 / 5040.0
+    p = p * q + 1.0 / 720.0
+    p = p * q + 1.0 / 120.0
+    p = p * q + 1.0 / 24.0
+    p = p * q + 1.0 / 6.0
+    p = p * q + 0.5
+    p = q * q * p
+    r = 1.0 + (q + (p + q_low * (1.0 + (q + p))))
+    half = n.to(tl.int64) >> 1
+    other = n.to(tl.int64) - half
+    r = r * ((half + 1023) << 52).to(tl.float64, bitcast=True) * ((other + 1023) << 52).to(tl.float64, bitcast=True)
+    # the ends, as IEEE 754 has them
+    grows = (size > 1.0) == (y > 0.0)
+    r = tl.where(size == 0.0, tl.where(y < 0.0, float("inf"), 0.0), r)
+    r = tl.where((size == float("inf")) | (tl.abs(y) == float("inf")), tl.where(grows, float("inf"), 0.0), r)
+    r = tl.where((size == 1.0) & (tl.abs(y) == float("inf")), 1.0, r)
+    integral = tl.floor(y) == y
+    odd = integral & (tl.floor(y * 0.5) * 2.0 != y)
+    r = tl.where((x.to(tl.int64, bitcast=True) < 0) & odd, -r, r)
     r = tl.where((x < 0.0) & ~integral & (size != float("inf")), float("nan"), r)
     r = tl.where((x != x) | (y != y), x + y, r)
     return tl.where((y == 0.0) | (x == 1.0), 1.0, r)

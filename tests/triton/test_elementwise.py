@@ -109,6 +109,40 @@ def test_the_ends_of_float32(op: str) -> None:
             assert ulps(got, np.where(np.abs(exact) > 3.4028235e38, np.sign(exact) * np.inf, exact)) <= 8
 
 
+@pytest.mark.parametrize("reach", [1, 20, 300])
+def test_a_power_of_float64_is_right_to_an_ulp(reach: int) -> None:
+    rng = np.random.default_rng(0)
+    x, y = np.exp(rng.uniform(-3, 3, 4096)), rng.uniform(-reach, reach, 4096)
+    exact = np.power(x.astype(np.longdouble), y.astype(np.longdouble))
+    got = run(program_of("pow", "float64", len(x)), [x, y])
+    held = (exact > 1e-300) & (exact < 1e300)
+    assert held.mean() > 0.8
+    assert np.max(np.abs(got - exact)[held] / np.spacing(exact[held].astype(np.float64))) < 0.8
+
+
+def test_a_power_of_float64_that_is_an_integer_is_that_integer() -> None:
+    """An integer to a float32 exponent is computed in float64 and cut off: 3 to the 6th must not be 728.99..."""
+    pairs = [(b, e) for b in range(2, 200) for e in range(53) if b**e < 2**53]
+    x, y = (np.array(v, np.float64) for v in zip(*pairs, strict=True))
+    got = run(program_of("pow", "float64", len(x)), [x, y])
+    assert got.tolist() == [float(b**e) for b, e in pairs]
+
+
+def test_the_ends_of_a_power_of_float64() -> None:
+    x, y = (v.ravel() for v in np.meshgrid(SPECIAL.astype(np.float64), SPECIAL.astype(np.float64)))
+    with np.errstate(all="ignore"):
+        wanted = np.power(x, y)
+    got = run(program_of("pow", "float64", len(x)), [x, y])
+    here = ~np.isnan(wanted)
+    assert np.array_equal(np.signbit(got[here]), np.signbit(wanted[here]))
+    assert np.allclose(got, wanted, rtol=2.0**-52, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("x", [np.arange(-8, 8) / 2, np.array([2.0**52 + 1, -1e300, np.inf, -0.3])])
+def test_float64_is_rounded_to_even(x: np.ndarray) -> None:
+    assert np.array_equal(run(program_of("round", "float64", len(x)), [x]), np.rint(x))
+
+
 @pytest.mark.parametrize("dtype", ["int32", "int64", "int8", "uint8", "bool"])
 @pytest.mark.parametrize("op", INTEGER.split())
 def test_integers(op: str, dtype: str) -> None:
