@@ -87,7 +87,7 @@ def sliced(shapes: Shapes, node: ir.Node) -> Sequence[Dims | None]:
         lost = len(node.inputs) > 3 and node.inputs[3] is not None and axes is None
         if lost or (len(node.inputs) > 4 and node.inputs[4] is not None and steps is None):
             return [None]
-    if dims is None:
+    if dims is None or (steps is not None and 0 in steps):  # the operator itself refuses a step of 0, by name
         return [None]
     if starts is None or ends is None:
         touched = {axis % len(dims) for axis in axes} if axes is not None else set(range(len(dims)))

@@ -169,6 +169,13 @@ def test_a_slice_that_takes_no_step_is_refused():
         ops.evaluate(read(text), {"a": np.zeros(4, np.float32), "s": np.zeros(1, np.int64)}, ops.float64)
 
 
+def test_a_model_with_such_a_slice_is_refused_by_name():
+    text = """<ir_version: 10, opset_import: ["" : 24]> g (float[4] a) => (float[n] y)
+      <int64[1] one = {1}, int64[1] none = {0}> { y = Slice (a, one, one, none, none) }"""
+    with pytest.raises(PorterError, match=r"\(Slice\)\n  expected inputs that fit each other\n  found .* cannot be 0"):
+        graph.load(parser.parse_model(text))
+
+
 def test_erf_is_exact_to_the_last_bit_or_two():
     import math
 
