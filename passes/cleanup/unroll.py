@@ -26,10 +26,10 @@ from porter.graph import (
     attributes,
     constant,
     dtype,
-    graphs,
     inherit,
     insert_before,
     new_node,
+    nodes_of,
     remove,
     replace_uses,
     shape,
@@ -43,7 +43,7 @@ from porter.rewrite import Rewrite, all_graphs, note
 
 after = ("constants",)
 
-# Operators that demand something of their data: places within an axis, counts, lengths.
+# Operators that demand something of their data, by which inputs are drawn too (porter/check/roles.py): places, counts, lengths.
 DEMANDING = frozenset({
     "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TensorScatter", "SequenceAt", "SequenceErase",
     "SequenceInsert", "ReverseSequence", "TopK", "RotaryEmbedding", "Attention", "LSTM", "GRU", "RNN", "Range", "Loop",
@@ -122,16 +122,17 @@ class Unroll(Pass):
         body: Graph = attributes(node)["body"]  # type: ignore[assignment]
         trips = None if count is None else constant(count)
         held = None if start is None else constant(start)
-        if trips is None:
+        values: list[Value] = [v for v in state if v is not None]
+        if trips is None or len(values) < len(state):
             return None
-        if (start is not None and held is None) or not _always(body):
-            return self._guarded(node, body, int(trips.reshape(-1)[0]), start, state)
         turns = int(trips.reshape(-1)[0]) if held is None or bool(held.reshape(-1)[0]) else 0
         rows = len(body.outputs) - 1 - len(state)
-        if turns < (1 if rows else 0) or not self._small(body, turns) or any(v is None for v in state):
+        if turns < (1 if rows else 0) or not self._small(body, turns):
             return None
+        going = start if held is None else None  # computed, else true: of no turns nothing is left
+        if turns and (going is not None or not _always(body)):
+            return self._guarded(node, body, turns, going, values)
         graph = _graph(node)
-        values: list[Value] = [v for v in state if v is not None]
         columns: list[list[Value]] = [[] for _ in range(rows)]
         for t in range(turns):
             turn = add_initializer(graph, f"{node.name}/{t}", np.asarray(t, np.int64))
@@ -143,17 +144,13 @@ class Unroll(Pass):
         return [*values, *(_stack(node, column, 0) for column in columns)]
 
     def _guarded(
-        self, node: Node, body: Graph, turns: int, start: Value | None, state: list[Value | None]
+        self, node: Node, body: Graph, turns: int, going: Value | None, values: list[Value]
     ) -> list[Value] | None:
         """The turns there may be of a loop that collects nothing; each result is taken only while the loop goes on."""
-        going = None if start is None or _true(start) else start
         inner, flags = list(body.outputs[1:]), [body.outputs[0], *([] if going is None else [going])]
-        if len(inner) != len(state) or turns < 1 or not self._small(body, turns) or any(shape(f) != () for f in flags):
+        if len(inner) != len(values) or any(shape(f) != () for f in flags):
             return None
-        if any(node.op_type in DEMANDING for node in _nodes(body)):
-            return None
-        values: list[Value] = [v for v in state if v is not None]
-        if len(values) < len(state):
+        if any(n.op_type in DEMANDING for n in nodes_of(body)):
             return None
         for before, after in zip(values, inner, strict=True):
             if shape(after) is None or dtype(after) is None:
@@ -220,19 +217,7 @@ def _graph(node: Node) -> Graph:
 
 
 def _size(body: Graph) -> int:
-    return sum(1 + sum(map(_size, graphs(node))) for node in body)
-
-
-def _nodes(body: Graph) -> Iterator[Node]:
-    for node in body:
-        yield node
-        for inner in graphs(node):
-            yield from _nodes(inner)
-
-
-def _true(value: Value) -> bool:
-    known = constant(value)
-    return known is not None and bool(known.reshape(-1)[0])
+    return sum(1 for _ in nodes_of(body))
 
 
 def _always(body: Graph) -> bool:

@@ -26,6 +26,12 @@ from porter.ops.residues import hashed
 FEW = 16  # elements up to which a constant is no weight: 1 in 1 - x is not rounded
 
 
+def stored_anew(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A weight as it would be had it been computed and rounded to its format: anywhere within half an ulp."""
+    wide = np.asarray(x, np.float64)
+    return np.asarray(wide + (rng.random(wide.shape) - 0.5) * formats.of(x.dtype.name).ulp(wide) * (wide != 0))
+
+
 class Dithered(Numpy):
     """float64 in which each result is a value of its declared format, rounded at random; `operands` is the format
     that contractions take their operands in and keep their results in, to nearest (None: as they are).
@@ -44,14 +50,9 @@ class Dithered(Numpy):
     def settle(self, x: Any, dtype: np.dtype | None) -> np.ndarray:
         if dtype is None:  # weights and inputs come without a declared type, and are what they are
             moved = self.given is not None and id(x) not in self.given and np.size(x) > FEW
-            return self.stored_anew(x) if moved and is_float(x.dtype) else super().settle(x, dtype)
+            return stored_anew(x, self.rng) if moved and is_float(x.dtype) else super().settle(x, dtype)
         x = super().settle(x, dtype)
         return x if x.dtype != np.float64 else self.rounded(x, np.dtype(dtype))
-
-    def stored_anew(self, x: np.ndarray) -> np.ndarray:
-        """A weight as it would be had it been computed and rounded to its format: anywhere within half an ulp."""
-        wide = np.asarray(x, np.float64)
-        return wide + (self.rng.random(wide.shape) - 0.5) * formats.of(x.dtype.name).ulp(wide) * (wide != 0)
 
     def cast(self, x: np.ndarray, dtype: np.dtype) -> np.ndarray:
         y = super().cast(x, dtype)

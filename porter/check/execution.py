@@ -81,9 +81,15 @@ class Subject:
     @cached_property
     def weights(self) -> frozenset[str]:
         """The float constants that the model stores, by content."""
-        tensors = [graph.constant_tensor(v) for v in self.model.graph.initializers.values()]
-        tensors += [graph.constant_tensor(n.outputs[0]) for n in self.model.graph if n.op_type == "Constant"]
-        return frozenset(graph.content_hash(t) for t in tensors if t is not None and t.dtype.is_floating_point())
+        return frozenset(self.constants.values())
+
+    @cached_property
+    def constants(self) -> dict[graph.Value, str]:
+        """The float constants that the model stores, and their contents as hashes."""
+        values = list(self.model.graph.initializers.values())
+        values += [n.outputs[0] for n in self.model.graph if n.op_type == "Constant"]
+        found = ((v, graph.constant_tensor(v)) for v in values)
+        return {v: graph.content_hash(t) for v, t in found if t is not None and t.dtype.is_floating_point()}
 
     @cached_property
     def ready(self) -> Evaluator:

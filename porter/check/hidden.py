@@ -11,11 +11,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from porter import formats, graph, ops
+from porter import ops
 from porter.check import gate, measure
+from porter.check.dither import stored_anew
 from porter.check.execution import Subject, run
 from porter.check.numeric import matched_outputs, renamed
 from porter.errors import Undecided
+from porter.graph import constant
 
 SLACK = 16.0  # a constant of the second may come of several steps that each round
 NOISE = 1e-8  # of a tensor's rms: float64 itself, in any order
@@ -28,18 +30,18 @@ def apart(old: Subject, new: Subject, sample: Mapping[str, np.ndarray], seed: in
     try:
         truth = old.outputs(ops.float64, sample)
         after = new.outputs(ops.float64, renamed(old.model, new.model, sample))
-        lost = _lost(old, new)
-        rng = np.random.default_rng(seed + 3000)
+        pairs = [(a.name or "", b.name or "") for a, b in matched_outputs(old.model, new.model)]
+        far = [(a, b) for a, b in pairs if _beyond(truth[a], after[b], [])]
+        if not far:
+            return False
+        lost, rng = _lost(old, new), np.random.default_rng(seed + 3000)
         shaken = [
-            run(old.ready, {**sample, **{n: _shaken(x, rng) for n, x in lost.items()}}, ops.float64)
+            run(old.ready, {**sample, **{n: stored_anew(x, rng) for n, x in lost.items()}}, ops.float64)
             for _ in range(TRIALS if lost else 0)
         ]
     except Undecided:
         return False
-    return any(
-        _beyond(truth[a.name or ""], after[b.name or ""], [s[a.name or ""] for s in shaken])
-        for a, b in matched_outputs(old.model, new.model)
-    )
+    return any(_beyond(truth[a], after[b], [s[a] for s in shaken]) for a, b in far)
 
 
 def _beyond(truth: np.ndarray, after: np.ndarray, shaken: list[np.ndarray]) -> bool:
@@ -57,19 +59,5 @@ def _beyond(truth: np.ndarray, after: np.ndarray, shaken: list[np.ndarray]) -> b
 def _lost(old: Subject, new: Subject) -> dict[str, np.ndarray]:
     """The float constants of the first, by name, that the second does not have bit for bit: it may have computed others
     from them."""
-    values = [
-        *old.model.graph.initializers.values(),
-        *(n.outputs[0] for n in old.model.graph if n.op_type == "Constant"),
-    ]
-    tensors = ((v.name or "", graph.constant_tensor(v)) for v in values)
-    return {
-        name: t.numpy()
-        for name, t in tensors
-        if t is not None and t.dtype.is_floating_point() and graph.content_hash(t) not in new.weights
-    }
-
-
-def _shaken(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The constant rounded anew to its format: anywhere within half an ulp of what it is."""
-    wide = np.asarray(x, np.float64)
-    return np.asarray(wide + (rng.random(wide.shape) - 0.5) * formats.of(x.dtype.name).ulp(wide) * (wide != 0))
+    kept = ((v, constant(v)) for v, content in old.constants.items() if content not in new.weights)
+    return {v.name or "": x for v, x in kept if x is not None}

@@ -215,6 +215,23 @@ def cbrt(x):
 
 
 @triton.jit
+def pow_ends(x, y, r, minus):
+    """r, which is |x| to the y where both are finite and x is not 0; the sign and the ends as IEEE 754 has them. minus: x has
+    the sign bit."""
+    size = tl.abs(x)
+    grows = (size > 1.0) == (y > 0.0)
+    r = tl.where(size == 0.0, tl.where(y < 0.0, float("inf"), 0.0), r)
+    r = tl.where((size == float("inf")) | (tl.abs(y) == float("inf")), tl.where(grows, float("inf"), 0.0), r)
+    r = tl.where((size == 1.0) & (tl.abs(y) == float("inf")), 1.0, r)
+    integral = tl.floor(y) == y
+    odd = integral & (tl.floor(y * 0.5) * 2.0 != y)
+    r = tl.where(minus & odd, -r, r)
+    r = tl.where((x < 0.0) & ~integral & (size != float("inf")), float("nan"), r)
+    r = tl.where((x != x) | (y != y), x + y, r)
+    return tl.where((y == 0.0) | (x == 1.0), 1.0, r)
+
+
+@triton.jit
 def pow(x, y):
     """x to the y, within a few ulp: log2 |x| is taken in two floats, so that y does not magnify its error.
 
@@ -250,25 +267,15 @@ def pow(x, y):
     low = tl.where(tl.abs(high) < 300.0, low, 0.0)
     r = tl.exp2(tl.minimum(tl.maximum(high, -300.0), 300.0))
     r = r * (1.0 + low * 0.69314718055994530942)
-    # the ends, as IEEE 754 has them
-    grows = (size > 1.0) == (y > 0.0)
-    r = tl.where(size == 0.0, tl.where(y < 0.0, float("inf"), 0.0), r)
-    r = tl.where((size == float("inf")) | (tl.abs(y) == float("inf")), tl.where(grows, float("inf"), 0.0), r)
-    r = tl.where((size == 1.0) & (tl.abs(y) == float("inf")), 1.0, r)
-    integral = tl.floor(y) == y
-    odd = integral & (tl.floor(y * 0.5) * 2.0 != y)
-    r = tl.where((x.to(tl.int32, bitcast=True) < 0) & odd, -r, r)
-    r = tl.where((x < 0.0) & ~integral & (size != float("inf")), float("nan"), r)
-    r = tl.where((x != x) | (y != y), x + y, r)
-    return tl.where((y == 0.0) | (x == 1.0), 1.0, r)
+    return pow_ends(x, y, r, x.to(tl.int32, bitcast=True) < 0)
 
 
 @triton.jit
 def pow_float64(x, y):
     """x to the y in float64, within an ulp, and exact where the result is an integer that fits: as `pow`, with the series' first
-    term in two floats as well, and 2 to the rest as 1 + (q + t) with q the large part.
+    term in two floats as well, and 2 to the rest as 1 + (q + p) with q the large part.
 
-    Numbers that no short literal holds are made from a float64 zero: a literal beside a tensor may be float32.
+    What tl.fma takes is a tensor, made from a float64 zero: a bare number would be float32 there.
     """
     zero = y * 0.0
     size = tl.abs(x)
@@ -334,17 +341,7 @@ def pow_float64(x, y):
     half = n.to(tl.int64) >> 1
     other = n.to(tl.int64) - half
     r = r * ((half + 1023) << 52).to(tl.float64, bitcast=True) * ((other + 1023) << 52).to(tl.float64, bitcast=True)
-    # the ends, as IEEE 754 has them
-    grows = (size > 1.0) == (y > 0.0)
-    r = tl.where(size == 0.0, tl.where(y < 0.0, float("inf"), 0.0), r)
-    r = tl.where((size == float("inf")) | (tl.abs(y) == float("inf")), tl.where(grows, float("inf"), 0.0), r)
-    r = tl.where((size == 1.0) & (tl.abs(y) == float("inf")), 1.0, r)
-    integral = tl.floor(y) == y
-    odd = integral & (tl.floor(y * 0.5) * 2.0 != y)
-    r = tl.where((x.to(tl.int64, bitcast=True) < 0) & odd, -r, r)
-    r = tl.where((x < 0.0) & ~integral & (size != float("inf")), float("nan"), r)
-    r = tl.where((x != x) | (y != y), x + y, r)
-    return tl.where((y == 0.0) | (x == 1.0), 1.0, r)
+    return pow_ends(x, y, r, x.to(tl.int64, bitcast=True) < 0)
 
 
 @triton.jit
